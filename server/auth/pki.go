@@ -1,0 +1,137 @@
+package auth
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Files of the PKI folder. Everything else is made from these two keys whenever it is needed.
+const (
+	caCertFile            = "ca.crt"
+	caKeyFile             = "ca.key"
+	serviceAccountKeyFile = "service-account.key"
+)
+
+// PKIOptions change how a PKI behaves; the zero value is right for a server.
+type PKIOptions struct {
+	Now func() time.Time // the clock, time.Now by default
+}
+
+// PKI is the cluster's certificate authority and its keys, kept in one folder.
+type PKI struct {
+	dir    string
+	now    func() time.Time
+	ca     *x509.Certificate
+	caPEM  []byte
+	caKey  crypto.Signer
+	sa     crypto.Signer
+	caHash string
+}
+
+// OpenPKI reads the keys in dir, or makes them when the folder has none yet.
+func OpenPKI(dir string, o PKIOptions) (*PKI, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	p := &PKI{dir: dir, now: o.Now}
+	if err := p.openCA(); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.sa, err = p.openKey(serviceAccountKeyFile); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// openCA reads the authority. Its certificate is written after its key, so a folder with a key alone was left by a process that
+// died between the two, and the certificate is made again from the same key.
+func (p *PKI) openCA() (err error) {
+	certPath := filepath.Join(p.dir, caCertFile)
+	caPEM, err := os.ReadFile(certPath)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("pki: %w", err)
+	}
+	if err == nil {
+		if _, err := os.Stat(filepath.Join(p.dir, caKeyFile)); err != nil {
+			return fmt.Errorf("pki: %s exists but its key %s does not: restore the key from a backup of the data folder: %w", certPath, caKeyFile, err)
+		}
+	}
+	if p.caKey, err = p.openKey(caKeyFile); err != nil {
+		return err
+	}
+	if caPEM == nil {
+		if caPEM, err = p.selfSign(); err != nil {
+			return fmt.Errorf("pki: make the certificate authority: %w", err)
+		}
+		if err := writeFile(certPath, caPEM, 0o644); err != nil {
+			return err
+		}
+	}
+	if p.ca, err = parseCertificate(caPEM); err != nil {
+		return fmt.Errorf("pki: %s: %w", certPath, err)
+	}
+	if !samePublicKey(p.ca.PublicKey, p.caKey.Public()) {
+		return fmt.Errorf("pki: %s and %s do not belong together: the folder holds files of two clusters", caCertFile, caKeyFile)
+	}
+	sum := sha256.Sum256(p.ca.Raw)
+	p.caPEM, p.caHash = caPEM, hex.EncodeToString(sum[:])
+	return nil
+}
+
+// CACertPEM is the authority's certificate, which clients trust.
+func (p *PKI) CACertPEM() []byte { return p.caPEM }
+
+// CAHash is the SHA-256 of the authority's certificate (DER) in hexadecimal. Join tokens carry it.
+func (p *PKI) CAHash() string { return p.caHash }
+
+// CACertificate is the authority's certificate.
+func (p *PKI) CACertificate() *x509.Certificate { return p.ca }
+
+// CAPool trusts the cluster's authority and nobody else.
+func (p *PKI) CAPool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(p.ca)
+	return pool
+}
+
+// ServiceAccountKey signs the tokens of service accounts.
+func (p *PKI) ServiceAccountKey() crypto.Signer { return p.sa }
+
+// openKey reads a private key, or makes it at its first use.
+func (p *PKI) openKey(name string) (crypto.Signer, error) {
+	path := filepath.Join(p.dir, name)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("pki: make %s: %w", name, err)
+		}
+		data, err := encodeKey(key)
+		if err != nil {
+			return nil, fmt.Errorf("pki: make %s: %w", name, err)
+		}
+		return key, writeFile(path, data, 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	key, err := parseKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("pki: %s: %w", path, err)
+	}
+	return key, nil
+}
