@@ -1,0 +1,201 @@
+// Package seam holds what the agent asks of the parts below it: small interfaces of the runtime,
+// the mesh, the volumes and the link, and the values that cross them.
+//
+// Invariant: nothing above this package names a concrete runtime, mesh or storage, so that every
+// part of the agent runs in a test against a fake, and so that those three never know the agent.
+// The adapters to the real ones are in package agent.
+//
+//	var rt seam.Runtime = fake.NewRuntime()
+//	sandboxes, err := rt.List(ctx)
+package seam
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// State is the state of a container as the runtime sees it.
+type State string
+
+// The states of a container. Unknown is what is left of a container whose end nobody saw, for
+// example after a reboot.
+const (
+	Created State = "created"
+	Running State = "running"
+	Exited  State = "exited"
+	Unknown State = "unknown"
+)
+
+// Container is an observed container.
+type Container struct {
+	ID, Name   string
+	SandboxID  string
+	Attempt    uint32
+	Image      string
+	ImageID    string
+	SpecHash   string
+	State      State
+	Pid        int
+	CreatedAt  time.Time
+	StartedAt  time.Time
+	FinishedAt time.Time
+	ExitCode   int32
+	OOMKilled  bool
+	Reason     string
+	Message    string
+	LogPath    string
+	User       *corev1.LinuxContainerUser
+}
+
+// Sandbox is an observed sandbox with the containers in it.
+type Sandbox struct {
+	ID         string
+	PodUID     types.UID
+	Namespace  string
+	Name       string
+	Attempt    uint32
+	Ready      bool
+	CreatedAt  time.Time
+	NetNS      string
+	Containers []Container
+}
+
+// SandboxSpec is what the runtime needs to start a sandbox.
+type SandboxSpec struct {
+	Pod        *corev1.Pod
+	Attempt    uint32
+	Hostname   string
+	NetNS      string // path; empty: the host's network
+	ResolvConf string
+	HostsFile  string
+	LogDir     string
+}
+
+// Mount is one bind mount of a container.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
+	Propagation    string
+}
+
+// ContainerSpec is what the runtime needs to start a container.
+type ContainerSpec struct {
+	Pod           *corev1.Pod
+	Container     *corev1.Container
+	Attempt       uint32
+	ImageID       string
+	Env           []string
+	Command, Args []string
+	Mounts        []Mount
+	SpecHash      string
+	LogPath       string
+	// Target is the container whose process namespace an ephemeral container joins; empty: none.
+	Target string
+}
+
+// TerminalSize is a size of a terminal in characters.
+type TerminalSize struct{ Width, Height uint16 }
+
+// Streams are the ends of an exec or attach session.
+type Streams struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	TTY            bool
+	Resize         <-chan TerminalSize
+}
+
+// ContainerStats is the use of resources of one container.
+type ContainerStats struct {
+	Name             string
+	ID               string
+	At               time.Time
+	StartedAt        time.Time
+	CPUNanos         uint64 // used since the start
+	MemoryUsage      uint64
+	MemoryWorkingSet uint64
+	MemoryRSS        uint64
+	Pids             uint64
+}
+
+// PodStats is the use of resources of one pod.
+type PodStats struct {
+	PodUID           types.UID
+	Namespace        string
+	Name             string
+	At               time.Time
+	CPUNanos         uint64
+	MemoryWorkingSet uint64
+	Pids             uint64
+	Containers       []ContainerStats
+}
+
+// Runtime runs sandboxes and containers.
+type Runtime interface {
+	List(ctx context.Context) ([]Sandbox, error)
+	RunSandbox(ctx context.Context, spec SandboxSpec) (Sandbox, error)
+	StopSandbox(ctx context.Context, id string) error
+	RemoveSandbox(ctx context.Context, id string) error
+	StartContainer(ctx context.Context, sandboxID string, spec ContainerSpec) (Container, error)
+	StopContainer(ctx context.Context, id string, grace time.Duration) error
+	RemoveContainer(ctx context.Context, id string) error
+	// Changes names the pods whose containers started or ended since they were last observed.
+	Changes() <-chan string
+	Exec(ctx context.Context, id string, cmd []string, s Streams) (int, error)
+	Attach(ctx context.Context, id string, s Streams) error
+	Stats(ctx context.Context) ([]PodStats, error)
+}
+
+// Image is an image that is present.
+type Image struct {
+	ID    string   // what a container is started from, and the imageID of its status
+	Names []string // references by tag and by digest
+	Size  int64
+	User  string // of the image's configuration
+}
+
+// Auth is a credential for a registry.
+type Auth struct{ Username, Password, Token string }
+
+// Images are the images on this node.
+type Images interface {
+	Resolve(ctx context.Context, ref string) (Image, bool)
+	Pull(ctx context.Context, ref string, auth []Auth) (Image, error)
+	List(ctx context.Context) ([]Image, error)
+	Remove(ctx context.Context, ref string) error
+}
+
+// Attachment is a pod's place in the network.
+type Attachment struct {
+	NetNS string
+	IP    netip.Addr
+}
+
+// Network attaches pods to the cluster's network.
+type Network interface {
+	Attach(ctx context.Context, pod *corev1.Pod) (Attachment, error)
+	Detach(ctx context.Context, uid types.UID) error
+	Sweep(ctx context.Context, keep []types.UID) error
+}
+
+// Volumes mounts what pods name.
+type Volumes interface {
+	// Mount makes all volumes of the pod and returns their host paths by name. It is idempotent.
+	Mount(ctx context.Context, pod *corev1.Pod) (map[string]string, error)
+	Refresh(ctx context.Context, pod *corev1.Pod) error
+	Unmount(ctx context.Context, uid types.UID) error
+	Sweep(ctx context.Context, keep []types.UID) error
+}
+
+// Objects are the objects that pods of this node refer to, as last sent by the server.
+type Objects interface {
+	ConfigMap(namespace, name string) (*corev1.ConfigMap, bool)
+	Secret(namespace, name string) (*corev1.Secret, bool)
+	// Services of all namespaces; synced is false until the shared set was loaded once.
+	Services() (services []*corev1.Service, synced bool)
+	Node() *corev1.Node
+}
