@@ -1,0 +1,193 @@
+// Package house holds the rules of the house: which folder may import which, what only one package may use, that
+// every package says what it is for. The rules are docs/design and style; a change of theirs is a change here.
+//
+//	go test ./test/house
+package house
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "bramble.dev/"
+
+// pkg is what `go list` says of a package.
+type pkg struct {
+	ImportPath   string
+	Dir          string
+	Name         string
+	GoFiles      []string
+	CgoFiles     []string
+	TestGoFiles  []string
+	XTestGoFiles []string
+	Imports      []string
+	Deps         []string
+}
+
+// folder is the first part of the package's path within the module: "server" of bramble.dev/server/store.
+func (p pkg) folder() string {
+	first, _, _ := strings.Cut(p.path(), "/")
+	return first
+}
+
+func (p pkg) path() string { return strings.TrimPrefix(p.ImportPath, module) }
+
+func list(t *testing.T, args ...string) []pkg {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Dir,Name,GoFiles,CgoFiles,TestGoFiles,XTestGoFiles,Imports,Deps"}, args...)...)
+	cmd.Dir = "../.."
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v: %s", err, errs.String())
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+// mayImport: folder -> other folders of the module that its packages may import. cmd and test may import all.
+var mayImport = map[string][]string{
+	"server":  {"link"},
+	"agent":   {"link", "runtime", "mesh", "storage"},
+	"runtime": nil,
+	"mesh":    nil,
+	"storage": nil,
+	"link":    nil,
+}
+
+func TestImportsPointDown(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		allowed, bound := mayImport[p.folder()]
+		if !bound {
+			continue
+		}
+		for _, imp := range p.Imports {
+			target := pkg{ImportPath: imp}.folder()
+			if strings.HasPrefix(imp, module) && target != p.folder() && !slices.Contains(allowed, target) {
+				t.Errorf("%s imports %s: %s may import only %v of the other folders", p.path(), imp, p.folder(), allowed)
+			}
+		}
+	}
+}
+
+// only: what matches may be imported by the packages named (and those below them) alone. Tests' own imports are free.
+var only = []struct {
+	what *regexp.Regexp
+	by   []string
+	why  string
+}{
+	{regexp.MustCompile(`^(database/sql|github\.com/mattn/go-sqlite3)`), []string{"server/store", "agent/state"}, "only a store contains SQL"},
+	{regexp.MustCompile(`^github\.com/(eclipse/paho|mochi-mqtt)`), []string{"link", "server/broker", "agent/uplink"}, "only the link knows MQTT"},
+	{regexp.MustCompile(`^k8s\.io/(kubernetes|apiextensions-apiserver)(/|$)`), []string{"server/api"}, "upstream's registries stay in server/api"},
+	{regexp.MustCompile(`^k8s\.io/apiserver/`), []string{"server/api", "server/auth", "server/admission", "server/store"}, "upstream's API machinery stays in server/api; the store implements its storage interface"},
+	{regexp.MustCompile(`^k8s\.io/apiserver/pkg/(server|endpoints|admission|registry)(/|$)`), []string{"server/api", "server/auth", "server/admission"}, "the store knows no more of k8s.io/apiserver than its storage"},
+	{regexp.MustCompile(`^github\.com/vishvananda/|^github\.com/google/nftables`), []string{"mesh", "agent/check", "runtime", "test"}, "the kernel's network belongs to the mesh"},
+}
+
+func TestOneOwnerEach(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		if p.folder() == "test" {
+			continue
+		}
+		for _, imp := range p.Imports {
+			for _, rule := range only {
+				if rule.what.MatchString(imp) && !within(p.path(), rule.by) {
+					t.Errorf("%s imports %s, which only %v may: %s", p.path(), imp, rule.by, rule.why)
+				}
+			}
+		}
+	}
+}
+
+func within(path string, folders []string) bool {
+	return slices.ContainsFunc(folders, func(f string) bool { return path == f || strings.HasPrefix(path, f+"/") })
+}
+
+// The agent's budgets (docs/design: 24 MiB resident) leave no room for these, however they are reached.
+func TestTheAgentStaysSmall(t *testing.T) {
+	heavy := regexp.MustCompile(`^k8s\.io/(kubernetes|apiserver|apiextensions-apiserver|client-go|kubectl)(/|$)`)
+	for _, p := range list(t, "./cmd/bramble-agent") {
+		for _, dep := range p.Deps {
+			if heavy.MatchString(dep) {
+				t.Errorf("bramble-agent links %s", dep)
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		files := slices.Concat(p.GoFiles, p.CgoFiles)
+		if len(files) == 0 {
+			files = slices.Concat(p.TestGoFiles, p.XTestGoFiles)
+		}
+		var commented []string
+		for _, f := range files {
+			file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, f), nil, parser.PackageClauseOnly|parser.ParseComments)
+			if err != nil {
+				t.Errorf("%s: %v", f, err)
+				continue
+			}
+			if file.Doc != nil && len(strings.TrimSpace(file.Doc.Text())) > 0 {
+				commented = append(commented, f)
+			}
+		}
+		if len(commented) != 1 {
+			t.Errorf("%s: %d package comments (%v), want one: purpose, invariant, a short example", p.path(), len(commented), commented)
+		}
+	}
+}
+
+// The name runtime is the standard library's: a file there would make every reader look twice.
+func TestNoGoFileInRuntime(t *testing.T) {
+	if files, _ := filepath.Glob("../../runtime/*.go"); len(files) > 0 {
+		t.Errorf("Go files in runtime/ itself: %v", files)
+	}
+}
+
+// Names that say nothing collect what nobody owns.
+func TestNoDrawerForEverything(t *testing.T) {
+	for _, p := range list(t, "./...") {
+		if slices.Contains([]string{"util", "utils", "common", "helpers", "misc", "shared"}, p.Name) {
+			t.Errorf("%s: name the package after its concept", p.path())
+		}
+	}
+}
+
+func TestScriptsAreDocumented(t *testing.T) {
+	files, _ := filepath.Glob("../../scripts/*")
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		lines := strings.SplitN(string(data), "\n", 3)
+		if strings.HasSuffix(f, ".sh") { // sourced, no first line
+			continue
+		}
+		if len(lines) < 3 || !strings.HasPrefix(lines[0], "#!") || !strings.HasPrefix(lines[1], "# ") {
+			t.Errorf("%s: want an interpreter line and then a comment that says what it does", f)
+		}
+	}
+}
