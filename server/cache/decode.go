@@ -1,0 +1,36 @@
+package cache
+
+import (
+	"fmt"
+	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+)
+
+var decoder = scheme.Codecs.UniversalDeserializer()
+
+// decode turns the store's encoding into an object. Field ownership is dropped,
+// because nobody here reads it and it is often half of an object; an update
+// without it keeps what the server has.
+func decode[T any](value []byte, revision int64) (*T, error) {
+	into, ok := any(new(T)).(runtime.Object)
+	if !ok {
+		return nil, fmt.Errorf("%T is not an API object", into)
+	}
+	out, _, err := decoder.Decode(value, nil, into)
+	if err != nil {
+		return nil, err
+	}
+	object, ok := out.(interface{}).(*T)
+	if !ok {
+		return nil, fmt.Errorf("the store holds a %T where a %T was expected", out, into)
+	}
+	m := meta(object)
+	m.SetManagedFields(nil)
+	m.SetResourceVersion(strconv.FormatInt(revision, 10))
+	return object, nil
+}
+
+func meta[T any](object *T) metav1.Object { return any(object).(metav1.Object) }
