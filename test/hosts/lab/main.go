@@ -1,0 +1,99 @@
+// Command lab starts a cluster on test hosts, runs a command against it and takes everything away again. The command
+// finds KUBECONFIG, BRAMBLE_LAB (the lab's folder, with the logs) and BRAMBLE_LAB_NODES in its environment.
+//
+//	go run ./test/hosts/lab --hosts 3 --images build/images/nginx.tar -- bash
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"bramble.dev/test/hosts"
+)
+
+func main() {
+	count := flag.Int("hosts", 3, "how many hosts")
+	bin := flag.String("bin", "bin", "folder of the executables")
+	images := flag.String("images", "", "image archives for every node, separated by commas")
+	keep := flag.Bool("keep", false, "leave the folders and logs behind")
+	logs := flag.String("logs", "", "copy the logs to this folder at the end")
+	server := flag.String("server-args", "", "more flags of the server, separated by spaces")
+	agent := flag.String("agent-args", "", "more flags of each agent, separated by spaces")
+	flag.Parse()
+	err := run(*count, *keep, *logs, hosts.ClusterOptions{
+		Bin: absolute(*bin), Images: list(*images, ","), ServerArgs: strings.Fields(*server), AgentArgs: strings.Fields(*agent),
+	}, flag.Args())
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		os.Exit(exit.ExitCode())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+func run(count int, keep bool, logs string, o hosts.ClusterOptions, command []string) (err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	lab, err := hosts.New(hosts.Options{Hosts: count, Keep: keep})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lab.Close()) }()
+	if logs != "" {
+		defer func() { err = errors.Join(err, copyLogs(lab.Dir(), logs)) }()
+	}
+	cluster, err := hosts.StartCluster(ctx, lab, o)
+	if err != nil {
+		return err
+	}
+	if len(command) == 0 {
+		command = []string{"bash"}
+	}
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+cluster.Kubeconfig, "BRAMBLE_LAB="+lab.Dir(), fmt.Sprintf("BRAMBLE_LAB_NODES=%d", count),
+		fmt.Sprintf("BRAMBLE_LAB_SERVER_PID=%d", cluster.Server.Pid()), fmt.Sprintf("BRAMBLE_LAB_AGENT_PID=%d", cluster.Agents[0].Pid()))
+	return cmd.Run()
+}
+
+func copyLogs(lab, to string) error {
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	files, _ := filepath.Glob(filepath.Join(lab, "logs", "*.log"))
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(to, filepath.Base(f)), data, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func list(s, sep string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, sep)
+}
+
+func absolute(p string) string {
+	if a, err := filepath.Abs(p); err == nil {
+		return a
+	}
+	return p
+}
