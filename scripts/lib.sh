@@ -8,8 +8,11 @@ cache=${BRAMBLE_CACHE:-/var/tmp/bramble-cache}
 # shellcheck disable=SC2034 # used by the scripts that source this file
 bin=$root/bin
 
-# A build must not depend on how the checkout came here (a copy without .git, another owner).
-export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
+# One set of flags for builds and tests, so that both share Go's cache: upstream's registries take minutes to compile.
+# buildvcs: a build must not depend on how the checkout came here (a copy without .git, another owner).
+# netgo, osusergo: a static glibc cannot load the host's name services. sqlite_omit_load_extension: nothing may
+# load code into the process that holds the Secrets (and dlopen is what a static program lacks).
+export CGO_ENABLED=1 GOFLAGS='-buildvcs=false -trimpath -tags=netgo,osusergo,sqlite_omit_load_extension'
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
