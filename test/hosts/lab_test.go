@@ -132,3 +132,61 @@ func killedIsGone(t *testing.T, h *Host) {
 		t.Error("still there after SIGKILL")
 	}
 }
+
+func TestSlowLinkIsSlow(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := c.Read(buf)
+			if err != nil {
+				return
+			}
+			if _, err := c.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}()
+	s, err := NewSlowLink("127.0.0.1:0", l.Addr().String(), 1_000_000, 100*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c, err := net.Dial("tcp", s.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	began := time.Now()
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if d := time.Since(began); d < 200*time.Millisecond || d > 600*time.Millisecond {
+		t.Errorf("a byte there and back took %s, want 200 ms", d)
+	}
+	began = time.Now()
+	const size = 125_000 // one second of 1 Mbit/s
+	go func() { _, _ = c.Write(make([]byte, size)) }()
+	for got, buf := 0, make([]byte, 32<<10); got < size; {
+		n, err := c.Read(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += n
+	}
+	if d := time.Since(began); d < time.Second || d > 3*time.Second {
+		t.Errorf("one second's worth took %s", d)
+	}
+}

@@ -1,0 +1,205 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"bramble.dev/test/hosts"
+)
+
+// What is wrong is answered with an error that names the field or the thing, and the remedy, and leaves nothing
+// half-done behind.
+func TestBadInput(t *testing.T) {
+	c := start(t, 2, hosts.ClusterOptions{Images: []string{image("busybox"), image("busybox-foreign")}, Agents: 1})
+	t.Run("manifests", func(t *testing.T) { c.badManifests(t) })
+	t.Run("images", func(t *testing.T) { c.badImages(t) })
+	t.Run("archive", func(t *testing.T) { c.badArchive(t) })
+	t.Run("port taken", func(t *testing.T) { c.portTaken(t) })
+	t.Run("tokens", func(t *testing.T) { c.badTokens(t) })
+	t.Run("another cluster's folder", func(t *testing.T) { c.anotherCluster(t) })
+}
+
+func (c *cluster) badManifests(t *testing.T) {
+	for _, m := range []struct {
+		name, manifest string
+		want           []string
+	}{
+		{"not YAML", "apiVersion: v1\nkind: [", []string{"error"}},
+		{"unknown kind", "apiVersion: apps/v1\nkind: Deploymint\nmetadata: {name: x}", []string{"Deploymint", "apps/v1"}},
+		{"unknown field", "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: a, imagee: b}]}", []string{"spec.containers[0].imagee"}},
+		{"missing image", "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: a}]}", []string{"spec.containers[0].image"}},
+		{"selector without its label", `{apiVersion: apps/v1, kind: Deployment, metadata: {name: bad}, spec: {selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: c}}, spec: {containers: [{name: a, image: b}]}}}}`, []string{"selector", "template"}},
+		{"port out of range", "apiVersion: v1\nkind: Service\nmetadata: {name: bad}\nspec: {ports: [{port: 70000}]}", []string{"spec.ports[0].port", "65535"}},
+	} {
+		err := c.Apply(c.ctx, m.manifest)
+		if err == nil {
+			t.Errorf("%s: accepted", m.name)
+			continue
+		}
+		for _, w := range m.want {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: the error does not name %q: %v", m.name, w, err)
+			}
+		}
+	}
+	if out := c.kubectl("get", "pods,deployments", "-o", "name"); out != "" {
+		t.Errorf("left behind: %s", out)
+	}
+}
+
+// badImages: one that nobody has, and one that is for another kind of board: the pods' events say so.
+func (c *cluster) badImages(t *testing.T) {
+	c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: absent}
+spec: {terminationGracePeriodSeconds: 0, containers: [{name: a, image: "example.test/nowhere/absent:1", imagePullPolicy: IfNotPresent}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: foreign}
+spec: {terminationGracePeriodSeconds: 0, containers: [{name: a, image: "example.test/foreign:frozen", imagePullPolicy: Never}]}
+`)
+	for _, p := range []struct {
+		pod  string
+		want []string
+	}{
+		{"absent", []string{"example.test/nowhere/absent:1", "ErrImagePull"}},
+		{"foreign", []string{"linux/s390x"}},
+	} {
+		c.eventually(90*time.Second, "an event says what is wrong with "+p.pod, func() error {
+			out, err := c.Kubectl(c.ctx, "describe", "pod", p.pod)
+			if err != nil {
+				return err
+			}
+			for _, w := range p.want {
+				if !strings.Contains(out, w) {
+					return missing{w, out}
+				}
+			}
+			return nil
+		})
+		c.kubectl("delete", "pod", p.pod, "--grace-period=0", "--force")
+	}
+}
+
+// missing is a text that should have been in another.
+type missing struct{ want, in string }
+
+func (m missing) Error() string { return "no " + m.want + " in:\n" + tail(m.in, 15) }
+
+// fails runs bramble on a host, which must fail with an error that names all of want.
+func (c *cluster) fails(t *testing.T, h *hosts.Host, what string, want []string, argv ...string) {
+	t.Helper()
+	argv = append([]string{"timeout", "60", c.Program(argv[0])}, argv[1:]...)
+	out, err := h.Run(c.ctx, argv...)
+	if err == nil {
+		t.Errorf("%s: accepted: %s", what, out)
+		return
+	}
+	if strings.Contains(err.Error(), "exit status 124") {
+		t.Errorf("%s: still running after a minute", what)
+	}
+	for _, w := range want {
+		if !strings.Contains(err.Error()+out, w) {
+			t.Errorf("%s: the error does not name %q: %v %s", what, w, err, tail(out, 5))
+		}
+	}
+}
+
+func (c *cluster) badArchive(t *testing.T) {
+	h := c.Hosts[0]
+	whole, err := os.ReadFile(image("busybox"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := append([]byte{}, whole...)
+	broken[len(broken)/2] ^= 0xff // within the layer
+	for name, data := range map[string][]byte{"cut.tar": whole[:len(whole)/2], "flipped.tar": broken, "text.tar": []byte("not an archive")} {
+		path := h.Data(name)
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		c.fails(t, h, name, []string{name}, "bramble", "image", "import", "--data-dir", hosts.DataDir, filepath.Join(hosts.DataDir, name))
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
+	}
+	if out, err := h.Run(c.ctx, c.Program("bramble"), "image", "ls", "--data-dir", hosts.DataDir); err != nil || strings.Count(out, "busybox") == 0 {
+		t.Errorf("the good image is gone: %v %s", err, out)
+	}
+}
+
+func (c *cluster) portTaken(t *testing.T) {
+	h := c.Hosts[0]
+	dir := "/run/second"
+	c.fails(t, h, "API port", []string{APIAddress(c)},
+		"bramble", "server", "--data-dir", dir, "--api-listen", APIAddress(c), "--mqtt-listen", h.IP.String()+":18883")
+	c.fails(t, h, "MQTT port", []string{h.IP.String() + ":" + hosts.MQTTPort},
+		"bramble", "server", "--data-dir", dir, "--api-listen", h.IP.String()+":16443", "--mqtt-listen", h.IP.String()+":"+hosts.MQTTPort)
+}
+
+// APIAddress is where the cluster's server listens.
+func APIAddress(c *cluster) string { return c.Hosts[0].IP.String() + ":" + hosts.APIPort }
+
+func (c *cluster) badTokens(t *testing.T) {
+	h := c.Hosts[1]
+	url := "mqtts://" + c.Hosts[0].IP.String() + ":" + hosts.MQTTPort
+	join := func(what, token string, want ...string) {
+		t.Helper()
+		c.fails(t, h, what, want, "bramble-agent", "--data-dir", hosts.DataDir, "--node-name", h.Name, "--server", url, "--token", token)
+	}
+	good, err := c.Token(c.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	join("no token at all", "", "token create")
+	join("not a token", "secret", "token")
+	join("a token of another cluster", flip(good, 8), "token create")
+	join("a wrong secret", flip(good, len(good)-2), "token create")
+	short, err := c.Token(c.ctx, "--ttl", "1s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(2 * time.Second)
+	join("an expired token", short, "expired")
+	if out := c.kubectl("get", "nodes", "-o", "name"); out != "node/host1" {
+		t.Errorf("nodes: %s", out)
+	}
+}
+
+// flip changes one digit of a token.
+func flip(s string, i int) string {
+	b := []byte(s)
+	if b[i] == '0' {
+		b[i] = '1'
+	} else {
+		b[i] = '0'
+	}
+	return string(b)
+}
+
+// anotherCluster: a node's folder that belongs to one cluster is not silently used for another.
+func (c *cluster) anotherCluster(t *testing.T) {
+	h := c.Hosts[1]
+	p, err := h.Start("other", c.Program("bramble"), "up", "--data-dir", "/run/other", "--api-listen", h.IP.String()+":"+hosts.APIPort, "--mqtt-listen", h.IP.String()+":"+hosts.MQTTPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.eventually(time.Minute, "the other cluster has a node", func() error {
+		_, err := h.Run(c.ctx, "test", "-e", "/run/other/agent/node.crt")
+		return err
+	})
+	if err := p.Stop(30 * time.Second); err != nil {
+		t.Error(err)
+	}
+	token, err := c.Token(c.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.fails(t, h, "a folder of another cluster", []string{"cluster", "/run/other"}, "bramble-agent", "--data-dir", "/run/other",
+		"--node-name", h.Name, "--server", "mqtts://"+c.Hosts[0].IP.String()+":"+hosts.MQTTPort, "--token", token)
+}

@@ -1,0 +1,99 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"bramble.dev/test/hosts"
+)
+
+// Debian's kubectl (1.20) and the built-in one both do the daily work.
+func TestKubectl(t *testing.T) {
+	c := start(t, 2, hosts.ClusterOptions{})
+	old := os.Getenv("BRAMBLE_KUBECTL_OLD")
+	if old == "" {
+		t.Fatal("BRAMBLE_KUBECTL_OLD is not set: scripts/test unpacks Debian's kubernetes-client and sets it")
+	}
+	for _, k := range []struct{ name, program string }{{"debian", old}, {"built-in", c.Program("kubectl")}} {
+		t.Run(k.name, func(t *testing.T) { c.daily(t, k.program) })
+	}
+}
+
+// daily is the work of a day, with what each command must print.
+func (c *cluster) daily(t *testing.T, program string) {
+	out, err := c.KubectlWith(c.ctx, program, "", "apply", "-f", manifest("01-deployment.yaml"))
+	if err != nil || !strings.Contains(out, "deployment.apps/nginx-deployment created") {
+		t.Fatalf("apply: %v %s", err, out)
+	}
+	pods := c.ready("app=nginx", 3, 90*time.Second)
+	pod := pods[0].Name
+	const deployment = "deployment/nginx-deployment"
+	for _, step := range []struct {
+		args string
+		want []string
+	}{
+		{"version", []string{"Server Version"}},
+		{"get nodes -o wide", []string{"host1", "Ready", c.Hosts[1].IP.String(), "INTERNAL-IP", "CONTAINER-RUNTIME"}},
+		{"get deployments -o wide", []string{"READY", "3/3", "nginx:1.7.9", "app=nginx"}},
+		{"get pods -o wide", []string{"NOMINATED NODE", pods[0].Status.PodIP, pods[0].Spec.NodeName, "Running"}},
+		{"get all", []string{"replicaset.apps/nginx-deployment-", deployment[:10]}},
+		{"describe pod " + pod, []string{"Node:", "nginx:1.7.9", "Events:", "Started"}},
+		{"describe " + deployment, []string{"3 desired", "RollingUpdate", "ScalingReplicaSet"}},
+		{"logs " + pod, []string{"start worker process"}},
+		{"exec " + pod + " -- hostname", []string{pod}},
+		{"exec " + pod + " -- sh -c exit", nil},
+		{"scale " + deployment + " --replicas=2", []string{"scaled"}},
+		{"rollout status " + deployment + " --timeout=60s", []string{"successfully rolled out"}},
+		{"set image " + deployment + " nginx=nginx:1.9.1", []string{"image updated"}},
+		{"rollout status " + deployment + " --timeout=90s", []string{"successfully rolled out"}},
+		{"rollout undo " + deployment, []string{"rolled back"}},
+		{"rollout status " + deployment + " --timeout=90s", []string{"successfully rolled out"}},
+		{"get " + deployment + " -o jsonpath={.spec.template.spec.containers[0].image}", []string{"nginx:1.7.9"}},
+		{"delete " + deployment, []string{"deleted"}},
+	} {
+		out, err := c.KubectlWith(c.ctx, program, "", strings.Fields(step.args)...)
+		if err != nil {
+			t.Errorf("kubectl %s: %v", step.args, err)
+			continue
+		}
+		for _, w := range step.want {
+			if !strings.Contains(out, w) {
+				t.Errorf("kubectl %s does not say %q:\n%s", step.args, w, out)
+			}
+		}
+	}
+	c.exitCodes(t, program)
+	c.ready("app=nginx", 0, time.Minute)
+}
+
+// exitCodes of what runs in a pod come back, and standard input goes there.
+func (c *cluster) exitCodes(t *testing.T, program string) {
+	if err := c.Apply(c.ctx, `
+apiVersion: v1
+kind: Pod
+metadata: {name: shell, labels: {app: shell}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: main, image: busybox, imagePullPolicy: IfNotPresent, command: [sleep, "1000000"]}]
+`); err != nil {
+		t.Fatal(err)
+	}
+	c.ready("app=shell", 1, time.Minute)
+	if _, err := c.KubectlWith(c.ctx, program, "", "exec", "shell", "--", "sh", "-c", "exit 42"); err == nil || !strings.Contains(err.Error(), "42") {
+		t.Errorf("exit code of an exec: %v", err)
+	}
+	const said = "said through standard input"
+	out, err := c.KubectlWith(c.ctx, program, said, "exec", "-i", "shell", "--", "cat")
+	if err != nil || out != said {
+		t.Errorf("standard input of an exec: %v, %q", err, out)
+	}
+	size := 3 << 20
+	out, err = c.KubectlWith(c.ctx, program, "", "exec", "shell", "--", "sh", "-c", fmt.Sprintf("head -c %d /dev/zero | tr '\\0' x", size))
+	if err != nil || len(out) != size {
+		t.Errorf("a large output: %v, %d bytes of %d", err, len(out), size)
+	}
+	c.kubectl("delete", "pod", "shell")
+}
