@@ -1,0 +1,124 @@
+package services
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"bramble.dev/mesh/nft"
+)
+
+// front leads one front to its endpoints. With inside given (traffic policy Local seen from outside)
+// pods and this host use those, everybody else the endpoints eps of this node. Without any endpoint
+// the front is closed: refused, so that clients know at once, or dropped where another node may answer.
+func (p *port) front(f front, inside, eps []netip.AddrPort, refuse bool) {
+	if p.proto == nft.UDP {
+		p.udp[f.at] = slices.Concat(inside, eps)
+	}
+	if len(eps) == 0 && len(inside) == 0 {
+		v := nft.Value{Drop: true}
+		if refuse {
+			v = nft.Value{Goto: "reject"}
+		}
+		p.add(f.closed, nft.Element{Key: f.key, Value: v, Comment: p.label})
+		return
+	}
+	to := ""
+	if len(inside) > 0 {
+		to = p.split(f, p.balance(f, "", inside), p.balance(f, "-local", eps))
+	} else {
+		to = p.balance(f, "", eps)
+	}
+	if f.guarded {
+		to = p.guard(f, to)
+	}
+	p.add(f.dispatch, nft.Element{Key: f.key, Value: nft.Value{Goto: to}, Comment: p.label})
+}
+
+// balance returns the chain that picks one of the endpoints, "" for none.
+func (p *port) balance(f front, list string, eps []netip.AddrPort) string {
+	if len(eps) == 0 {
+		return ""
+	}
+	if p.affine > 0 {
+		return p.affinity(list, eps)
+	}
+	name := f.kind + list
+	chains := make([]string, len(eps))
+	for i, e := range eps {
+		slot := name + "-" + strconv.Itoa(i)
+		s := nft.Set{Name: slot, Key: f.keyTypes, Data: target}
+		p.add(s, nft.Element{Key: f.key, Value: nft.Value{Data: nft.MakeKey(e.Addr(), e.Port())}})
+		p.shared(slot, func() []nft.Rule { return []nft.Rule{nft.New().DNATMap(slot, f.keyFields...)} })
+		chains[i] = slot
+	}
+	if len(eps) == 1 {
+		return chains[0]
+	}
+	return p.spread(name, chains)
+}
+
+// shared adds a chain unless this Service has it already.
+func (p *piece) shared(name string, rules func() []nft.Rule) {
+	if _, ok := p.chains[name]; !ok {
+		p.chain(name, rules()...)
+	}
+}
+
+func (p *port) spread(name string, chains []string) string {
+	name += "/" + strconv.Itoa(len(chains))
+	p.shared(name, func() []nft.Rule { return []nft.Rule{nft.New().Spread(chains)} })
+	return name
+}
+
+// split lets pods and this host go one way and everybody else another ("" drops).
+func (p *port) split(f front, near, far string) string {
+	name := "from-outside/" + near + "/" + far
+	if far == "" {
+		name = "from-outside/" + near
+	}
+	p.shared(name, func() []nft.Rule {
+		rules := []nft.Rule{nft.New().Saddr(p.cluster).Goto(near), nft.New().FromLocal().Goto(near)}
+		if far == "" {
+			return append(rules, nft.New().Drop())
+		}
+		return append(rules, nft.New().Goto(far))
+	})
+	return name
+}
+
+// guard lets only a load balancer's source ranges through.
+func (p *port) guard(f front, to string) string {
+	name := "sources/" + p.name + "/" + f.nameInChains
+	var rules []nft.Rule
+	for _, s := range f.sources {
+		if s.Bits() == 0 {
+			rules = append(rules, nft.New().Goto(to))
+			continue
+		}
+		rules = append(rules, nft.New().Saddr(s).Goto(to))
+	}
+	p.chain(name, append(rules, nft.New().Drop())...)
+	return name
+}
+
+// affinity keeps a client at the endpoint that it had: one set of clients for each endpoint, which
+// goes together with the endpoint.
+func (p *port) affinity(list string, eps []netip.AddrPort) string {
+	var known []nft.Rule
+	chains := make([]string, len(eps))
+	for i, e := range eps {
+		name := "endpoint/" + p.name + "/" + e.Addr().String() + "/" + strconv.Itoa(int(e.Port()))
+		clients := nft.Set{Name: "clients/" + name[len("endpoint/"):] + "/" + p.affine.String(), Key: []nft.Type{nft.Addr}, Dynamic: true, Timeout: p.affine}
+		p.set(clients)
+		p.chain(name,
+			nft.New().Remember(clients.Name),
+			nft.New().L4Proto(p.proto).DNAT(e),
+		)
+		known = append(known, nft.New().In(clients.Name, nft.Saddr).Goto(name))
+		chains[i] = name
+	}
+	name := "service" + list + "/" + p.name
+	p.chain(name, append(known, nft.New().Spread(chains))...)
+	return name
+}
