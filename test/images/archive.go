@@ -58,6 +58,11 @@ func (b *builder) tree(layer string) (tree, error) {
 		}
 		t.file(p, 0o755, data)
 	}
+	for _, p := range l.Setuid {
+		e := t[p]
+		e.header.Mode |= 0o6000
+		t[p] = e
+	}
 	if l.Applets {
 		if err := applets(t); err != nil {
 			return nil, fmt.Errorf("layer %s: %w", layer, err)

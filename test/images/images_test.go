@@ -41,7 +41,7 @@ func TestDocumentationIsDropped(t *testing.T) {
 }
 
 func TestRecipesName(t *testing.T) {
-	for _, file := range []string{"demo.yaml"} {
+	for _, file := range []string{"demo.yaml", "conformance.yaml"} {
 		r, err := readRecipe(file)
 		if err != nil {
 			t.Fatal(err)

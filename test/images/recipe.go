@@ -25,6 +25,7 @@ type Layer struct {
 	Links    map[string]string `json:"links,omitempty"`    // path -> target
 	Dirs     map[string]string `json:"dirs,omitempty"`     // path -> mode, octal
 	Files    map[string]string `json:"files,omitempty"`    // path -> content
+	Setuid   []string          `json:"setuid,omitempty"`   // programs that run as their owner
 	Applets  bool              `json:"applets,omitempty"`  // a link to busybox for each of its applets
 }
 
