@@ -1,0 +1,591 @@
+package link
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Times of a session.
+const (
+	// KeepaliveInterval is how long an agent is silent at most. With OfflineAfter it keeps an idle
+	// node below 1 KiB a minute on the wire.
+	KeepaliveInterval = 27 * time.Second
+	// OfflineAfter is the silence after which a node counts as away: two keepalives were missed.
+	OfflineAfter = 57 * time.Second
+	// pongTime is how long the answer to a keepalive may take.
+	pongTime = 15 * time.Second
+	ackDelay = 25 * time.Millisecond
+)
+
+// SessionConfig is what a session works on. Sets and indexes may be passed on to the next session.
+type SessionConfig struct {
+	Keys     Keys
+	Agent    bool           // this side is the agent
+	Sources  map[SetID]*Set // what the peer is to have
+	Replicas map[SetID]*Set // indexes of what the peer sends
+	// Greeting is sent first; the server's Accept or Refuse.
+	Greeting Greeting
+	// Accept is called for a stream that the peer opens. It must not block.
+	Accept func(*Stream)
+	// Acknowledged is called for items of our sources that the peer has. It must not block.
+	Acknowledged func(set SetID, key string, version Version)
+	// Greeted is called on the agent's side with the server's greeting, Renew on the server's side
+	// when the agent wants a new certificate, Certificate on the agent's side with the answer,
+	// Time with the server's time. They must not block.
+	Greeted     func(Greeting)
+	Renew       func()
+	Certificate func(der []byte)
+	Time        func(time.Time)
+	// Wake is called when Next or Work may have something. It must not block.
+	Wake func()
+	// Rand gives salts; nil: crypto/rand.
+	Rand func([]byte)
+}
+
+// Session is one side of a connection: it turns what is to be said into frames, and frames into
+// what was said. It is safe for use by several goroutines.
+type Session struct {
+	cfg SessionConfig
+
+	mu       sync.Mutex
+	seal     sealer
+	open     opener
+	pace     pacer
+	ended    error
+	started  bool // the agent's side: the server has accepted
+	greet    bool
+	waking   bool // kick was called while mu was held
+	after    []func()
+	sources  []*source
+	replicas []*replica
+
+	large   *outgoing // a message that is sent in parts
+	largeID uint64
+	parts   incoming
+
+	ackNewest  uint64
+	ackAt      time.Time // when it arrived
+	ackPending int
+
+	lastSent, lastHeard time.Time
+	ping, pong          bool
+	pinged              time.Time // without an answer since
+	renew               bool
+	certificate         []byte
+
+	streams    map[uint64]*Stream
+	turn       []uint64 // streams in the order in which they send next
+	nextStream uint64
+	nextPeer   uint64   // the peer's streams from here on have not appeared yet
+	skipped    []uint64 // nor have these
+	resets     []reset
+}
+
+type outgoing struct {
+	id      uint64
+	message []byte
+	offset  int
+}
+
+// incoming puts one large message together. Parts come in order; one that does not fit ends it.
+type incoming struct {
+	id    uint64
+	total uint64
+	buf   []byte
+}
+
+// NewSession makes a session.
+func NewSession(cfg SessionConfig) *Session {
+	k := cfg.Keys
+	s := &Session{
+		cfg:     cfg,
+		seal:    sealer{version: k.Version, session: k.Session, aead: newAEAD(k.Send[:])},
+		open:    opener{version: k.Version, session: k.Session, aead: newAEAD(k.Receive[:])},
+		pace:    newPacer(),
+		streams: map[uint64]*Stream{},
+		started: !cfg.Agent,
+		greet:   !cfg.Agent,
+	}
+	// An agent opens streams with odd numbers, a server with even ones.
+	s.nextStream, s.nextPeer = 2, 1
+	if cfg.Agent {
+		s.nextStream, s.nextPeer = 1, 2
+	}
+	for id := NodeSet; id <= StatusSet; id++ {
+		if set := cfg.Sources[id]; set != nil {
+			s.sources = append(s.sources, newSource(id, set))
+		}
+		if index := cfg.Replicas[id]; index != nil {
+			s.replicas = append(s.replicas, &replica{id: id, index: index, owe: true, resume: true})
+		}
+	}
+	return s
+}
+
+func (s *Session) salt() (x salt) {
+	if s.cfg.Rand != nil {
+		s.cfg.Rand(x[:])
+		return x
+	}
+	if _, err := rand.Read(x[:]); err != nil {
+		panic(err) // never happens (crypto/rand)
+	}
+	return x
+}
+
+// kick makes the driver look; the mutex is held.
+func (s *Session) kick() {
+	if s.cfg.Wake != nil {
+		s.cfg.Wake()
+	}
+}
+
+// run calls what was put off until the mutex is free.
+func (s *Session) unlock() {
+	after := s.after
+	s.after = nil
+	s.mu.Unlock()
+	for _, f := range after {
+		f()
+	}
+}
+
+// Changed tells the session that a source's set changed.
+func (s *Session) Changed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kick()
+}
+
+// Resume tells the session that the transport was cut and is back: what was under way is lost.
+func (s *Session) Resume() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pace.forget()
+	s.large = nil
+	s.pinged = time.Time{}
+	for _, r := range s.replicas {
+		r.owe, r.resume = true, true
+	}
+	for _, r := range s.sources {
+		r.restart(s.salt())
+	}
+	for _, st := range s.streams {
+		st.rewind()
+		st.openSent = false
+	}
+	s.kick()
+}
+
+// Ask makes the peer answer, so that LastHeard tells whether it is there.
+func (s *Session) Ask() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cfg.Agent {
+		s.ping = true
+	} else if len(s.sources) > 0 && !s.sources[0].open {
+		s.sources[0].restart(s.salt())
+	}
+	s.kick()
+}
+
+// Greet sends the greeting again.
+func (s *Session) Greet() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.greet = true
+	s.kick()
+}
+
+// AskRenewal asks the server for a new certificate.
+func (s *Session) AskRenewal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.renew = true
+	s.kick()
+}
+
+// SendCertificate answers that.
+func (s *Session) SendCertificate(der []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.certificate = der
+	s.kick()
+}
+
+// Started reports whether the server has accepted the session.
+func (s *Session) Started() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.started
+}
+
+// LastHeard is when the last authentic frame came.
+func (s *Session) LastHeard() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lastHeard
+}
+
+// Silent reports, on the agent's side, that the server does not answer.
+func (s *Session) Silent(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.pinged.IsZero() && now.Sub(s.pinged) > pongTime
+}
+
+// Synced reports whether a replica was equal to its source when that was last known.
+func (s *Session) Synced(set SetID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas {
+		if r.id == set {
+			return r.synced
+		}
+	}
+	return false
+}
+
+// End ends the session and its streams.
+func (s *Session) End(err error) {
+	if err == nil {
+		err = ErrSessionEnded
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		return
+	}
+	s.ended = err
+	s.endStreams(err)
+}
+
+// DropStreams ends all streams, because the peer is away; the session goes on.
+func (s *Session) DropStreams() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.streams {
+		st.reset("the other side was away")
+		st.fail(ErrSessionEnded)
+	}
+}
+
+func (s *Session) endStreams(err error) {
+	for _, st := range s.streams {
+		st.fail(err)
+	}
+	s.streams, s.turn = map[uint64]*Stream{}, nil
+}
+
+// Streams is the number of streams.
+func (s *Session) Streams() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.streams)
+}
+
+// Work returns changes that are to be applied; then Applied is called with the same batch. Of a
+// set there is one batch at a time.
+func (s *Session) Work() (Batch, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		return Batch{}, false
+	}
+	for _, r := range s.replicas {
+		if b, ok := r.next(); ok {
+			return b, true
+		}
+	}
+	return Batch{}, false
+}
+
+// Applied tells that a batch was applied, durably.
+func (s *Session) Applied(b Batch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.replicas {
+		if r.id == b.Set {
+			r.done(b)
+		}
+	}
+	s.kick()
+}
+
+// combined stands for the content of all sets: if both sides have the same, they are in step.
+func (s *Session) combined() (d [pingSize]byte) {
+	h := sha256.New()
+	for id := NodeSet; id <= StatusSet; id++ {
+		for _, r := range s.sources {
+			if r.id == id {
+				root := r.set.Root()
+				h.Write(root[:])
+			}
+		}
+		for _, r := range s.replicas {
+			if r.id == id {
+				root := r.index.Root()
+				h.Write(root[:])
+			}
+		}
+	}
+	copy(d[:], h.Sum(nil))
+	return d
+}
+
+// Receive takes a frame that arrived. An error says why it was of no use; the session goes on.
+func (s *Session) Receive(frame []byte, now time.Time) error {
+	s.mu.Lock()
+	defer s.unlock()
+	if s.ended != nil {
+		return s.ended
+	}
+	messages, lost, err := s.open.open(frame)
+	if err != nil {
+		return err
+	}
+	s.lastHeard = now
+	s.pinged = time.Time{}
+	if lost {
+		s.lost()
+	}
+	err = s.messages(messages, now)
+	s.settle(now)
+	s.kick()
+	return err
+}
+
+// lost is called when a frame did not arrive: tell what we have, so that the source knows.
+func (s *Session) lost() {
+	s.parts = incoming{}
+	for _, r := range s.replicas {
+		r.owe = true
+	}
+}
+
+func (s *Session) messages(b []byte, now time.Time) error {
+	d := decoder{b: b}
+	paced := false
+	for len(d.b) > 0 {
+		kind := d.byte()
+		body := d.bytes()
+		if d.err != nil {
+			return d.err
+		}
+		switch kind {
+		case typePart, typeItems, typeData:
+			paced = true
+		}
+		if err := s.message(kind, body, now); err != nil {
+			return err
+		}
+	}
+	if paced {
+		s.ackNewest, s.ackAt = s.open.counter, now
+		s.ackPending++
+	}
+	return nil
+}
+
+func (s *Session) message(kind byte, body []byte, now time.Time) error {
+	switch kind {
+	case typeAck:
+		m, err := decodeAck(body)
+		if err == nil && m.counter <= s.seal.counter {
+			s.pace.acked(m.counter, m.held, now)
+		}
+		return err
+	case typePing:
+		return s.receivePing(body)
+	case typePong:
+		return s.receivePong(body)
+	case typeHave:
+		m, err := decodeHave(body)
+		if err != nil {
+			return err
+		}
+		if m.flags&haveResume != 0 {
+			s.pace.forget()
+		}
+		if r := s.source(m.set); r != nil {
+			r.have(m, s.salt())
+			s.report(r)
+		}
+	case typeAsk:
+		m, err := decodeAsk(body)
+		if err != nil {
+			return err
+		}
+		if r := s.replica(m.set); r != nil {
+			if r.owe = r.owe || m.kind == askRoot; m.kind != askRoot {
+				r.asked = &m
+			}
+		}
+	case typeTell:
+		m, err := decodeTell(body)
+		if err != nil {
+			return err
+		}
+		if r := s.source(m.set); r != nil {
+			return r.tell(m, s.salt())
+		}
+	case typeItems:
+		return s.receiveItems(body)
+	case typePart:
+		return s.receivePart(body, now)
+	case typeData:
+		m, err := decodeData(body)
+		if err != nil {
+			return err
+		}
+		s.receiveData(m, now)
+	case typeCredit:
+		m, err := decodeCredit(body)
+		if err != nil {
+			return err
+		}
+		s.receiveCredit(m)
+	case typeReset:
+		m, err := decodeReset(body)
+		if err != nil {
+			return err
+		}
+		s.receiveReset(m)
+	default:
+		return s.receiveControl(kind, body)
+	}
+	return nil
+}
+
+// receiveControl takes what concerns the session itself. Unknown messages are for later versions.
+func (s *Session) receiveControl(kind byte, body []byte) error {
+	switch kind {
+	case typeAccept, typeRefuse:
+		if !s.cfg.Agent {
+			return errMalformed
+		}
+		g, err := decodeGreetingMessage(kind, body)
+		if err != nil {
+			return err
+		}
+		s.started = s.started || kind == typeAccept
+		if s.cfg.Greeted != nil {
+			s.after = append(s.after, func() { s.cfg.Greeted(g) })
+		}
+	case typeRenew:
+		if s.cfg.Renew != nil {
+			s.after = append(s.after, s.cfg.Renew)
+		}
+	case typeCert:
+		if s.cfg.Certificate != nil {
+			der := append([]byte(nil), body...)
+			s.after = append(s.after, func() { s.cfg.Certificate(der) })
+		}
+	}
+	return nil
+}
+
+func (s *Session) receivePing(body []byte) error {
+	if len(body) != pingSize {
+		return errMalformed
+	}
+	s.pong = true
+	if s.combined() == [pingSize]byte(body) {
+		return nil
+	}
+	for _, r := range s.replicas {
+		r.owe = true
+	}
+	for _, r := range s.sources {
+		if r.idle() && !r.has() {
+			r.restart(s.salt())
+		}
+	}
+	return nil
+}
+
+func (s *Session) receivePong(body []byte) error {
+	d := decoder{b: body}
+	t := time.UnixMilli(int64(d.uvarint()))
+	if err := d.end(); err != nil {
+		return err
+	}
+	if s.cfg.Time != nil {
+		s.after = append(s.after, func() { s.cfg.Time(t) })
+	}
+	return nil
+}
+
+func (s *Session) receiveItems(body []byte) error {
+	m, err := decodeItems(body, inflate)
+	if err != nil {
+		return err
+	}
+	if r := s.replica(m.set); r != nil {
+		r.receive(m, sizeOf(m))
+	}
+	return nil
+}
+
+func (s *Session) receivePart(body []byte, now time.Time) error {
+	m, err := decodePart(body)
+	if err != nil {
+		return err
+	}
+	p := &s.parts
+	if m.offset == 0 {
+		if m.total > maxMessage {
+			return errMalformed
+		}
+		*p = incoming{id: m.id, total: m.total}
+	}
+	if m.id != p.id || m.total != p.total || m.offset != uint64(len(p.buf)) || m.offset+uint64(len(m.data)) > m.total {
+		*p = incoming{}
+		return nil
+	}
+	p.buf = append(p.buf, m.data...)
+	if uint64(len(p.buf)) < p.total {
+		return nil
+	}
+	whole := p.buf
+	*p = incoming{}
+	d := decoder{b: whole}
+	kind, inner := d.byte(), d.bytes()
+	if err := d.end(); err != nil || kind == typePart {
+		return errMalformed
+	}
+	return s.message(kind, inner, now)
+}
+
+func (s *Session) source(id SetID) *source {
+	for _, r := range s.sources {
+		if r.id == id {
+			return r
+		}
+	}
+	return nil
+}
+
+func (s *Session) replica(id SetID) *replica {
+	for _, r := range s.replicas {
+		if r.id == id {
+			return r
+		}
+	}
+	return nil
+}
+
+// report passes on which items the peer has.
+func (s *Session) report(r *source) {
+	if s.cfg.Acknowledged == nil {
+		return
+	}
+	for _, it := range r.acknowledged() {
+		s.after = append(s.after, func() { s.cfg.Acknowledged(r.id, it.key, it.version) })
+	}
+}
+
+var errNotStarted = errors.New("link: the session has not started")

@@ -1,0 +1,58 @@
+package link
+
+import "strings"
+
+// A place is the part of a topic that stands for one agent. Topics are
+//
+//	bramble/<cluster>/n/<node>/up      from the node to the server
+//	bramble/<cluster>/n/<node>/down    from the server to the node
+//	bramble/<cluster>/n/<node>/gone    the node's last will, an empty message
+//	bramble/<cluster>/join/<id>/up     from an agent that has no certificate yet
+//	bramble/<cluster>/join/<id>/down   to it
+type Topics struct{ Cluster string }
+
+// NodePlace is the place of a node.
+func NodePlace(node string) string { return "n/" + node }
+
+// JoinPlace is the place of an agent that joins; id is random and also its MQTT client id.
+func JoinPlace(id string) string { return "join/" + id }
+
+func isJoin(place string) bool { return strings.HasPrefix(place, "join/") }
+
+func (t Topics) topic(place, leaf string) string {
+	return "bramble/" + t.Cluster + "/" + place + "/" + leaf
+}
+
+// Up is where an agent at a place publishes.
+func (t Topics) Up(place string) string { return t.topic(place, "up") }
+
+// Down is what an agent at a place subscribes.
+func (t Topics) Down(place string) string { return t.topic(place, "down") }
+
+// Gone is where the broker publishes the last will of a node.
+func (t Topics) Gone(place string) string { return t.topic(place, "gone") }
+
+// Subscriptions are the filters of the server.
+func (t Topics) Subscriptions() []string {
+	return []string{t.Up(NodePlace("+")), t.Gone(NodePlace("+")), t.Up(JoinPlace("+"))}
+}
+
+// Parse splits a topic into place and leaf.
+func (t Topics) Parse(topic string) (place, leaf string, ok bool) {
+	rest, ok := strings.CutPrefix(topic, "bramble/"+t.Cluster+"/")
+	if !ok {
+		return "", "", false
+	}
+	parts := strings.Split(rest, "/")
+	if len(parts) != 3 || parts[1] == "" {
+		return "", "", false
+	}
+	switch parts[0] + "/" + parts[2] {
+	case "n/up", "n/down", "n/gone", "join/up", "join/down":
+		return parts[0] + "/" + parts[1], parts[2], true
+	}
+	return "", "", false
+}
+
+// NodeOf returns the node of a place.
+func NodeOf(place string) (string, bool) { return strings.CutPrefix(place, "n/") }
