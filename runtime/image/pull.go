@@ -1,0 +1,247 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"bramble.dev/runtime/snapshot"
+)
+
+// PullOptions say how an image is brought.
+type PullOptions struct {
+	Auth     []Auth    // tried in order; none is anonymous
+	Platform *Platform // nil is the host's
+	Policy   string    // Always (or ""), IfNotPresent, Never
+	Progress func(Progress)
+}
+
+// Progress is how far a pull is.
+type Progress struct {
+	Layers, Done int   // that had to be brought
+	Bytes, Total int64 // downloaded
+}
+
+// ErrNeverPull says that an image is not here and must not be pulled.
+var ErrNeverPull = errors.New("the image is not present with pull policy of Never")
+
+// NotFoundError says that no registry has the image, or none lets us see it.
+type NotFoundError struct {
+	Name string
+	Err  error
+}
+
+func (e *NotFoundError) Error() string {
+	return fmt.Sprintf("image %s: not found, or not to be seen without (other) credentials: %v", e.Name, e.Err)
+}
+
+func (e *NotFoundError) Unwrap() error { return e.Err }
+
+// Pull brings an image from its registry or a mirror.
+func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
+	if img, ok := s.Resolve(ref); o.Policy == "IfNotPresent" || o.Policy == "Never" {
+		if ok {
+			return img, nil
+		}
+		if o.Policy == "Never" {
+			return Image{}, fmt.Errorf("image %s: %w", ref, ErrNeverPull)
+		}
+	}
+	n, err := ParseName(ref)
+	if err != nil {
+		return Image{}, err
+	}
+	unlock, err := s.layers.lock(ctx, "pull "+n.String()) // the second of two pulls finds what the first has brought
+	if err != nil {
+		return Image{}, err
+	}
+	defer unlock()
+	s.busy.RLock()
+	img, err := s.pull(ctx, n, o)
+	s.busy.RUnlock()
+	return img, err
+}
+
+func (s *Store) pull(ctx context.Context, n Name, o PullOptions) (Image, error) {
+	auths := append(slices.Clone(o.Auth), Auth{})
+	var failed []error
+	missing := true
+	for _, host := range s.hosts(n.Registry) {
+		for _, auth := range auths {
+			if host != n.Registry && auth != (Auth{}) {
+				continue // credentials are for the registry that the image names
+			}
+			img, err := s.pullFrom(ctx, host, n, auth, o)
+			if err == nil {
+				return img, nil
+			}
+			if ctx.Err() != nil {
+				return Image{}, context.Cause(ctx)
+			}
+			failed = append(failed, err)
+			var wrong *PlatformError
+			if errors.As(err, &wrong) {
+				wrong.Name = n.String()
+				return Image{}, err
+			}
+			if !notFound(err) {
+				missing = host != n.Registry && missing
+				break // other credentials would not help
+			}
+		}
+	}
+	err := errors.Join(failed...)
+	if missing {
+		return Image{}, &NotFoundError{n.String(), err}
+	}
+	return Image{}, fmt.Errorf("pull image %s: %w", n, err)
+}
+
+func (s *Store) pullFrom(ctx context.Context, host string, n Name, auth Auth, o PullOptions) (Image, error) {
+	src, err := s.connect(ctx, host, n, auth)
+	if err != nil {
+		return Image{}, err
+	}
+	defer src.close()
+	ref := n.Digest
+	if ref == "" {
+		ref = n.Tag
+	}
+	if img, ok := s.unchanged(ctx, src, n, ref, o.Platform); ok {
+		return img, nil
+	}
+	m, top, cfg, err := src.describe(ctx, ref, o.Platform)
+	if err != nil {
+		return Image{}, err
+	}
+	c := candidate{id: m.Config.Digest, config: cfg, digests: []string{n.Registry + "/" + n.Repository + "@" + top}}
+	if n.Tag != "" {
+		c.names = []string{n.String()}
+	}
+	staged, err := s.layersOf(ctx, src, m, cfg, o.Progress)
+	defer func() {
+		for _, st := range staged {
+			st.Discard()
+		}
+	}()
+	if err != nil {
+		return Image{}, err
+	}
+	return s.install(ctx, c, staged)
+}
+
+// unchanged spares a pull when the registry's tag still means what is here.
+func (s *Store) unchanged(ctx context.Context, src *source, n Name, ref string, p *Platform) (Image, bool) {
+	img, ok := s.Resolve(n.String())
+	if !ok || len(img.Digests) == 0 || p != nil {
+		return Image{}, false
+	}
+	d, err := src.digest(ctx, ref)
+	if err != nil || d == "" || !slices.Contains(img.Digests, n.Registry+"/"+n.Repository+"@"+d) {
+		return Image{}, false
+	}
+	return img, true
+}
+
+// describe fetches the manifest for a platform and its configuration; top is the digest that the reference means.
+func (src *source) describe(ctx context.Context, ref string, p *Platform) (m *manifest, top string, cfg *configuration, err error) {
+	host := Host()
+	if p != nil {
+		host = p.normal()
+	}
+	for depth := 0; ; depth++ {
+		b, digest, err := src.manifest(ctx, ref)
+		if err != nil {
+			return nil, "", nil, err
+		}
+		if top == "" {
+			top = digest
+		}
+		if m, err = parseManifest(b); err != nil {
+			return nil, "", nil, err
+		}
+		if m.Config != nil {
+			break
+		}
+		d, err := m.pick(host)
+		if err != nil {
+			return nil, "", nil, err
+		}
+		if ref = d.Digest; depth == 2 {
+			return nil, "", nil, errors.New("the manifest only leads to other manifests")
+		}
+	}
+	b, err := src.small(ctx, *m.Config)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if cfg, err = parseConfiguration(b); err != nil {
+		return nil, "", nil, err
+	}
+	if len(cfg.RootFS.DiffIDs) != len(m.Layers) {
+		return nil, "", nil, fmt.Errorf("the manifest has %d layers, but its configuration has %d", len(m.Layers), len(cfg.RootFS.DiffIDs))
+	}
+	return m, top, cfg, cfg.suits(host)
+}
+
+// layersOf brings the layers that are not here.
+func (s *Store) layersOf(ctx context.Context, src *source, m *manifest, cfg *configuration, report func(Progress)) (map[string]*snapshot.Staged, error) {
+	wanted := map[string]descriptor{} // by the digest of the content: an image may have a layer twice
+	var order []string
+	p := Progress{}
+	for _, i := range s.missing(cfg) {
+		id := cfg.RootFS.DiffIDs[i]
+		if _, have := wanted[id]; !have {
+			wanted[id] = m.Layers[i]
+			order = append(order, id)
+			p.Layers++
+			p.Total += m.Layers[i].Size
+		}
+	}
+	var mu sync.Mutex
+	tell := func(layers int, bytes int64) {
+		mu.Lock()
+		defer mu.Unlock()
+		p.Done += layers
+		p.Bytes += bytes
+		if report != nil {
+			report(p)
+		}
+	}
+	staged := map[string]*snapshot.Staged{}
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, id := range order {
+		g.Go(func() error {
+			d := wanted[id]
+			unlock, err := s.layers.lock(ctx, d.Digest)
+			if err != nil {
+				return err
+			}
+			defer unlock()
+			if l, ok := s.snap.Find(id, nil); ok && l.Parents == nil {
+				tell(1, d.Size) // another image's pull has brought it
+				return nil
+			}
+			st, err := s.layer(ctx, src, d, id, func(n int64) { tell(0, n) })
+			if err != nil {
+				return err
+			}
+			if st.Independent() { // others can use it at once, and a pull that fails later need not bring it again
+				_, err = s.snap.Commit(ctx, []snapshot.Part{{Staged: st}})
+				st.Discard()
+			} else {
+				mu.Lock()
+				staged[id] = st
+				mu.Unlock()
+			}
+			tell(1, 0)
+			return err
+		})
+	}
+	return staged, g.Wait()
+}

@@ -1,0 +1,156 @@
+package snapshot
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Mount makes a container's root file system from layers, the lowest first, and returns its path.
+func (s *Store) Mount(id string, layers []string) (string, error) {
+	dir := filepath.Join(s.snapshots(), id)
+	for _, d := range []string{"", "u", "w", "m"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			return "", fmt.Errorf("make snapshot: %w", err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(dir, "u"), 0o755); err != nil { // the container's /, whatever the umask
+		return "", fmt.Errorf("make snapshot: %w", err)
+	}
+	// Relative paths: an option string has one page, and an image may have 127 layers.
+	lower := make([]string, 0, len(layers)+1)
+	for i := len(layers) - 1; i >= 0; i-- {
+		if dir := layers[i] + "/fs"; !slices.Contains(lower, dir) { // a layer that comes again hides itself below
+			lower = append(lower, dir)
+		}
+	}
+	if len(lower) == 0 {
+		lower = []string{"../empty"}
+	}
+	up := "../snapshots/" + id
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/u,workdir=%s/w", strings.Join(lower, ":"), up, up)
+	target := filepath.Join(dir, "m")
+	if err := s.overlay(target, options); err != nil {
+		_ = os.RemoveAll(dir)
+		return "", fmt.Errorf("mount snapshot %s: %w", id, err)
+	}
+	return target, nil
+}
+
+func (s *Store) overlay(target, options string) error {
+	s.mu.Lock()
+	volatile := s.volatile
+	s.mu.Unlock()
+	if volatile {
+		// What a container writes outside volumes dies with it, so it need never be waited for: no sync of the
+		// card when it is unmounted, nor when a program calls fsync.
+		err := mountIn(s.layers(), target, options+",volatile")
+		if !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+	}
+	if err := mountIn(s.layers(), target, options); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.volatile = false
+	s.mu.Unlock()
+	return nil
+}
+
+// mountIn mounts an overlay whose options are relative to dir. The thread that changed its folder is not used again.
+func mountIn(dir, target, options string) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			done <- err
+			return
+		}
+		if err := unix.Chdir(dir); err != nil {
+			done <- err
+			return
+		}
+		done <- unix.Mount("overlay", target, "overlay", 0, options)
+	}()
+	return <-done
+}
+
+// Unmount removes a container's root file system. It is no error if there is none.
+func (s *Store) Unmount(id string) error {
+	dir := filepath.Join(s.snapshots(), id)
+	if err := detach(filepath.Join(dir, "m")); err != nil {
+		return fmt.Errorf("unmount snapshot %s: %w", id, err)
+	}
+	if err := removeAll(dir); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+func detach(target string) error {
+	for range 16 { // in case it was mounted more than once
+		err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Root is where a container's root file system is mounted.
+func (s *Store) Root(id string) string { return filepath.Join(s.snapshots(), id, "m") }
+
+// Upper is the folder with what a container has written.
+func (s *Store) Upper(id string) string { return filepath.Join(s.snapshots(), id, "u") }
+
+// Snapshots lists the containers that have a root file system here, mounted or not.
+func (s *Store) Snapshots() ([]string, error) {
+	entries, err := os.ReadDir(s.snapshots())
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		ids = append(ids, e.Name())
+	}
+	return ids, nil
+}
+
+// Mounted lists the snapshots that are mounted at present; all but these are useless after a reboot.
+func (s *Store) Mounted() (map[string]bool, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	base, err := filepath.EvalSymlinks(s.snapshots())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	mounted := map[string]bool{}
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if rest, ok := strings.CutPrefix(fields[4], base+"/"); ok {
+			if id, last := filepath.Split(rest); last == "m" {
+				mounted[strings.TrimSuffix(id, "/")] = true
+			}
+		}
+	}
+	return mounted, lines.Err()
+}
