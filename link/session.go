@@ -447,7 +447,7 @@ func (s *Session) message(kind byte, body []byte, now time.Time) error {
 		if err != nil {
 			return err
 		}
-		s.receiveCredit(m)
+		s.receiveCredit(m, now)
 	case typeReset:
 		m, err := decodeReset(body)
 		if err != nil {

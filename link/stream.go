@@ -40,8 +40,8 @@ type Stream struct {
 	limit    uint64 // the peer takes bytes before this offset
 	opening  bool   // the peer may not know the stream yet
 	openSent bool
-	rewound  bool // for the gap that the peer reported
-	ending   bool // nothing will be written any more
+	rewound  time.Time // because the peer reported a gap
+	ending   bool      // nothing will be written any more
 	endSent  bool
 	ended    bool // and the peer has it all
 	stalled  time.Time

@@ -137,7 +137,7 @@ func (st *Stream) take(m data) {
 	st.wake.Broadcast()
 }
 
-func (s *Session) receiveCredit(m credit) {
+func (s *Session) receiveCredit(m credit, now time.Time) {
 	st := s.streams[m.stream]
 	if st == nil {
 		if m.flags&creditEnded == 0 {
@@ -154,18 +154,17 @@ func (s *Session) receiveCredit(m credit) {
 		st.out = shift(st.out, int(n))
 		st.base = m.received
 		st.next = max(st.next, st.base)
-		st.stalled, st.tries = time.Time{}, 0
+		st.stalled = time.Time{}
 		st.wake.Broadcast()
 	}
 	st.limit = max(st.limit, m.limit)
 	if m.flags&creditEnded != 0 && st.ending && m.received == end {
 		st.ended = true
 	}
-	if m.flags&creditGap != 0 && st.next > st.base && !st.rewound {
+	st.tries = 0
+	if m.flags&creditGap != 0 && st.next > st.base && now.Sub(st.rewound) > s.pace.srtt {
 		st.rewind()
-		st.rewound = true
-	} else if m.flags&creditGap == 0 {
-		st.rewound = false
+		st.rewound = now
 	}
 }
 
