@@ -1,0 +1,168 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache"
+)
+
+const (
+	firstRetry = 5 * time.Millisecond
+	lastRetry  = 2 * time.Minute
+	workers    = 3
+)
+
+// Key names the object that a reconcile is about.
+type Key = types.NamespacedName
+
+// Loop feeds keys to a reconcile function. The queue holds a key at most once,
+// so that it is bounded by the number of objects.
+type Loop struct {
+	Name      string
+	log       *slog.Logger
+	reconcile func(context.Context, Key) error
+	queue     workqueue.TypedRateLimitingInterface[Key]
+	inputs    []func() (stop func())
+	workers   int
+}
+
+// New makes a loop; it does nothing before Run.
+func New(name string, log *slog.Logger, reconcile func(context.Context, Key) error) *Loop {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[Key](firstRetry, lastRetry)
+	return &Loop{
+		Name:      name,
+		log:       log.With("controller", name),
+		reconcile: reconcile,
+		queue:     workqueue.NewTypedRateLimitingQueue[Key](limiter),
+		workers:   workers,
+	}
+}
+
+// OneWorker makes the loop run one key at a time, for decisions that must see
+// each other's results.
+func (l *Loop) OneWorker() *Loop {
+	l.workers = 1
+	return l
+}
+
+// Enqueue asks for a reconcile now, After for one later. They may be called
+// before and while the loop runs.
+func (l *Loop) Enqueue(key Key)                    { l.queue.Add(key) }
+func (l *Loop) After(key Key, after time.Duration) { l.queue.AddAfter(key, after) }
+
+// Watch makes each change of a cache enqueue the keys that it is about.
+func Watch[T any](l *Loop, c *cache.Cache[T], keys func(cache.Change[T]) []Key) {
+	l.inputs = append(l.inputs, func() func() {
+		return c.OnChange(func(change cache.Change[T]) {
+			for _, key := range keys(change) {
+				l.queue.Add(key)
+			}
+		})
+	})
+}
+
+// Self is the changed object's own key.
+func Self[T any](change cache.Change[T]) []Key { return []Key{change.Key()} }
+
+// Owner gives the keys of the objects of a kind that control the changed
+// object, before and after.
+func Owner[T any](kind string) func(cache.Change[T]) []Key {
+	return func(change cache.Change[T]) []Key {
+		var keys []Key
+		for _, object := range []*T{change.Old, change.New} {
+			if object == nil {
+				continue
+			}
+			m := any(object).(metav1.Object)
+			if ref := metav1.GetControllerOfNoCopy(m); ref != nil && ref.Kind == kind {
+				key := Key{Namespace: m.GetNamespace(), Name: ref.Name}
+				if len(keys) == 0 || keys[0] != key {
+					keys = append(keys, key)
+				}
+			}
+		}
+		return keys
+	}
+}
+
+// Run works until ctx is done.
+func (l *Loop) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for range l.workers {
+		wg.Go(func() {
+			for l.next(ctx) {
+			}
+		})
+	}
+	stops := make([]func(), 0, len(l.inputs))
+	for _, input := range l.inputs {
+		stops = append(stops, input())
+	}
+	<-ctx.Done()
+	for _, stop := range stops {
+		stop()
+	}
+	l.queue.ShutDown()
+	wg.Wait()
+}
+
+func (l *Loop) next(ctx context.Context) bool {
+	key, quit := l.queue.Get()
+	if quit {
+		return false
+	}
+	defer l.queue.Done(key)
+	if ctx.Err() != nil {
+		return true
+	}
+	err := l.reconcile(ctx, key)
+	switch {
+	case err == nil:
+		l.queue.Forget(key)
+	case ctx.Err() != nil:
+	case isPermanent(err):
+		l.queue.Forget(key)
+		l.log.Error("cannot be reconciled and is left until it changes", "key", key.String(), "err", err)
+	default:
+		if !expected(err) && l.queue.NumRequeues(key) > 2 {
+			l.log.Warn("reconcile failed and is tried again", "key", key.String(), "err", err)
+		}
+		l.queue.AddRateLimited(key)
+	}
+	return true
+}
+
+// expected errors come from working on what changes meanwhile; they are no
+// news for an operator.
+func expected(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.Is(err, errNotSeen) ||
+		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+}
+
+type permanent struct{ error }
+
+func (p permanent) Unwrap() error { return p.error }
+
+// Permanent marks an error that trying again cannot mend.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return permanent{err}
+}
+
+func isPermanent(err error) bool {
+	var p permanent
+	return errors.As(err, &p)
+}

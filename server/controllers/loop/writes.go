@@ -1,0 +1,62 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// errNotSeen says that the caches have not caught up with the controller's own
+// writes yet.
+var errNotSeen = errors.New("own writes are not in the cache yet")
+
+// settleTime is how long a reconcile waits for its predecessor's writes before
+// it goes to the end of the queue.
+const settleTime = time.Second
+
+// Writes remembers, for each key, the writes that the caches have not shown
+// yet. A reconcile that starts with Settle never acts on a state from before
+// its own last step, so that nothing is created twice.
+//
+//	if err := c.writes.Settle(ctx, key); err != nil {
+//		return err
+//	}
+//	...
+//	c.writes.Add(key, c.Pods.Seen(created.ResourceVersion))
+type Writes struct {
+	mu      sync.Mutex
+	pending map[Key][]func(context.Context) error
+}
+
+// Add remembers a write by the function that waits until it has been seen.
+func (w *Writes) Add(key Key, seen ...func(context.Context) error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.pending == nil {
+		w.pending = map[Key][]func(context.Context) error{}
+	}
+	w.pending[key] = append(w.pending[key], seen...)
+}
+
+// Settle waits until all remembered writes of the key have been seen. What was
+// not seen in time stays remembered.
+func (w *Writes) Settle(ctx context.Context, key Key) error {
+	w.mu.Lock()
+	pending := w.pending[key]
+	delete(w.pending, key)
+	w.mu.Unlock()
+	if len(pending) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for i, seen := range pending {
+		if err := seen(ctx); err != nil {
+			w.Add(key, pending[i:]...)
+			return fmt.Errorf("%w: %w", errNotSeen, err)
+		}
+	}
+	return nil
+}
