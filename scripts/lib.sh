@@ -13,6 +13,7 @@ bin=$root/bin
 # netgo, osusergo: a static glibc cannot load the host's name services. sqlite_omit_load_extension: nothing may
 # load code into the process that holds the Secrets (and dlopen is what a static program lacks).
 export CGO_ENABLED=1 GOFLAGS='-buildvcs=false -trimpath -tags=netgo,osusergo,sqlite_omit_load_extension'
+export CGO_CFLAGS='-O2 -g0'
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
@@ -48,6 +49,10 @@ need_packages() {
     die "apt-get could not install: ${missing[*]} (see $cache/apt.log)"
   fi
 }
+
+# The shim and the pause process are small C programs; SQLite and seccomp are C libraries.
+# shellcheck disable=SC2034 # used by the scripts that source this file
+build_packages=(gcc libc6-dev libseccomp-dev pkg-config)
 
 # The lists are fetched once a day at most; a machine that was just made has none.
 package_lists() {
