@@ -58,9 +58,9 @@ func NewResponder(cfg ResponderConfig) *Responder {
 	return &Responder{cfg: cfg, pending: map[uint32]*handshake{}, byHello: map[[sha256.Size]byte]*handshake{}}
 }
 
-// Peer is an agent whose handshake is complete: it holds the private key of Key, and sent the
+// Agent is one whose handshake is complete: it holds the private key of Key, and sent the
 // last frame just now. Whether the key is that of a node, or the token is valid, is not checked.
-type Peer struct {
+type Agent struct {
 	Credential
 	SPKI    []byte // the key that it holds, PKIX
 	Expires time.Time
@@ -69,7 +69,7 @@ type Peer struct {
 }
 
 // Receive takes a frame of an agent at a place. It returns a frame to send back, or a peer.
-func (r *Responder) Receive(place string, frame []byte, now time.Time) (reply []byte, peer *Peer, err error) {
+func (r *Responder) Receive(place string, frame []byte, now time.Time) (reply []byte, peer *Agent, err error) {
 	if len(frame) < 2 {
 		return nil, nil, errMalformed
 	}
@@ -171,7 +171,7 @@ func (r *Responder) remember(h *handshake, now time.Time) {
 }
 
 // auth checks the second frame of an agent. It may come twice: the second time the peer is nil.
-func (r *Responder) auth(place string, frame []byte, now time.Time) (*Peer, error) {
+func (r *Responder) auth(place string, frame []byte, now time.Time) (*Agent, error) {
 	session, prefix, sealed, err := decodeAuth(frame)
 	if err != nil {
 		return nil, err
@@ -194,7 +194,7 @@ func (r *Responder) auth(place string, frame []byte, now time.Time) (*Peer, erro
 	if err != nil {
 		return nil, err
 	}
-	peer := &Peer{Credential: c}
+	peer := &Agent{Credential: c}
 	key, err := r.keyOf(peer, now)
 	if err != nil {
 		return nil, err
@@ -218,7 +218,7 @@ func (r *Responder) auth(place string, frame []byte, now time.Time) (*Peer, erro
 }
 
 // place is where the peer should be: a node at its own topic, a joining agent anywhere.
-func (p *Peer) place(at string) string {
+func (p *Agent) place(at string) string {
 	if p.Certificate == nil {
 		if isJoin(at) {
 			return at
@@ -228,7 +228,7 @@ func (p *Peer) place(at string) string {
 	return NodePlace(p.Name)
 }
 
-func (r *Responder) keyOf(p *Peer, now time.Time) (*ecdsa.PublicKey, error) {
+func (r *Responder) keyOf(p *Agent, now time.Time) (*ecdsa.PublicKey, error) {
 	if err := CheckNodeName(p.Name); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,185 @@
+package link
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Keys of sets.
+const (
+	ClusterKey    = "cluster/config"
+	NodeReportKey = "node"
+)
+
+// ClusterConfig is what every node must know of the cluster; item cluster/config of the shared set.
+type ClusterConfig struct {
+	ID          string   `json:"id"`
+	Incarnation string   `json:"incarnation,omitempty"`
+	Domain      string   `json:"domain"`
+	PodCIDR     string   `json:"podCIDR"`
+	ServiceCIDR string   `json:"serviceCIDR"`
+	DNS         string   `json:"dns"`
+	VNI         uint32   `json:"vni"`
+	Servers     []string `json:"servers,omitempty"` // URLs of the API
+	Brokers     []string `json:"brokers,omitempty"` // URLs of brokers, so that a node follows a server that moves
+	Version     string   `json:"version,omitempty"`
+}
+
+// Peer is another node; item peers/<node> of the shared set.
+type Peer struct {
+	Node    string `json:"node"`
+	IP      string `json:"ip"`
+	PodCIDR string `json:"podCIDR"`
+	MAC     string `json:"mac,omitempty"` // of its VXLAN device
+	Site    string `json:"site,omitempty"`
+}
+
+// Encode gives the value of an item.
+func (c ClusterConfig) Encode() ([]byte, error) { return json.Marshal(c) }
+
+// DecodeClusterConfig reads an item.
+func DecodeClusterConfig(b []byte) (c ClusterConfig, err error) {
+	if err := json.Unmarshal(b, &c); err != nil {
+		return c, fmt.Errorf("link: cluster config: %w", err)
+	}
+	return c, nil
+}
+
+// Encode gives the value of an item.
+func (p Peer) Encode() ([]byte, error) { return json.Marshal(p) }
+
+// DecodePeer reads an item.
+func DecodePeer(b []byte) (p Peer, err error) {
+	if err := json.Unmarshal(b, &p); err != nil {
+		return p, fmt.Errorf("link: peer: %w", err)
+	}
+	return p, nil
+}
+
+// PodReport is what an agent says of a pod; item pods/<namespace>/<name>/<uid> of the status set.
+type PodReport struct {
+	UID    types.UID
+	Status corev1.PodStatus
+	// Terminated: nothing of the pod is left on the node, so the server may remove the object.
+	Terminated bool
+}
+
+// Encode gives the value of an item.
+func (r *PodReport) Encode() ([]byte, error) {
+	status, err := r.Status.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("link: report of pod %s: %w", r.UID, err)
+	}
+	var e encoder
+	e.byte(flag(r.Terminated))
+	e.string(string(r.UID))
+	e.bytes(status)
+	return e.b, nil
+}
+
+func flag(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// DecodePodReport reads an item.
+func DecodePodReport(b []byte) (*PodReport, error) {
+	d := decoder{b: b}
+	r := &PodReport{Terminated: d.byte()&1 != 0, UID: types.UID(d.string())}
+	status := d.bytes()
+	if d.err != nil {
+		return nil, d.err
+	}
+	if err := r.Status.Unmarshal(status); err != nil {
+		return nil, fmt.Errorf("link: report of pod %s: %w", r.UID, err)
+	}
+	return r, nil
+}
+
+// NodeReport is what an agent says of its node; item node of the status set.
+type NodeReport struct {
+	Status corev1.NodeStatus
+	MAC    net.HardwareAddr // of the VXLAN device
+	Labels map[string]string
+	Taints []corev1.Taint // set when the node is new
+}
+
+// Encode gives the value of an item.
+func (r *NodeReport) Encode() ([]byte, error) {
+	status, err := r.Status.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("link: report of the node: %w", err)
+	}
+	// The map is encoded with sorted keys: the same report is the same item.
+	labels, err := json.Marshal(r.Labels)
+	if err != nil {
+		return nil, fmt.Errorf("link: report of the node: %w", err)
+	}
+	var e encoder
+	e.bytes(status)
+	e.bytes(r.MAC)
+	e.bytes(labels)
+	e.uvarint(uint64(len(r.Taints)))
+	for i := range r.Taints {
+		taint, err := r.Taints[i].Marshal()
+		if err != nil {
+			return nil, fmt.Errorf("link: report of the node: %w", err)
+		}
+		e.bytes(taint)
+	}
+	return e.b, nil
+}
+
+// DecodeNodeReport reads an item.
+func DecodeNodeReport(b []byte) (*NodeReport, error) {
+	d := decoder{b: b}
+	status, mac, labels := d.bytes(), d.bytes(), d.bytes()
+	r := &NodeReport{MAC: append(net.HardwareAddr(nil), mac...), Taints: make([]corev1.Taint, d.count(1))}
+	for i := range r.Taints {
+		if err := r.Taints[i].Unmarshal(d.bytes()); err != nil {
+			return nil, fmt.Errorf("link: report of the node: %w", err)
+		}
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	if err := r.Status.Unmarshal(status); err != nil {
+		return nil, fmt.Errorf("link: report of the node: %w", err)
+	}
+	if err := json.Unmarshal(labels, &r.Labels); err != nil {
+		return nil, fmt.Errorf("link: report of the node: %w", err)
+	}
+	return r, nil
+}
+
+// Splice copies between two connections until both directions have ended, and closes both.
+func Splice(a, b net.Conn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		pour(a, b)
+	}()
+	pour(b, a)
+	<-done
+	_ = a.Close()
+	_ = b.Close()
+}
+
+// pour copies one direction. At its end the other is told; after an error both are closed.
+func pour(to, from net.Conn) {
+	_, err := io.Copy(to, from)
+	if half, ok := to.(interface{ CloseWrite() error }); ok && err == nil {
+		if half.CloseWrite() == nil {
+			return
+		}
+	}
+	_ = to.Close()
+	_ = from.Close()
+}
