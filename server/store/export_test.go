@@ -1,0 +1,45 @@
+package store
+
+import "context"
+
+// CompactForTest forgets what was before a revision, as time does.
+func (d *DB) CompactForTest(rev int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.compact(rev)
+	for _, r := range d.resources {
+		for len(r.ring.changes) > 0 && r.ring.changes[0].rev <= rev {
+			r.ring.oldest = r.ring.changes[0].rev
+			r.ring.changes = r.ring.changes[1:]
+		}
+	}
+}
+
+// BumpForTest uses up a revision, as a write to some other resource does.
+func (d *DB) BumpForTest(ctx context.Context) int64 {
+	r := d.resource("/registry/bump/")
+	for {
+		st := d.latest(r, "x")
+		var prev []byte
+		if st.item != nil {
+			prev, _ = d.value(st.item)
+		}
+		c, _, err := d.submit(ctx, write{res: r, key: "x", expect: st.rev(), value: []byte("ok"), prevValue: prev})
+		if err != nil {
+			panic(err)
+		}
+		if c != nil {
+			return c.rev
+		}
+	}
+}
+
+// StoredForTest gives what the file holds of a key ("/registry/pods/ns/name").
+func (d *DB) StoredForTest(prefix, key string) ([]byte, error) {
+	it, _ := d.get(d.resource(prefix), key)
+	if it == nil {
+		return nil, nil
+	}
+	v, _, err := d.reader.read(it.row)
+	return v, err
+}
