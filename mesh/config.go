@@ -1,0 +1,102 @@
+package mesh
+
+import (
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"bramble.dev/mesh/services"
+	"bramble.dev/mesh/vxlan"
+)
+
+// Options are fixed for a Mesh's life.
+type Options struct {
+	Instance string // six hexadecimal digits that tell this agent's links and tables from others'
+	Dir      string // what must outlive the agent: address leases, pods' namespaces
+	Logger   *slog.Logger
+}
+
+// Config is all that the node's network is made of. Its objects must not be changed afterwards: an
+// object with another content is another pointer. Lists that keep their order make a Set cheap.
+type Config struct {
+	Node           string
+	Zone           string     // of the node, for endpoints that prefer one; may be empty
+	NodeIP         netip.Addr // where other nodes reach this one
+	PodCIDR        netip.Prefix
+	ClusterCIDR    netip.Prefix
+	ServiceCIDR    netip.Prefix
+	VNI            uint32
+	Port           uint16 // 0: 8472
+	Peers          []Peer
+	Services       []*corev1.Service
+	EndpointSlices []*discoveryv1.EndpointSlice
+	Domain         string         // of the cluster; "": cluster.local
+	DNS            netip.Addr     // the cluster's DNS address, answered by every node itself
+	Upstream       []string       // resolvers for all other names
+	API            netip.AddrPort // where default/kubernetes leads: the agent's own proxy
+}
+
+// Peer is another node.
+type Peer = vxlan.Peer
+
+// HostPort is a port of the host that leads to a pod.
+type HostPort = services.HostPort
+
+// PodNetwork is a pod to attach.
+type PodNetwork struct {
+	UID       types.UID
+	Namespace string
+	Name      string
+	HostPorts []HostPort
+}
+
+// Attachment is what a pod got.
+type Attachment struct {
+	NetNS string // the path of its network namespace
+	IP    netip.Addr
+}
+
+func (c Config) withDefaults() Config {
+	if c.Port == 0 {
+		c.Port = 8472
+	}
+	if c.Domain == "" {
+		c.Domain = "cluster.local"
+	}
+	if c.VNI == 0 {
+		c.VNI = 1
+	}
+	return c
+}
+
+// check names the field that makes a configuration impossible.
+func (c Config) check() error {
+	for _, f := range []struct {
+		name string
+		p    netip.Prefix
+	}{{"pod CIDR", c.PodCIDR}, {"cluster CIDR", c.ClusterCIDR}, {"service CIDR", c.ServiceCIDR}} {
+		if !f.p.IsValid() {
+			return fmt.Errorf("the node's %s is missing", f.name)
+		}
+		if !f.p.Addr().Is4() {
+			return fmt.Errorf("the node's %s is %s: only IPv4 is supported", f.name, f.p)
+		}
+	}
+	switch {
+	case c.PodCIDR.Bits() > 29:
+		return fmt.Errorf("the node's pod CIDR %s has no room for pods", c.PodCIDR)
+	case !c.ClusterCIDR.Contains(c.PodCIDR.Addr()):
+		return fmt.Errorf("the node's pod CIDR %s is not part of the cluster CIDR %s", c.PodCIDR, c.ClusterCIDR)
+	case c.ServiceCIDR.Overlaps(c.ClusterCIDR):
+		return fmt.Errorf("service CIDR %s and cluster CIDR %s overlap", c.ServiceCIDR, c.ClusterCIDR)
+	case !c.NodeIP.Is4():
+		return fmt.Errorf("the node's address %q is not an IPv4 address", c.NodeIP)
+	case c.VNI >= 1<<24:
+		return fmt.Errorf("VXLAN identifier %d has more than 24 bits", c.VNI)
+	}
+	return nil
+}

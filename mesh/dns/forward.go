@@ -1,0 +1,190 @@
+package dns
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// patience with one resolver. Clients' own is five seconds, and there may be three resolvers.
+const patience = 1500 * time.Millisecond
+
+// forwarder asks other resolvers, and remembers what they said.
+type forwarder struct {
+	enter func(func() error) error
+	slots chan struct{}
+	cache *cache
+
+	mu       sync.Mutex
+	upstream []string
+	first    int // the resolver that answered last
+	flights  map[key]*flight
+}
+
+// flight is a question on its way; others who ask the same wait for it.
+type flight struct {
+	done   chan struct{}
+	answer *dns.Msg
+}
+
+func newForwarder(enter func(func() error) error) *forwarder {
+	return &forwarder{enter: enter, slots: make(chan struct{}, maxForwarded), cache: newCache(), flights: map[key]*flight{}}
+}
+
+// set takes over resolvers, without those that would lead back here.
+func (f *forwarder) set(list []string, self netip.AddrPort, vip netip.Addr) {
+	var out []string
+	for _, u := range list {
+		ap, err := netip.ParseAddrPort(u)
+		if err != nil {
+			a, err := netip.ParseAddr(strings.Trim(u, "[]"))
+			if err != nil {
+				continue
+			}
+			ap = netip.AddrPortFrom(a, 53)
+		}
+		if ap == self || ap.Addr() == vip || ap.Addr() == self.Addr() && ap.Port() == 53 {
+			continue
+		}
+		out = append(out, ap.String())
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if strings.Join(out, " ") != strings.Join(f.upstream, " ") {
+		f.upstream, f.first = out, 0
+	}
+}
+
+// exchange answers a query from the cache or the resolvers; from the cache even when it is stale, if
+// nobody else answers.
+func (f *forwarder) exchange(q *dns.Msg) *dns.Msg {
+	k := keyOf(q)
+	old, fresh := f.cache.get(k, time.Now())
+	if fresh {
+		return adopt(q, old)
+	}
+	f.mu.Lock()
+	fl, waiting := f.flights[k]
+	if !waiting {
+		fl = &flight{done: make(chan struct{})}
+		f.flights[k] = fl
+	}
+	f.mu.Unlock()
+	if waiting {
+		<-fl.done
+	} else {
+		fl.answer = f.ask(q)
+		f.mu.Lock()
+		delete(f.flights, k)
+		f.mu.Unlock()
+		close(fl.done)
+		if fl.answer != nil {
+			f.cache.put(k, fl.answer, time.Now())
+		}
+	}
+	switch {
+	case fl.answer != nil:
+		return adopt(q, fl.answer)
+	case old != nil:
+		return adopt(q, old)
+	}
+	return reply(q, dns.RcodeServerFailure)
+}
+
+// adopt makes a copy of an answer the reply to a query.
+func adopt(q, a *dns.Msg) *dns.Msg {
+	m := a.Copy()
+	m.Id = q.Id
+	m.Response, m.RecursionDesired, m.RecursionAvailable, m.Authoritative = true, q.RecursionDesired, true, false
+	m.Opcode = q.Opcode
+	m.Question = q.Question
+	m.CheckingDisabled = q.CheckingDisabled
+	return m
+}
+
+// ask goes through the resolvers, beginning with the one that answered last. Nil: nobody answered.
+func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
+	select {
+	case f.slots <- struct{}{}:
+		defer func() { <-f.slots }()
+	default:
+		return nil
+	}
+	f.mu.Lock()
+	upstream, first := f.upstream, f.first
+	f.mu.Unlock()
+	out := question(q)
+	var failed *dns.Msg
+	for i := range upstream {
+		n := (first + i) % len(upstream)
+		a, err := f.askOne(out, upstream[n])
+		if err != nil {
+			continue
+		}
+		if a.Rcode == dns.RcodeServerFailure || a.Rcode == dns.RcodeRefused || a.Rcode == dns.RcodeNotImplemented {
+			failed = a
+			continue
+		}
+		f.mu.Lock()
+		if len(f.upstream) == len(upstream) {
+			f.first = n
+		}
+		f.mu.Unlock()
+		return a
+	}
+	if failed != nil {
+		return failed
+	}
+	return nil
+}
+
+// question is the query that we send for a client's: nothing but the question, with our own limits.
+func question(q *dns.Msg) *dns.Msg {
+	m := new(dns.Msg)
+	m.Id = dns.Id()
+	m.RecursionDesired = true
+	m.CheckingDisabled = q.CheckingDisabled
+	m.Question = q.Question
+	o := q.IsEdns0()
+	m.SetEdns0(maxUDP, o != nil && o.Do())
+	return m
+}
+
+func (f *forwarder) askOne(q *dns.Msg, to string) (*dns.Msg, error) {
+	a, err := f.over("udp", q, to)
+	if err == nil && a.Truncated {
+		if full, err := f.over("tcp", q, to); err == nil {
+			return full, nil
+		}
+	}
+	return a, err
+}
+
+var errMismatch = errors.New("the answer is to another question")
+
+func (f *forwarder) over(network string, q *dns.Msg, to string) (*dns.Msg, error) {
+	var conn net.Conn
+	err := f.enter(func() (err error) {
+		conn, err = net.DialTimeout(network, to, patience)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := &dns.Client{Net: network, Timeout: patience, UDPSize: dns.MaxMsgSize}
+	dc := &dns.Conn{Conn: conn, UDPSize: dns.MaxMsgSize}
+	defer dc.Close()
+	a, _, err := c.ExchangeWithConn(q, dc)
+	if err != nil {
+		return nil, err
+	}
+	if a.Id != q.Id || len(a.Question) != 1 || !strings.EqualFold(a.Question[0].Name, q.Question[0].Name) || a.Question[0].Qtype != q.Question[0].Qtype {
+		return nil, errMismatch
+	}
+	return a, nil
+}

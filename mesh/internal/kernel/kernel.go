@@ -1,0 +1,133 @@
+// Package kernel is what the mesh's parts share when they speak to the kernel: a network namespace
+// that stays the same whichever thread a goroutine finds itself on, sysctls, and names of links.
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Host is the network namespace that Open was called in.
+type Host struct {
+	*netlink.Handle
+	ns netns.NsHandle
+}
+
+// Open takes hold of the calling thread's network namespace.
+func Open() (*Host, error) {
+	ns, err := netns.Get()
+	if err != nil {
+		return nil, fmt.Errorf("open the network namespace: %w", err)
+	}
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
+	if err != nil {
+		ns.Close()
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	return &Host{Handle: h, ns: ns}, nil
+}
+
+// Close lets go of it.
+func (h *Host) Close() {
+	h.Handle.Close()
+	h.ns.Close()
+}
+
+// Do runs f in the host's namespace. In the agent that is where every thread is; in tests of several
+// hosts it is not.
+func (h *Host) Do(f func() error) error {
+	here, err := netns.Get()
+	if err != nil {
+		return fmt.Errorf("open the network namespace: %w", err)
+	}
+	defer here.Close()
+	if here.Equal(h.ns) {
+		return f()
+	}
+	return h.enter(f)
+}
+
+func (h *Host) enter(f func() error) error {
+	runtime.LockOSThread()
+	here, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open the network namespace: %w", err)
+	}
+	defer here.Close()
+	if err := netns.Set(h.ns); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter the host's network namespace: %w", err)
+	}
+	err = f()
+	if back := netns.Set(here); back != nil {
+		return errors.Join(err, back) // the thread stays locked and ends with its goroutine
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// Sysctl sets a network parameter of the host's namespace, named below /proc/sys/net, unless it has
+// the value. A parameter that this kernel does not have is no error: it has nothing to switch off.
+func (h *Host) Sysctl(name, value string) error {
+	return h.Do(func() error { return Sysctl(name, value) })
+}
+
+// Sysctl is Host.Sysctl for the calling thread's namespace.
+func Sysctl(name, value string) error {
+	path := filepath.Join("/proc/sys/net", name)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && strings.Join(strings.Fields(string(b)), " ") == value {
+		return nil
+	}
+	if err := os.WriteFile(path, []byte(value), 0); err != nil {
+		return fmt.Errorf("set net.%s to %s: %w", strings.ReplaceAll(name, "/", "."), value, err)
+	}
+	return nil
+}
+
+// Find looks for a link; nil means that there is none.
+func (h *Host) Find(name string) (netlink.Link, error) {
+	l, err := h.LinkByName(name)
+	var missing netlink.LinkNotFoundError
+	if errors.As(err, &missing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for link %s: %w", name, err)
+	}
+	return l, nil
+}
+
+// Remove deletes a link if there is one.
+func (h *Host) Remove(name string) error {
+	l, err := h.Find(name)
+	if err != nil || l == nil {
+		return err
+	}
+	if err := h.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove link %s: %w", name, err)
+	}
+	return nil
+}
+
+// MAC makes a locally administered address from bytes that name its holder.
+func MAC(b []byte) net.HardwareAddr {
+	m := make(net.HardwareAddr, 6)
+	copy(m, b)
+	m[0] = m[0]&^1 | 2
+	return m
+}

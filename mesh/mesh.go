@@ -1,0 +1,257 @@
+package mesh
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"bramble.dev/mesh/bridge"
+	"bramble.dev/mesh/dns"
+	"bramble.dev/mesh/internal/kernel"
+	"bramble.dev/mesh/ipam"
+	"bramble.dev/mesh/nft"
+	"bramble.dev/mesh/services"
+	"bramble.dev/mesh/vxlan"
+)
+
+// Mesh is a node's network.
+type Mesh struct {
+	Options
+	host     *kernel.Host
+	nft      *nft.Conn
+	pool     *ipam.Pool
+	bridge   *bridge.Bridge
+	tunnel   *vxlan.Tunnel
+	services *services.Proxy
+	dns      *dns.Server
+
+	mu     sync.Mutex
+	config Config                  // of the last Set
+	ready  bool                    // there was one
+	pods   map[string]services.Pod // attached, by UID
+}
+
+var instance = regexp.MustCompile(`^[0-9a-f]{6}$`)
+
+// Open takes hold of the node's network. It changes nothing: what an earlier agent left serves on.
+func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
+	if !instance.MatchString(o.Instance) {
+		return nil, fmt.Errorf("open the mesh: instance %q is not six hexadecimal digits", o.Instance)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	m := &Mesh{Options: o, pods: map[string]services.Pod{}}
+	if m.host, err = kernel.Open(); err != nil {
+		return nil, fmt.Errorf("open the mesh: %w", err)
+	}
+	if m.nft, err = nft.Dial(); err != nil {
+		m.host.Close()
+		return nil, fmt.Errorf("open the mesh: %w", err)
+	}
+	if m.pool, err = ipam.Open(filepath.Join(o.Dir, "ipam")); err != nil {
+		m.host.Close()
+		return nil, errors.Join(fmt.Errorf("open the mesh: %w", err), m.nft.Close())
+	}
+	m.bridge = bridge.Open(m.host, bridge.Options{Name: "br-" + o.Instance, Veth: "ve" + o.Instance, MAC: address(o.Instance, "bridge"), Dir: filepath.Join(o.Dir, "netns")})
+	m.tunnel = vxlan.Open(m.host, vxlan.Options{Name: "vx-" + o.Instance, MAC: m.MAC()})
+	m.services = services.Open(m.nft, services.Options{Table: "bramble-" + o.Instance, Logger: o.Logger, Conntrack: conntrack{m.host}})
+	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
+	m.adopt()
+	return m, nil
+}
+
+// address is a link's Ethernet address, the same after every start.
+func address(instance, use string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte("bramble " + use + " " + instance))
+	return kernel.MAC(sum[:6])
+}
+
+// adopt takes over the pods that an earlier agent attached.
+func (m *Mesh) adopt() {
+	for _, l := range m.pool.List() {
+		if m.bridge.Attached(l.ID) {
+			m.pods[l.ID] = pod(l)
+		}
+	}
+}
+
+// note is what a lease carries besides the address.
+type note struct {
+	Namespace string     `json:"namespace"`
+	Name      string     `json:"name"`
+	HostPorts []HostPort `json:"hostPorts,omitempty"`
+}
+
+func pod(l ipam.Lease) services.Pod {
+	var n note
+	_ = json.Unmarshal(l.Note, &n) // one that cannot be read has no host ports
+	return services.Pod{IP: l.IP, Ports: n.HostPorts}
+}
+
+// Close stops the name server and lets go of the kernel. Everything else serves on.
+func (m *Mesh) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	err := errors.Join(m.dns.Close(), m.nft.Close())
+	m.host.Close()
+	return err
+}
+
+// MAC is the address of this node's VXLAN device, which the peers must be told.
+func (m *Mesh) MAC() net.HardwareAddr { return address(m.Instance, "vxlan") }
+
+// Gateway is the node's address in its pod subnet; not valid before the first Set.
+func (m *Mesh) Gateway() netip.Addr {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.ready {
+		return netip.Addr{}
+	}
+	return ipam.Gateway(m.config.PodCIDR)
+}
+
+// Set makes the node's network what the configuration says.
+func (m *Mesh) Set(ctx context.Context, c Config) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c = c.withDefaults()
+	if err := c.check(); err != nil {
+		return fmt.Errorf("set up the mesh: %w", err)
+	}
+	m.config, m.ready = c, true
+	gw := ipam.Gateway(c.PodCIDR)
+	mtu, err := m.mtu(c.NodeIP)
+	errs := []error{err}
+	part := func(name string, f func() error) {
+		if err := f(); err != nil {
+			errs = append(errs, fmt.Errorf("set up %s: %w", name, err))
+		}
+	}
+	part("the pods' bridge", func() error {
+		return m.bridge.Set(ctx, bridge.Config{Gateway: netip.PrefixFrom(gw, c.PodCIDR.Bits()), MTU: mtu})
+	})
+	// Names first: pods of before a restart are asking already.
+	part("the name server", func() error {
+		return m.dns.Set(ctx, dns.Config{Domain: c.Domain, Listen: netip.AddrPortFrom(gw, 53), Self: c.DNS,
+			Addresses: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}, Services: c.Services, Endpoints: c.EndpointSlices, Upstream: c.Upstream})
+	})
+	part("Services", func() error { return m.setServices(ctx) })
+	part("the tunnel to other nodes", func() error {
+		return m.tunnel.Set(ctx, vxlan.Config{Node: c.Node, NodeIP: c.NodeIP, PodCIDR: c.PodCIDR, Gateway: gw, VNI: c.VNI, Port: c.Port, MTU: mtu, Peers: c.Peers})
+	})
+	return errors.Join(errs...)
+}
+
+// setServices hands the last configuration and the attached pods to the Services' rules.
+func (m *Mesh) setServices(ctx context.Context) error {
+	c := m.config
+	pods := make([]services.Pod, 0, len(m.pods))
+	for _, p := range m.pods {
+		pods = append(pods, p)
+	}
+	slices.SortFunc(pods, func(a, b services.Pod) int { return a.IP.Compare(b.IP) })
+	return m.services.Set(ctx, services.Config{
+		Node: c.Node, Zone: c.Zone, Bridge: m.bridge.Name, Tunnel: m.tunnel.Name, Gateway: ipam.Gateway(c.PodCIDR),
+		PodCIDR: c.PodCIDR, Cluster: c.ClusterCIDR, ServiceIPs: c.ServiceCIDR, DNS: c.DNS, Resolver: m.dns.Addr(), API: c.API,
+		Services: c.Services, Endpoints: c.EndpointSlices, Pods: pods,
+	})
+}
+
+// Attach gives a pod its namespace, link and address; the same ones each time, also after a restart.
+func (m *Mesh) Attach(ctx context.Context, p PodNetwork) (Attachment, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.ready {
+		return Attachment{}, fmt.Errorf("attach pod %s/%s: the node has no pod subnet yet", p.Namespace, p.Name)
+	}
+	n, err := json.Marshal(note{Namespace: p.Namespace, Name: p.Name, HostPorts: p.HostPorts})
+	if err != nil {
+		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	lease, err := m.pool.Allocate(string(p.UID), m.config.PodCIDR, n)
+	if err != nil {
+		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	path, err := m.bridge.Attach(ctx, bridge.Pod{ID: lease.ID, IP: lease.IP})
+	if err != nil {
+		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	if _, ok := m.pods[lease.ID]; !ok {
+		m.pods[lease.ID] = pod(lease)
+		if err := m.setServices(ctx); err != nil {
+			delete(m.pods, lease.ID)
+			return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
+		}
+	}
+	return Attachment{NetNS: path, IP: lease.IP}, nil
+}
+
+// Detach takes a pod's link, namespace and address away. A pod that has none is no error.
+func (m *Mesh) Detach(ctx context.Context, uid types.UID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.detach(ctx, string(uid))
+}
+
+func (m *Mesh) detach(ctx context.Context, id string) error {
+	lease, ok := m.pool.Get(id)
+	if !ok {
+		lease.ID = id
+	}
+	var errs []error
+	if _, attached := m.pods[id]; attached {
+		delete(m.pods, id)
+		if m.ready {
+			errs = append(errs, m.setServices(ctx))
+		}
+	}
+	err := m.bridge.Detach(ctx, bridge.Pod{ID: lease.ID, IP: lease.IP})
+	if err == nil {
+		err = m.pool.Release(id)
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// Sweep detaches all pods but those given, and removes links and namespaces that belong to none.
+func (m *Mesh) Sweep(ctx context.Context, keep []types.UID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	var kept []bridge.Pod
+	for _, l := range m.pool.List() {
+		if slices.Contains(keep, types.UID(l.ID)) {
+			kept = append(kept, bridge.Pod{ID: l.ID, IP: l.IP})
+			continue
+		}
+		errs = append(errs, m.detach(ctx, l.ID))
+	}
+	if m.ready {
+		errs = append(errs, m.bridge.Sweep(ctx, kept))
+	}
+	return errors.Join(errs...)
+}
+
+// Teardown removes all that this instance has on the machine, and nothing else.
+func (m *Mesh) Teardown(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ready = false
+	errs := []error{m.dns.Close(), m.services.Teardown(ctx), m.tunnel.Teardown(ctx), m.bridge.Teardown(ctx)}
+	for _, l := range m.pool.List() {
+		errs = append(errs, m.pool.Release(l.ID))
+	}
+	clear(m.pods)
+	return errors.Join(errs...)
+}
