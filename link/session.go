@@ -3,7 +3,6 @@ package link
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"errors"
 	"sync"
 	"time"
 )
@@ -588,4 +587,5 @@ func (s *Session) report(r *source) {
 	}
 }
 
-var errNotStarted = errors.New("link: the session has not started")
+// Is reports whether the session has this number.
+func (s *Session) Is(number uint32) bool { return s.cfg.Keys.Session == number }

@@ -56,3 +56,17 @@ func (t Topics) Parse(topic string) (place, leaf string, ok bool) {
 
 // NodeOf returns the node of a place.
 func NodeOf(place string) (string, bool) { return strings.CutPrefix(place, "n/") }
+
+// ClientID is the MQTT client id of who is at a place. It is unique in the broker, so that a
+// second connection of a node ends the first.
+func ClientID(cluster, place string) string {
+	return "bramble-" + cluster + "-" + strings.ReplaceAll(place, "/", "-")
+}
+
+// JoinIDLength is the length of the random hexadecimal id of a joining agent.
+const JoinIDLength = 32
+
+// IsJoinID reports whether id can be that of a joining agent.
+func IsJoinID(id string) bool {
+	return len(id) == JoinIDLength && strings.Trim(id, "0123456789abcdef") == ""
+}
