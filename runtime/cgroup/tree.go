@@ -216,3 +216,13 @@ func write(file, value string) error {
 	_, err = f.WriteString(value)
 	return errors.Join(err, f.Close())
 }
+
+// HasSwapLimit says whether swap can be limited: the kernel may be built, or started, without.
+func (t *Tree) HasSwapLimit() bool {
+	if t.unified == "" {
+		_, err := os.Stat(filepath.Join(t.mounts["memory"], "memory.memsw.limit_in_bytes"))
+		return t.mounts["memory"] != "" && err == nil
+	}
+	_, err := os.Stat(filepath.Join(t.unified, t.parent, "memory.swap.max"))
+	return err == nil
+}

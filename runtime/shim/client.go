@@ -64,7 +64,9 @@ type TaskState struct {
 	ID       string
 	Pid      int
 	Started  time.Time
+	Starting bool // its starter has not ended yet
 	Exited   bool
+	Failed   bool // it exited before it began: the starter failed
 	Code     int
 	OOM      bool
 	Finished time.Time
@@ -73,6 +75,7 @@ type TaskState struct {
 func state(f fields) TaskState {
 	t := TaskState{Pid: int(f.int("pid")), Started: stamp(f.int("started"))}
 	t.ID, _ = f.get("id")
+	t.Starting, t.Failed = f.int("starting") != 0, f.int("failed") != 0
 	if _, ended := f.get("finished"); ended {
 		t.Exited, t.Code, t.OOM, t.Finished = true, int(f.int("code")), f.int("oom") != 0, stamp(f.int("finished"))
 	}

@@ -83,6 +83,10 @@ static void ok(struct conn *c)
 static void describe(struct text *t, struct task *k)
 {
 	put_field(t, "id", k->id);
+	if (k->state == STARTING)
+		put_field_number(t, "starting", 1);
+	if (k->failed)
+		put_field_number(t, "failed", 1);
 	put_field_number(t, "pid", k->pid);
 	put_field_number(t, "started", k->started);
 	if (k->state == ENDED) {
@@ -96,6 +100,9 @@ void conn_started(struct task *t)
 {
 	struct text x = { .n = 0 };
 	describe(&x, t);
+	for (struct conn *c = conns; c; c = c->next)
+		if (c->mode == WATCHING && t->kind == CONTAINER)
+			text_message(c, STARTED, &x);
 	if (t->waiter) {
 		text_message(t->waiter, STARTED, &x);
 		if (t->kind == CONTAINER) {
@@ -114,6 +121,7 @@ void conn_start_failed(struct task *t, const char *what, int code)
 	if (t->waiter) {
 		text_message(t->waiter, FAILED, &x);
 		t->waiter->mode = IDLE;
+		t->waiter = NULL;
 	}
 }
 
@@ -165,7 +173,7 @@ static void watch(struct conn *c)
 {
 	for (struct task *t = tasks; t; t = t->next) {
 		struct text x = { .n = 0 };
-		if (t->kind != CONTAINER || t->state == STARTING)
+		if (t->kind != CONTAINER)
 			continue;
 		describe(&x, t);
 		text_message(c, TASK, &x);
@@ -334,6 +342,11 @@ void conn_stdin_ready(struct task *t)
 	for (struct conn *c = conns; c; c = c->next)
 		if (c->task == t && c->stdin_full && feed(c))
 			next_message(c);
+}
+
+int conns_any(void)
+{
+	return conns != NULL;
 }
 
 int conns_pollfds(struct pollfd *p, int max)

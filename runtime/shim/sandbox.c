@@ -53,12 +53,13 @@ static const char *enter(int argc, char **argv, const char *root)
 			if (sethostname(v, strlen(v)))
 				return "host name";
 			break;
-		case 's': { /* sysctl: path=value */
+		case 's': /* sysctl: path=value */
+		case 'S': { /* the same, if the kernel has it */
 			char *eq = strchr(v, '=');
 			if (!eq)
 				return v;
 			*eq = 0;
-			if (write_file(v, eq + 1))
+			if (write_file(v, eq + 1) && argv[i][1] == 's')
 				return v;
 			*eq = '=';
 			break;

@@ -9,7 +9,7 @@
  * Built by runtime/shim/build.
  *
  *	bramble-shim -d<run folder> -e<empty folder> -p<pause> -u<namespaces: i, u, p> [-g<cgroup.procs>...]
- *		[-n<network namespace>] [-h<host name>] [-s<sysctl file>=<value>...]
+ *		[-n<network namespace>] [-h<host name>] [-s<sysctl file>=<value>...] [-S<the same, if there is one>...]
  *
  * The program ends when the pod stands; a child of it goes on as the shim. It listens on <run folder>/s.
  */
@@ -114,6 +114,8 @@ static void loop(void)
 				return;
 		}
 		conns_sweep();
+		if (!pause_pid && !tasks_active() && !conns_any())
+			return; /* the pod is no more, and what is known of it is on the disk */
 	}
 }
 

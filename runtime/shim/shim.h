@@ -54,7 +54,7 @@ struct task {
 	enum kind kind;
 	enum state state;
 	pid_t starter, pid;
-	int code, oom;
+	int code, oom, failed;
 	int64_t started, finished;
 	char *pidfile, *exitfile, *oomfile, *consolefile;
 	int tty, once;
@@ -76,6 +76,7 @@ void task_resize(struct task *t, int rows, int cols);
 void task_close_stdin(struct task *t);
 void tasks_reap(void);
 void tasks_kill(void);
+int tasks_active(void);
 int children_left(void);
 
 /* ---- conn.c: clients ---- */
@@ -100,6 +101,7 @@ extern struct conn *conns;
 int conns_listen(const char *path);
 int conns_pollfds(struct pollfd *p, int max);
 void conns_events(struct pollfd *p, int n);
+int conns_any(void);
 void conns_sweep(void); /* frees what died */
 void conn_stdin_ready(struct task *t);
 int conn_blocked(struct task *t); /* an attached client has not taken the last output yet */

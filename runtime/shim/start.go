@@ -18,6 +18,7 @@ type Config struct {
 	IPC, UTS, PID  bool     // namespaces of the pod's own
 	CgroupProcs    []string // cgroup.procs files that the pause process enters
 	Sysctls        []string // "file=value"
+	Wishes         []string // the same, where the kernel has it
 }
 
 func (c Config) args() []string {
@@ -39,6 +40,9 @@ func (c Config) args() []string {
 	}
 	for _, s := range c.Sysctls { // after the network namespace: most are its
 		args = append(args, "-s"+s)
+	}
+	for _, s := range c.Wishes {
+		args = append(args, "-S"+s)
 	}
 	return args
 }

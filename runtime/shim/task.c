@@ -195,6 +195,8 @@ static void write_exit(struct task *t)
 	put_number(&text, t->code);
 	put(&text, "\noom=");
 	put_number(&text, t->oom);
+	put(&text, "\nfailed=");
+	put_number(&text, t->failed);
 	put(&text, "\nstarted=");
 	put_number(&text, t->started);
 	put(&text, "\nfinished=");
@@ -292,6 +294,14 @@ static void starter_ended(struct task *t, int code, int64_t at)
 		take_terminal(t); /* it is in the socket's queue if it was sent at all */
 	if (!t->pid) {
 		conn_start_failed(t, "starter", code);
+		if (t->kind == CONTAINER) { /* for an agent that was away; who asked has been told */
+			t->state = ENDED;
+			t->failed = 1;
+			t->code = 128;
+			t->finished = at;
+			conn_task_ended(t);
+			write_exit(t);
+		}
 		task_free(t);
 		return;
 	}
@@ -345,6 +355,14 @@ void tasks_reap(void)
 	pid_t pid;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		reaped(pid, WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status));
+}
+
+int tasks_active(void)
+{
+	for (struct task *t = tasks; t; t = t->next)
+		if (t->state != ENDED)
+			return 1;
+	return 0;
 }
 
 int children_left(void)

@@ -44,7 +44,7 @@ func (c Client) Watch(ctx context.Context) (*Watch, error) {
 	}
 }
 
-// Next waits for the next event: a container that has ended, or (nil, nil) for the pause process. An error means that
+// Next waits for the next event: a container that has started or ended, or (nil, nil) for the pause process' end. An error means that
 // the shim is gone, or that Close was called.
 func (w *Watch) Next() (*TaskState, error) {
 	for {
@@ -53,7 +53,7 @@ func (w *Watch) Next() (*TaskState, error) {
 			return nil, err
 		}
 		switch k {
-		case msgExited:
+		case msgExited, msgStarted:
 			t := state(f)
 			return &t, nil
 		case msgPauseExited:

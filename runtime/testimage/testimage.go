@@ -156,8 +156,13 @@ func WriteTar(file, folder string) error {
 func Programs() (runc, shim, pause string, err error) {
 	folder := os.Getenv("BRAMBLE_BIN")
 	if folder == "" {
-		_, here, _, _ := runtime.Caller(0)
-		folder = filepath.Join(filepath.Dir(here), "..", "..", "bin")
+		root, err := os.Getwd() // a test's is its package's folder
+		for ; err == nil && root != "/"; root = filepath.Dir(root) {
+			if _, err := os.Stat(filepath.Join(root, "go.mod")); err == nil {
+				break
+			}
+		}
+		folder = filepath.Join(root, "bin")
 	}
 	runc, shim, pause = filepath.Join(folder, "runc"), filepath.Join(folder, "bramble-shim"), filepath.Join(folder, "bramble-pause")
 	for _, p := range []string{runc, shim, pause} {

@@ -1,0 +1,147 @@
+package container
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	podresource "k8s.io/component-helpers/resource"
+
+	"bramble.dev/runtime/cgroup"
+)
+
+const (
+	minShares, maxShares = 2, 262144
+	period               = 100_000 // microseconds
+	minQuota             = 1_000
+)
+
+func shares(cpu *resource.Quantity) uint64 {
+	if cpu == nil || cpu.IsZero() {
+		return minShares
+	}
+	return uint64(min(max(cpu.MilliValue()*1024/1000, minShares), maxShares))
+}
+
+func quota(cpu *resource.Quantity) int64 {
+	if cpu == nil || cpu.IsZero() {
+		return 0
+	}
+	return max(cpu.MilliValue()*period/1000, minQuota)
+}
+
+// resources are the limits of the container's own cgroup.
+func resources(in Input) (*specs.LinuxResources, error) {
+	c := in.Container
+	request := c.Resources.Requests.Cpu()
+	if _, ok := c.Resources.Requests[corev1.ResourceCPU]; !ok {
+		request = c.Resources.Limits.Cpu()
+	}
+	weight := shares(request)
+	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &weight}}
+	if q := quota(c.Resources.Limits.Cpu()); q > 0 {
+		p := uint64(period)
+		r.CPU.Quota, r.CPU.Period = &q, &p
+	}
+	if limit := c.Resources.Limits.Memory().Value(); limit > 0 && in.Host.Memory {
+		r.Memory = &specs.LinuxMemory{Limit: &limit}
+		if in.Host.Swap { // memory and swap together: none of it is swap
+			r.Memory.Swap = &limit
+		}
+	}
+	if in.Host.Unified && in.Host.Memory {
+		// A container of which one process was killed for memory is not left running in half.
+		r.Unified = map[string]string{"memory.oom.group": "1"}
+	}
+	return r, nil
+}
+
+// PodResources are the limits of the pod's cgroup.
+func PodResources(pod *corev1.Pod) cgroup.Resources {
+	requests := podresource.PodRequests(pod, podresource.PodResourcesOptions{})
+	limits := podresource.PodLimits(pod, podresource.PodResourcesOptions{})
+	r := cgroup.Resources{CPUShares: shares(requests.Cpu()), CPUPeriod: period}
+	if everyContainer(pod, corev1.ResourceCPU) {
+		r.CPUQuota = quota(limits.Cpu())
+	}
+	if everyContainer(pod, corev1.ResourceMemory) {
+		r.Memory = limits.Memory().Value()
+	}
+	return r
+}
+
+// everyContainer says whether the pod as a whole is limited: by its own word, or because each container is.
+func everyContainer(pod *corev1.Pod, name corev1.ResourceName) bool {
+	if pod.Spec.Resources != nil {
+		if q, ok := pod.Spec.Resources.Limits[name]; ok && !q.IsZero() {
+			return true
+		}
+	}
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for _, c := range list {
+			if q := c.Resources.Limits[name]; q.IsZero() {
+				return false
+			}
+		}
+	}
+	return len(pod.Spec.Containers) > 0
+}
+
+const (
+	criticalPriority = 2_000_000_000
+	guaranteedScore  = -997
+	bestEffortScore  = 1000
+)
+
+// OOMScore is whom the kernel should kill first when the node runs out of memory, by the kubelet's rules.
+func OOMScore(pod *corev1.Pod, c *corev1.Container, h Host) int {
+	score := 0
+	switch critical := pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPriority; {
+	case critical, QOS(pod) == corev1.PodQOSGuaranteed:
+		score = guaranteedScore
+	case QOS(pod) == corev1.PodQOSBestEffort:
+		score = bestEffortScore
+	default:
+		request := c.Resources.Requests.Memory().Value()
+		if _, ok := c.Resources.Requests[corev1.ResourceMemory]; !ok {
+			request = c.Resources.Limits.Memory().Value()
+		}
+		score = bestEffortScore
+		if h.MemoryBytes > 0 {
+			score -= int(1000 * request / h.MemoryBytes)
+		}
+		score = min(max(score, bestEffortScore+guaranteedScore), bestEffortScore-1)
+	}
+	return max(score, h.MinOOMScore) // without CAP_SYS_RESOURCE nobody may go below that
+}
+
+// QOS is the pod's class, computed when its status does not say.
+func QOS(pod *corev1.Pod) corev1.PodQOSClass {
+	if pod.Status.QOSClass != "" {
+		return pod.Status.QOSClass
+	}
+	any, all := false, true
+	look := func(requests, limits corev1.ResourceList) {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			r, l := requests[name], limits[name]
+			any = any || !r.IsZero() || !l.IsZero()
+			all = all && !l.IsZero() && (r.IsZero() || r.Cmp(l) == 0)
+		}
+	}
+	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
+		look(r.Requests, r.Limits)
+	} else {
+		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+			for _, c := range list {
+				look(c.Resources.Requests, c.Resources.Limits)
+			}
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case all:
+		return corev1.PodQOSGuaranteed
+	}
+	return corev1.PodQOSBurstable
+}
