@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -203,8 +204,17 @@ func (s stop) Unwrap() error { return s.error }
 // Stop marks an error for Eventually as final.
 func Stop(err error) error { return stop{err} }
 
+// slower says how many times slower than usual this machine is (an emulated one, say): BRAMBLE_PATIENCE.
+var slower = func() time.Duration {
+	if n, err := strconv.Atoi(os.Getenv("BRAMBLE_PATIENCE")); err == nil && n > 0 {
+		return time.Duration(n)
+	}
+	return 1
+}()
+
 // Eventually tries until do succeeds; the error is the last that it gave.
 func Eventually(ctx context.Context, patience time.Duration, do func() error) error {
+	patience *= slower
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
