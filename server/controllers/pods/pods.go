@@ -126,3 +126,16 @@ func TemplateHash(template *corev1.PodTemplateSpec, collisions *int32) string {
 	}
 	return rand.SafeEncodeString(fmt.Sprint(h.Sum32()))
 }
+
+// SetCondition replaces the condition of its type; the time of transition stays
+// while the status does.
+func SetCondition(p *corev1.Pod, c corev1.PodCondition) {
+	if now := Condition(p, c.Type); now != nil {
+		if now.Status == c.Status {
+			c.LastTransitionTime = now.LastTransitionTime
+		}
+		*now = c
+		return
+	}
+	p.Status.Conditions = append(p.Status.Conditions, c)
+}

@@ -1,0 +1,166 @@
+package nodelifecycle
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/loop"
+	"bramble.dev/server/controllers/pods"
+)
+
+// Presence knows which nodes have a link to the server.
+type Presence interface {
+	// Online says whether the node is connected and since when that is so; for a
+	// node that was never seen, since the server started.
+	Online(node string) (online bool, since time.Time)
+	// Changes gives the names of nodes whose presence changed.
+	Changes() <-chan string
+}
+
+// Inputs is what the controller reads and writes with.
+type Inputs struct {
+	Client   kubernetes.Interface
+	Events   record.EventRecorder
+	Nodes    *cache.Cache[corev1.Node]
+	Pods     *cache.Cache[corev1.Pod]
+	Presence Presence
+	Log      *slog.Logger
+}
+
+// Controller is a loop that also listens to presence.
+type Controller struct {
+	Inputs
+	loop   *loop.Loop
+	writes loop.Writes
+}
+
+// New makes the controller.
+func New(in Inputs) *Controller {
+	c := &Controller{Inputs: in}
+	c.loop = loop.New("node-lifecycle-controller", in.Log, c.reconcile)
+	loop.Watch(c.loop, in.Nodes, loop.Self)
+	return c
+}
+
+// Run works until ctx is done.
+func (c *Controller) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { c.loop.Run(ctx) })
+	changes := c.Presence.Changes()
+	for {
+		select {
+		case <-ctx.Done():
+			wg.Wait()
+			return
+		case name, ok := <-changes:
+			if !ok {
+				changes = nil
+				continue
+			}
+			c.loop.Enqueue(loop.Key{Name: name})
+		}
+	}
+}
+
+func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
+	if err := c.writes.Settle(ctx, key); err != nil {
+		return err
+	}
+	node, ok := c.Nodes.Get("", key.Name)
+	if !ok {
+		return nil
+	}
+	now := time.Now()
+	online, since := c.Presence.Online(node.Name)
+	missing, in := observed{node: node, online: online, since: since, now: now}.missing()
+	if missing {
+		if conditions := unknown(node, now); conditions != nil {
+			return c.mark(ctx, key, node, conditions)
+		}
+	} else if in > 0 {
+		c.loop.After(key, in)
+	}
+	if wanted, changed := taints(node, now); changed {
+		return c.taint(ctx, key, node, wanted)
+	}
+	if ready := condition(node, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown {
+		return c.markPods(ctx, node, now)
+	}
+	return nil
+}
+
+// mark writes that the node's state is unknown.
+func (c *Controller) mark(ctx context.Context, key loop.Key, node *corev1.Node, conditions []corev1.NodeCondition) error {
+	wasReady := condition(node, corev1.NodeReady)
+	node = node.DeepCopy()
+	node.Status.Conditions = conditions
+	written, err := c.Client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("mark the node unknown: %w", err)
+	}
+	c.writes.Add(key, c.Nodes.Seen(written.ResourceVersion))
+	if wasReady != nil && wasReady.Status == corev1.ConditionTrue {
+		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}
+		c.Events.Eventf(ref, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+	}
+	c.loop.Enqueue(key)
+	return nil
+}
+
+func (c *Controller) taint(ctx context.Context, key loop.Key, node *corev1.Node, wanted []corev1.Taint) error {
+	node = node.DeepCopy()
+	node.Spec.Taints = wanted
+	written, err := c.Client.CoreV1().Nodes().Update(ctx, node, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("taint the node: %w", err)
+	}
+	c.writes.Add(key, c.Nodes.Seen(written.ResourceVersion))
+	return nil
+}
+
+// markPods says of the node's pods that they are not ready, so that no Service
+// sends anything there.
+func (c *Controller) markPods(ctx context.Context, node *corev1.Node, now time.Time) error {
+	for _, pod := range c.Pods.ByIndex(ByNode, NodeOf, node.Name) {
+		if pods.IsFinished(pod) || !pods.IsReady(pod) {
+			continue
+		}
+		pod = pod.DeepCopy()
+		ready := pods.Condition(pod, corev1.PodReady)
+		ready.Status = corev1.ConditionFalse
+		ready.LastTransitionTime = metav1.NewTime(now)
+		if _, err := c.Client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("mark pod %s/%s not ready: %w", pod.Namespace, pod.Name, err)
+		}
+		c.Events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
+	}
+	return nil
+}
+
+// ByNode is the index of pods by the node that they are bound to.
+const ByNode = "node"
+
+// NodeOf gives a pod's keys in the index ByNode.
+func NodeOf(pod *corev1.Pod) []string {
+	if pod.Spec.NodeName == "" {
+		return nil
+	}
+	return []string{pod.Spec.NodeName}
+}

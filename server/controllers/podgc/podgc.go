@@ -1,0 +1,153 @@
+// Package podgc removes pods that nobody else will: those bound to a node that
+// no longer exists, those asked to go before they had a node, and the oldest of
+// very many finished ones.
+//
+// Invariant: a pod whose node exists and is merely away is left alone.
+//
+//	l := podgc.New(podgc.Inputs{...})
+//	l.Run(ctx)
+package podgc
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/loop"
+	"bramble.dev/server/controllers/nodelifecycle"
+	"bramble.dev/server/controllers/pods"
+)
+
+const (
+	// quarantine is how long a node must be gone before its pods are.
+	quarantine = 40 * time.Second
+	// threshold is how many finished pods are kept. Boards are small: upstream
+	// keeps 12,500.
+	threshold = 1000
+)
+
+// Inputs is what the controller reads and writes with.
+type Inputs struct {
+	Client kubernetes.Interface
+	Nodes  *cache.Cache[corev1.Node]
+	Pods   *cache.Cache[corev1.Pod]
+	Log    *slog.Logger
+}
+
+type controller struct {
+	Inputs
+	loop *loop.Loop
+}
+
+// finished is the key that stands for all finished pods.
+var finished = loop.Key{Name: "*finished"}
+
+// New makes the controller; its keys are pods.
+func New(in Inputs) *loop.Loop {
+	c := &controller{Inputs: in}
+	c.loop = loop.New("pod-garbage-collector", in.Log, c.reconcile).OneWorker()
+	loop.Watch(c.loop, in.Pods, func(change cache.Change[corev1.Pod]) []loop.Key {
+		pod := change.New
+		if pod == nil {
+			return nil
+		}
+		keys := []loop.Key{}
+		if pod.DeletionTimestamp != nil && pod.Spec.NodeName == "" {
+			keys = append(keys, change.Key())
+		}
+		if _, ok := in.Nodes.Get("", pod.Spec.NodeName); !ok && pod.Spec.NodeName != "" && change.Old == nil {
+			keys = append(keys, change.Key()) // it may have been there before this server
+		}
+		if pods.IsFinished(pod) && in.Pods.Len() > threshold {
+			keys = append(keys, finished)
+		}
+		return keys
+	})
+	loop.Watch(c.loop, in.Nodes, func(change cache.Change[corev1.Node]) []loop.Key {
+		if change.New != nil {
+			return nil
+		}
+		for _, pod := range in.Pods.ByIndex(nodelifecycle.ByNode, nodelifecycle.NodeOf, change.Old.Name) {
+			c.loop.After(loop.Key{Namespace: pod.Namespace, Name: pod.Name}, quarantine)
+		}
+		return nil
+	})
+	return c.loop
+}
+
+func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
+	if key == finished {
+		for _, pod := range surplus(c.Pods.List("", nil), threshold) {
+			if err := c.remove(ctx, pod, nil); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	pod, ok := c.Pods.Get(key.Namespace, key.Name)
+	switch {
+	case !ok:
+		return nil
+	case pod.Spec.NodeName == "" && pod.DeletionTimestamp != nil:
+		return c.remove(ctx, pod, nil)
+	case pod.Spec.NodeName == "":
+		return nil
+	}
+	if _, ok := c.Nodes.Get("", pod.Spec.NodeName); ok {
+		return nil
+	}
+	if left := quarantine - time.Since(pod.CreationTimestamp.Time); left > 0 {
+		c.loop.After(key, left)
+		return nil
+	}
+	// Before a pod is taken for lost the API is asked, not the cache.
+	_, err := c.Client.CoreV1().Nodes().Get(ctx, pod.Spec.NodeName, metav1.GetOptions{})
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	return c.remove(ctx, pod, &corev1.PodCondition{
+		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
+		Reason: "DeletionByPodGC", Message: "PodGC: node no longer exists",
+	})
+}
+
+// surplus gives the oldest finished pods beyond a number.
+func surplus(all []*corev1.Pod, keep int) []*corev1.Pod {
+	done := pods.Filter(all, pods.IsFinished)
+	slices.SortFunc(done, func(a, b *corev1.Pod) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	return done[:max(len(done)-keep, 0)]
+}
+
+// remove marks a pod failed, with the reason if there is one, and deletes it at once.
+func (c *controller) remove(ctx context.Context, pod *corev1.Pod, why *corev1.PodCondition) error {
+	if !pods.IsFinished(pod) {
+		marked := pod.DeepCopy()
+		marked.Status.Phase = corev1.PodFailed
+		if why != nil {
+			pods.SetCondition(marked, *why)
+		}
+		if _, err := c.Client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, marked, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("mark failed: %w", err)
+		}
+	}
+	at := int64(0)
+	err := c.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+		GracePeriodSeconds: &at, Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
+	})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+package tainteviction
+
+import (
+	"time"
+
+	"k8s.io/klog/v2"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// decision is what becomes of a pod under its node's taints.
+type decision struct {
+	stays bool
+	after time.Duration // how long it may stay otherwise
+}
+
+func noExecute(node *corev1.Node) []corev1.Taint {
+	var out []corev1.Taint
+	for _, t := range node.Spec.Taints {
+		if t.Effect == corev1.TaintEffectNoExecute {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// away are the taints of a node that may just have lost its link.
+func away(t corev1.Taint) bool {
+	return t.Key == corev1.TaintNodeUnreachable || t.Key == corev1.TaintNodeNotReady
+}
+
+// decide weighs taints against tolerations; the shortest time counts.
+func decide(taints []corev1.Taint, tolerations []corev1.Toleration) decision {
+	d := decision{stays: true}
+	for i := range taints {
+		tolerated, after := tolerate(&taints[i], tolerations)
+		switch {
+		case !tolerated && away(taints[i]):
+		case !tolerated:
+			return decision{}
+		case after != nil && (d.stays || *after < d.after):
+			d = decision{after: *after}
+		}
+	}
+	return d
+}
+
+// tolerate says whether a taint is tolerated, and for how long if not for ever.
+func tolerate(taint *corev1.Taint, tolerations []corev1.Toleration) (tolerated bool, after *time.Duration) {
+	for i := range tolerations {
+		t := &tolerations[i]
+		if !t.ToleratesTaint(klog.Background(), taint, true) {
+			continue
+		}
+		tolerated = true
+		if t.TolerationSeconds == nil {
+			continue
+		}
+		if d := time.Duration(max(*t.TolerationSeconds, 0)) * time.Second; after == nil || d < *after {
+			after = &d
+		}
+	}
+	return tolerated, after
+}
