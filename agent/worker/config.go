@@ -1,0 +1,85 @@
+package worker
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"bramble.dev/agent/events"
+	"bramble.dev/agent/probe"
+	"bramble.dev/agent/seam"
+	"bramble.dev/agent/state"
+	"bramble.dev/agent/status"
+)
+
+// Store keeps the records of pods.
+type Store interface {
+	Load(bucket string) (map[string][]byte, error)
+	Queue(bucket, key string, value []byte)
+	Write(ctx context.Context, bucket string, changes []state.Change) error
+}
+
+// Prober probes containers.
+type Prober interface {
+	Set(pod *corev1.Pod, targets []probe.Target)
+	Results(uid types.UID) map[string]status.Probes
+	Remove(uid types.UID)
+}
+
+// Hooks run what a container wants to be run at its start and its end.
+type Hooks interface {
+	Run(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id, podIP string, h *corev1.LifecycleHandler) error
+}
+
+// Facts are what pods see of the node.
+type Facts struct {
+	HostIPs       []string
+	ClusterDNS    []string
+	ClusterDomain string
+	Allocatable   corev1.ResourceList
+}
+
+// Report takes a pod's new status; finished when nothing of the pod is left but its record.
+type Report func(pod *corev1.Pod, s corev1.PodStatus, finished bool)
+
+// Config is what the workers work with.
+type Config struct {
+	Runtime seam.Runtime
+	Images  seam.Images
+	Network seam.Network
+	Volumes seam.Volumes
+	Objects seam.Objects
+	Prober  Prober
+	Hooks   Hooks
+	Events  *events.Recorder
+	Store   Store
+	Report  Report
+	Retract func(pod *corev1.Pod) // nothing is known of the pod any more
+	Facts   func() Facts
+	// Admit says whether the node takes a pod, given those that it has; nil: all of them.
+	Admit func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting
+	// ImagesChanged is called after a pull; may be nil.
+	ImagesChanged func()
+	// TailLog returns the end of a container's log, for its termination message; may be nil.
+	TailLog func(path string) string
+	Dir     string // the agent's
+	// ResolvConf is the node's resolver configuration; empty: /etc/resolv.conf.
+	ResolvConf string
+	Logger     *slog.Logger
+}
+
+func (c *Config) podDir(uid types.UID) string { return filepath.Join(c.Dir, "pods", string(uid)) }
+
+// LogDir is where the logs of a pod lie.
+func LogDir(dir, namespace, name string, uid types.UID) string {
+	return filepath.Join(dir, "logs", "pods", namespace+"_"+name+"_"+string(uid))
+}
+
+// LogPath is the log of one attempt of a container.
+func LogPath(dir string, pod *corev1.Pod, container string, attempt uint32) string {
+	return filepath.Join(LogDir(dir, pod.Namespace, pod.Name, pod.UID), container, strconv.Itoa(int(attempt))+".log")
+}

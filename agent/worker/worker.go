@@ -1,0 +1,143 @@
+// Package worker runs the pods of this node, each with a worker of its own.
+//
+// A worker observes the runtime, asks Plan for one action and the next time to look, applies the
+// action, records what came of it, and starts again until there is nothing to do. Plan is a pure
+// function: it sees neither clock nor runtime, so that every decision of the node can be written
+// down in a table.
+//
+// Invariants: at most one container of a name runs in a pod; once a pod ends, nothing of it is
+// started again, whatever is sent afterwards (the mailbox keeps the newest version of a pod, but an
+// end is never overwritten); what must be remembered is on the disk before anything is removed;
+// after a restart of the agent, what runs is adopted as it is.
+//
+//	m := worker.New(worker.Config{Runtime: rt, ...})
+//	m.Set(pods) // all pods that this node should run; call it again with every change
+//	err := m.Run(ctx)
+package worker
+
+import (
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/agent/seam"
+	"bramble.dev/agent/status"
+)
+
+// Desired is what the server wants of one pod.
+type Desired struct {
+	Pod *corev1.Pod
+	// Gone: the server no longer has the pod. It is ended, and then forgotten.
+	Gone bool
+}
+
+// Ending says that the pod is to be ended.
+func (d Desired) Ending() bool { return d.Gone || d.Pod.DeletionTimestamp != nil }
+
+// Observed is what there is of one pod.
+type Observed struct {
+	Sandboxes []seam.Sandbox // newest first
+	PodIPs    []string
+	Mounted   bool                     // its volumes are there
+	Phase     corev1.PodPhase          // what the containers lead to, see status.Decided
+	Probes    map[string]status.Probes // by container ID
+	Busy      map[string]Work          // by container ID, or imageWork(name): what is going on
+	Memory    Memory
+}
+
+// Work is something that takes its time and goes on beside the worker, at most one per container.
+type Work int
+
+// The kinds of work.
+const (
+	PostStart Work = iota + 1
+	PreStop
+	Stopping
+	Pulling
+)
+
+func imageWork(container string) string { return "image/" + container }
+
+// Memory is what a worker remembers of its pod. It survives a restart of the agent.
+type Memory struct {
+	Pod        *corev1.Pod      `json:"-"` // the last version seen, kept apart
+	Status     corev1.PodStatus `json:"-"` // the last one generated, kept apart
+	Evicted    *status.Waiting  `json:"evicted,omitempty"`
+	Finished   bool             `json:"finished,omitempty"` // nothing is left but the record
+	Containers map[string]Past  `json:"containers,omitempty"`
+	Sandbox    Retry            `json:"sandbox,omitzero"`
+	Volumes    Retry            `json:"volumes,omitzero"`
+	End        Retry            `json:"end,omitzero"`
+}
+
+// Past is what is remembered of a container, over all its attempts.
+type Past struct {
+	Attempt   uint32          `json:"attempt,omitempty"` // of the next start
+	BackOff   time.Duration   `json:"backOff,omitempty"`
+	BackOffAt time.Time       `json:"backOffAt,omitzero"` // when BackOff last grew
+	Waiting   *status.Waiting `json:"waiting,omitempty"`
+	NotBefore time.Time       `json:"notBefore,omitzero"` // a failed start is tried again then
+	Image     Image           `json:"image,omitzero"`
+	Stop      *Stop           `json:"stop,omitempty"`
+	// BadHook is the ID of a container whose postStart hook failed: it must not go on.
+	BadHook string `json:"badHook,omitempty"`
+}
+
+// Image is how far a container's image is for its next start.
+type Image struct {
+	ID       string        `json:"id,omitempty"` // present
+	Error    string        `json:"error,omitempty"`
+	FailedAt time.Time     `json:"failedAt,omitzero"`
+	BackOff  time.Duration `json:"backOff,omitempty"`
+}
+
+// Stop is the end of one container that has begun.
+type Stop struct {
+	ID     string        `json:"id"`
+	Since  time.Time     `json:"since"`
+	Grace  time.Duration `json:"grace"`
+	KillAt time.Time     `json:"killAt,omitzero"` // when the runtime will kill it; zero: not told to stop it yet
+}
+
+// Retry is when something that failed is tried again.
+type Retry struct {
+	Failures  int       `json:"failures,omitempty"`
+	NotBefore time.Time `json:"notBefore,omitzero"`
+}
+
+func (r Retry) failed(now time.Time, first, most time.Duration) Retry {
+	delay := min(first<<min(r.Failures, 20), most)
+	return Retry{Failures: r.Failures + 1, NotBefore: now.Add(delay)}
+}
+
+// Kind is what an action does.
+type Kind string
+
+// The kinds of actions.
+const (
+	None            Kind = ""
+	Mount           Kind = "Mount"           // the pod's volumes
+	RunSandbox      Kind = "RunSandbox"      // with the network attached
+	StopSandbox     Kind = "StopSandbox"     // kills what still runs in it
+	RemoveSandbox   Kind = "RemoveSandbox"   // and the containers in it
+	EnsureImage     Kind = "EnsureImage"     // for the next start of a container
+	StartContainer  Kind = "StartContainer"  //
+	HoldBack        Kind = "HoldBack"        // say why a container is not started now
+	BeginStop       Kind = "BeginStop"       // announce the end of a container, run its preStop hook
+	StopContainer   Kind = "StopContainer"   // signal it, and kill it after the grace period
+	RemoveContainer Kind = "RemoveContainer" // one that has ended
+	Evict           Kind = "Evict"           // decide that the pod has failed
+	Finish          Kind = "Finish"          // give back network and volumes
+	Forget          Kind = "Forget"          // nothing of the pod is left
+)
+
+// Action is one step.
+type Action struct {
+	Kind      Kind
+	Container string // name
+	ID        string // of the container or the sandbox
+	Attempt   uint32
+	Grace     time.Duration
+	Reason    string
+	Message   string
+}
