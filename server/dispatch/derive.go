@@ -1,0 +1,145 @@
+package dispatch
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"bramble.dev/link"
+)
+
+// Annotations of a Node that belong to this package.
+const (
+	// MACAnnotation is the hardware address of the node's VXLAN device.
+	MACAnnotation = "bramble.dev/vxlan-mac"
+	// KeyAnnotation is the fingerprint of the node's public key.
+	KeyAnnotation = "bramble.dev/node-key"
+	// InstanceAnnotation is the id of the node's installation.
+	InstanceAnnotation = "bramble.dev/instance"
+	// SessionAnnotation is the number of the node's newest session.
+	SessionAnnotation = "bramble.dev/session"
+)
+
+// SiteLabel of a Node says where it is; nodes of one site reach each other directly.
+const SiteLabel = "topology.bramble.dev/site"
+
+// objects is what the derivation reads of the cluster; the caches, or maps in a test.
+type objects interface {
+	node(name string) (*corev1.Node, bool)
+	podsOn(node string) []*corev1.Pod
+	// content gives a ConfigMap or Secret, already encoded.
+	content(r ref) (want, bool)
+	claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
+	volume(name string) (*corev1.PersistentVolume, bool)
+}
+
+// marshaler is a Kubernetes type with its protobuf encoding.
+type marshaler interface{ Marshal() ([]byte, error) }
+
+// want is an item that a node is to have: version tells whether the object is the one that was
+// encoded before, value encodes it.
+type want struct {
+	version string
+	value   func() ([]byte, error)
+}
+
+func wantOf(uid, version string, trim func() marshaler) want {
+	return want{uid + "/" + version, func() ([]byte, error) { return trim().Marshal() }}
+}
+
+// nodeItems is what a node needs: a pure function of the cluster's objects. refs are the objects
+// that its pods name, also those that do not exist yet.
+func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool) {
+	items, refs = map[string]want{}, map[ref]bool{}
+	if n, ok := o.node(name); ok {
+		items["node/"+name] = wantOf(string(n.UID), n.ResourceVersion, func() marshaler { return trimNode(n) })
+	}
+	for _, pod := range o.podsOn(name) {
+		items["pods/"+pod.Namespace+"/"+pod.Name] = wantOf(string(pod.UID), pod.ResourceVersion, func() marshaler { return trimPod(pod) })
+		needs(pod, func(r ref) { refs[r] = true })
+	}
+	for r := range refs {
+		if r.kind == claim {
+			if c, ok := o.claim(r.namespace, r.name); ok && c.Spec.VolumeName != "" {
+				refs[ref{kind: volume, name: c.Spec.VolumeName}] = true
+			}
+		}
+	}
+	for r := range refs {
+		if w, ok := wantRef(r, o); ok {
+			items[r.key()] = w
+		}
+	}
+	return items, refs
+}
+
+func wantRef(r ref, o objects) (want, bool) {
+	switch r.kind {
+	case configMap, secret:
+		return o.content(r)
+	case claim:
+		if x, ok := o.claim(r.namespace, r.name); ok {
+			return wantOf(string(x.UID), x.ResourceVersion, func() marshaler { return trimClaim(x) }), true
+		}
+	case volume:
+		if x, ok := o.volume(r.name); ok {
+			return wantOf(string(x.UID), x.ResourceVersion, func() marshaler { return trimVolume(x) }), true
+		}
+	}
+	return want{}, false
+}
+
+// derived is a set together with what its items were made from.
+type derived struct {
+	set      *link.Set
+	versions map[string]string
+	refs     map[ref]bool
+}
+
+func newDerived() *derived { return &derived{set: link.NewSet(), versions: map[string]string{}} }
+
+// become makes the set hold the items and nothing else; objects that did not change are not
+// encoded again.
+func (d *derived) become(items map[string]want) (changed bool, err error) {
+	for key := range d.versions {
+		if _, ok := items[key]; !ok {
+			delete(d.versions, key)
+			changed = d.set.Delete(key) || changed
+		}
+	}
+	for key, w := range items {
+		if d.versions[key] == w.version {
+			continue
+		}
+		value, e := w.value()
+		if e != nil {
+			err = fmt.Errorf("dispatch: encode %s: %w", key, e)
+			continue
+		}
+		d.versions[key] = w.version
+		changed = d.set.Put(key, value) || changed
+	}
+	return changed, err
+}
+
+// Items of the shared set.
+
+func serviceKey(s *corev1.Service) string { return "services/" + s.Namespace + "/" + s.Name }
+
+func endpointSliceKey(s *discoveryv1.EndpointSlice) string {
+	return "endpointslices/" + s.Namespace + "/" + s.Name
+}
+
+func peerKey(node string) string { return "peers/" + node }
+
+// peerOf is what other nodes must know of a node; false while it has no address or no subnet.
+func peerOf(n *corev1.Node) (link.Peer, bool) {
+	p := link.Peer{Node: n.Name, PodCIDR: n.Spec.PodCIDR, MAC: n.Annotations[MACAnnotation], Site: n.Labels[SiteLabel]}
+	for _, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP && p.IP == "" {
+			p.IP = a.Address
+		}
+	}
+	return p, p.IP != "" && p.PodCIDR != ""
+}

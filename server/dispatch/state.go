@@ -1,0 +1,36 @@
+package dispatch
+
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache"
+)
+
+// state reads the caches, and the contents that nodes need, for the derivation.
+type state struct {
+	caches   *cache.Set
+	contents *contents
+}
+
+func (s state) node(name string) (*corev1.Node, bool) { return s.caches.Nodes().Get("", name) }
+
+func (s state) podsOn(node string) []*corev1.Pod {
+	return s.caches.Pods().ByIndex("dispatch-node", nodeOfPod, node)
+}
+
+func nodeOfPod(p *corev1.Pod) []string {
+	if p.Spec.NodeName == "" {
+		return nil
+	}
+	return []string{p.Spec.NodeName}
+}
+
+func (s state) content(r ref) (want, bool) { return s.contents.get(r) }
+
+func (s state) claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
+	return s.caches.PersistentVolumeClaims().Get(namespace, name)
+}
+
+func (s state) volume(name string) (*corev1.PersistentVolume, bool) {
+	return s.caches.PersistentVolumes().Get("", name)
+}

@@ -1,0 +1,225 @@
+package dispatch
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"bramble.dev/server/cache"
+)
+
+// dirtySet names what is to be derived again: each once, so it is bounded by what there is.
+type dirtySet struct {
+	wake chan struct{}
+	mu   sync.Mutex
+	keys map[string]bool
+}
+
+// Keys of the dirty set: items of the shared set as they are, and these.
+func nodeKey(name string) string  { return "needs/" + name }
+func renewKey(name string) string { return "renew/" + name }
+
+func (s *dirtySet) add(key string) {
+	s.mu.Lock()
+	if s.keys == nil {
+		s.keys = map[string]bool{}
+	}
+	s.keys[key] = true
+	s.mu.Unlock()
+	poke(s.wake)
+}
+
+func (s *dirtySet) take() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keys := make([]string, 0, len(s.keys))
+	for k := range s.keys {
+		keys = append(keys, k)
+	}
+	s.keys = nil
+	slices.Sort(keys)
+	return keys
+}
+
+// synced waits until the caches have been filled once.
+func (d *Dispatcher) synced(ctx context.Context) error {
+	c := d.cfg.Caches
+	for _, wait := range []func(context.Context) error{
+		c.Pods().WaitSynced, c.Nodes().WaitSynced, c.PersistentVolumeClaims().WaitSynced, c.PersistentVolumes().WaitSynced,
+		c.Services().WaitSynced, c.EndpointSlices().WaitSynced,
+	} {
+		if err := wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// watch marks what changes in the caches touch.
+func (d *Dispatcher) watch() (stop func()) {
+	c := d.cfg.Caches
+	d.state.podsOn("") // the index exists before the first change
+	stops := []func(){
+		c.Pods().OnChange(func(x cache.Change[corev1.Pod]) {
+			for _, p := range []*corev1.Pod{x.Old, x.New} {
+				if p != nil && p.Spec.NodeName != "" {
+					d.dirty.add(nodeKey(p.Spec.NodeName))
+				}
+			}
+		}),
+		c.Nodes().OnChange(func(x cache.Change[corev1.Node]) {
+			d.dirty.add(nodeKey(x.Object().Name))
+			d.dirty.add(peerKey(x.Object().Name))
+		}),
+		c.PersistentVolumeClaims().OnChange(func(x cache.Change[corev1.PersistentVolumeClaim]) {
+			d.contents.changed(ref{claim, x.Object().Namespace, x.Object().Name})
+		}),
+		c.PersistentVolumes().OnChange(func(x cache.Change[corev1.PersistentVolume]) {
+			d.contents.changed(ref{kind: volume, name: x.Object().Name})
+		}),
+		c.Services().OnChange(func(x cache.Change[corev1.Service]) { d.dirty.add(serviceKey(x.Object())) }),
+		c.EndpointSlices().OnChange(func(x cache.Change[discoveryv1.EndpointSlice]) { d.dirty.add(endpointSliceKey(x.Object())) }),
+	}
+	return func() {
+		for _, s := range stops {
+			s()
+		}
+	}
+}
+
+// derive brings sets up to date, until ctx is done.
+func (d *Dispatcher) derive(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.dirty.wake:
+			d.deriveDirty(ctx)
+		}
+	}
+}
+
+func (d *Dispatcher) deriveDirty(ctx context.Context) {
+	shared := false
+	for _, key := range d.dirty.take() {
+		kind, name, _ := strings.Cut(key, "/")
+		switch kind {
+		case "needs":
+			d.deriveNode(ctx, name)
+		case "renew":
+			d.renewCertificate(name)
+		default:
+			shared = d.deriveShared(key, kind, name) || shared
+		}
+	}
+	if !shared {
+		return
+	}
+	for _, n := range d.all() {
+		if s := n.current(); s != nil {
+			s.Changed()
+		}
+	}
+}
+
+func (d *Dispatcher) deriveNode(ctx context.Context, name string) {
+	n := d.node(name)
+	if n == nil {
+		d.contents.forget(name)
+		return
+	}
+	changed, err := n.derive(ctx)
+	if err != nil {
+		if !errors.Is(err, errChanged) {
+			d.log.Error("what a node needs could not be derived", "node", name, "err", err)
+		}
+		time.AfterFunc(time.Second, func() { d.dirty.add(nodeKey(name)) })
+	}
+	if s := n.current(); changed && s != nil {
+		s.Changed()
+	}
+}
+
+// derive brings the node's set up to date. When something could not be read the rest is done.
+func (n *node) derive(ctx context.Context) (changed bool, err error) {
+	n.deriving.Lock()
+	defer n.deriving.Unlock()
+	d := n.d
+	items, refs := nodeItems(n.name, d.state)
+	d.contents.want(n.name, refs, n.needs.refs)
+	n.needs.refs = refs
+	some, err := d.contents.load(ctx, refs)
+	if some {
+		items, _ = nodeItems(n.name, d.state)
+	}
+	changed, failed := n.needs.become(items)
+	return changed, errors.Join(err, failed)
+}
+
+// deriveShared brings one item of the shared set up to date.
+func (d *Dispatcher) deriveShared(key, kind, name string) (changed bool) {
+	c := d.cfg.Caches
+	var value []byte
+	var err error
+	switch kind {
+	case "services":
+		namespace, name, _ := strings.Cut(name, "/")
+		if x, ok := c.Services().Get(namespace, name); ok {
+			value, err = trimService(x).Marshal()
+		}
+	case "endpointslices":
+		namespace, name, _ := strings.Cut(name, "/")
+		if x, ok := c.EndpointSlices().Get(namespace, name); ok {
+			value, err = trimEndpointSlice(x).Marshal()
+		}
+	case "peers":
+		if x, ok := c.Nodes().Get("", name); ok {
+			if p, ok := peerOf(x); ok {
+				value, err = p.Encode()
+			}
+		}
+	}
+	if err != nil {
+		d.log.Error("an item could not be encoded", "key", key, "err", err)
+		return false
+	}
+	if value == nil {
+		return d.shared.set.Delete(key)
+	}
+	return d.shared.set.Put(key, value)
+}
+
+// renewCertificate answers a node that asks for a new certificate for its key.
+func (d *Dispatcher) renewCertificate(name string) {
+	n := d.node(name)
+	if n == nil {
+		return
+	}
+	n.mu.Lock()
+	s, spki := n.session, n.spki
+	n.mu.Unlock()
+	if s == nil {
+		return
+	}
+	der, err := d.sign(name, spki)
+	if err != nil {
+		d.log.Error("a node's certificate could not be renewed", "node", name, "err", err)
+		return
+	}
+	s.SendCertificate(der)
+}
+
+func (d *Dispatcher) sign(name string, spki []byte) ([]byte, error) {
+	key, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return nil, err
+	}
+	return d.cfg.Identity.SignNode(name, key)
+}
