@@ -38,6 +38,7 @@ type Runtime struct {
 	mu        sync.Mutex
 	sandboxes map[string]*seam.Sandbox
 	timers    map[string]*time.Timer
+	waiting   map[string][]chan struct{}
 	behaviors map[string]Behavior
 	next      int
 	changes   chan string
@@ -49,7 +50,7 @@ type Runtime struct {
 
 // NewRuntime makes an empty runtime.
 func NewRuntime() *Runtime {
-	return &Runtime{sandboxes: map[string]*seam.Sandbox{}, timers: map[string]*time.Timer{}, behaviors: map[string]Behavior{}, changes: make(chan string, 1024)}
+	return &Runtime{sandboxes: map[string]*seam.Sandbox{}, timers: map[string]*time.Timer{}, waiting: map[string][]chan struct{}{}, behaviors: map[string]Behavior{}, changes: make(chan string, 1024)}
 }
 
 // Behave says what containers of that name do from now on.
@@ -229,6 +230,10 @@ func (r *Runtime) exit(s *seam.Sandbox, c *seam.Container, code int32) {
 		return
 	}
 	c.State, c.ExitCode, c.FinishedAt = seam.Exited, code, time.Now()
+	for _, done := range r.waiting[c.ID] {
+		close(done)
+	}
+	delete(r.waiting, c.ID)
 	if t := r.timers[c.ID]; t != nil {
 		t.Stop()
 		delete(r.timers, c.ID)
@@ -315,6 +320,19 @@ func (r *Runtime) Running(uid types.UID) []string {
 	return out
 }
 
+// Exited is closed when a container has ended.
+func (r *Runtime) Exited(id string) <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	done := make(chan struct{})
+	if _, c := r.find(id); c == nil || c.State != seam.Running {
+		close(done)
+		return done
+	}
+	r.waiting[id] = append(r.waiting[id], done)
+	return done
+}
+
 // Exec runs the behavior's command.
 func (r *Runtime) Exec(_ context.Context, id string, cmd []string, s seam.Streams) (int, error) {
 	r.mu.Lock()
@@ -361,11 +379,11 @@ type Images struct {
 func (i *Images) Resolve(_ context.Context, ref string) (seam.Image, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return seam.Image{ID: "sha256:" + ref, Names: []string{ref}, User: "1000"}, !i.Absent[ref]
+	return seam.Image{ID: "sha256:" + ref, Names: []string{ref}}, !i.Absent[ref]
 }
 
 // Pull makes an image present.
-func (i *Images) Pull(ctx context.Context, ref string, _ []seam.Auth) (seam.Image, error) {
+func (i *Images) Pull(ctx context.Context, ref string, _ []*corev1.Secret) (seam.Image, error) {
 	select {
 	case <-time.After(i.Delay):
 	case <-ctx.Done():

@@ -78,9 +78,10 @@ type SandboxSpec struct {
 
 // Mount is one bind mount of a container.
 type Mount struct {
-	Source, Target string
-	ReadOnly       bool
-	Propagation    string
+	Source, Target    string
+	ReadOnly          bool
+	RecursiveReadOnly bool
+	Propagation       corev1.MountPropagationMode
 }
 
 // ContainerSpec is what the runtime needs to start a container.
@@ -94,9 +95,15 @@ type ContainerSpec struct {
 	Mounts        []Mount
 	SpecHash      string
 	LogPath       string
-	// Target is the container whose process namespace an ephemeral container joins; empty: none.
+	// Target names the container whose processes an ephemeral container sees; empty: none.
 	Target string
 }
+
+// ConfigError says that what the pod asks for cannot be had on this node: nothing was started.
+type ConfigError struct{ Err error }
+
+func (e *ConfigError) Error() string { return e.Err.Error() }
+func (e *ConfigError) Unwrap() error { return e.Err }
 
 // TerminalSize is a size of a terminal in characters.
 type TerminalSize struct{ Width, Height uint16 }
@@ -143,6 +150,8 @@ type Runtime interface {
 	StartContainer(ctx context.Context, sandboxID string, spec ContainerSpec) (Container, error)
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
+	// Exited is closed when a container has ended; it is closed already if there is none.
+	Exited(id string) <-chan struct{}
 	// Changes names the pods whose containers started or ended since they were last observed.
 	Changes() <-chan string
 	Exec(ctx context.Context, id string, cmd []string, s Streams) (int, error)
@@ -152,19 +161,17 @@ type Runtime interface {
 
 // Image is an image that is present.
 type Image struct {
-	ID    string   // what a container is started from, and the imageID of its status
-	Names []string // references by tag and by digest
-	Size  int64
-	User  string // of the image's configuration
+	ID       string   // what a container is started from
+	Names    []string // references by digest and by tag
+	Platform string
+	Size     int64
 }
-
-// Auth is a credential for a registry.
-type Auth struct{ Username, Password, Token string }
 
 // Images are the images on this node.
 type Images interface {
 	Resolve(ctx context.Context, ref string) (Image, bool)
-	Pull(ctx context.Context, ref string, auth []Auth) (Image, error)
+	// Pull brings an image; the secrets hold credentials for registries.
+	Pull(ctx context.Context, ref string, secrets []*corev1.Secret) (Image, error)
 	List(ctx context.Context) ([]Image, error)
 	Remove(ctx context.Context, ref string) error
 }

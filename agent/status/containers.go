@@ -163,6 +163,9 @@ func (v *view) base(c podspec.Container) corev1.ContainerStatus {
 		mount := corev1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
 			mode := corev1.RecursiveReadOnlyDisabled
+			if ok, err := podspec.RecursiveReadOnly(m); ok && err == nil {
+				mode = corev1.RecursiveReadOnlyEnabled
+			}
 			mount.RecursiveReadOnly = &mode
 		}
 		st.VolumeMounts = append(st.VolumeMounts, mount)

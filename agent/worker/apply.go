@@ -267,7 +267,6 @@ func (w *worker) removeContainer(ctx context.Context, a Action) {
 		w.log.Error("a container could not be removed", "container", a.Container, "id", a.ID, "error", err)
 		w.wait(ctx, time.Now().Add(time.Second))
 	}
-	delete(w.messages, a.ID)
 }
 
 // finish gives back what the pod holds of the node. Its dead containers stay until the server has

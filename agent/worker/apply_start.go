@@ -37,7 +37,7 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 		w.startFailed(name, errNeverPull, message)
 		return
 	}
-	auth, missing := w.pullAuth(pod, ref)
+	secrets, missing := w.pullSecrets(pod)
 	w.m.Events.Eventf(about, corev1.EventTypeNormal, events.Pulling, "Pulling image %q", c.Image)
 	begun := time.Now()
 	var img seam.Image
@@ -51,7 +51,7 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 		}
 		own := time.Now()
 		var err error
-		img, err = w.m.Images.Pull(ctx, ref, auth)
+		img, err = w.m.Images.Pull(ctx, ref, secrets)
 		took = time.Since(own)
 		return err
 	}, func(err error) {
@@ -86,16 +86,15 @@ func (w *worker) pullFailed(pod *corev1.Pod, name, image string, missing []strin
 	})
 }
 
-func (w *worker) pullAuth(pod *corev1.Pod, ref string) (auth []seam.Auth, missing []string) {
-	for _, s := range pod.Spec.ImagePullSecrets {
-		secret, ok := w.m.Objects.Secret(pod.Namespace, s.Name)
-		if !ok {
-			missing = append(missing, s.Name)
-			continue
+func (w *worker) pullSecrets(pod *corev1.Pod) (found []*corev1.Secret, missing []string) {
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		if s, ok := w.m.Objects.Secret(pod.Namespace, ref.Name); ok {
+			found = append(found, s)
+		} else {
+			missing = append(missing, ref.Name)
 		}
-		auth = append(auth, podspec.PullAuth(secret, ref)...)
 	}
-	return auth, missing
+	return found, missing
 }
 
 // startFailed records that a container could not be started.
@@ -111,7 +110,7 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a Action) 
 	c, _ := podspec.Find(pod, a.Container)
 	view := w.view()
 	w.backOff(a.Container, view)
-	spec, err := w.spec(ctx, pod, c, a.Attempt, view)
+	spec, err := w.spec(pod, c, a.Attempt, view)
 	about := events.Container(pod, a.Container)
 	if err != nil {
 		if errors.Is(err, errServices) {
@@ -137,7 +136,11 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a Action) 
 		}
 		w.m.Events.Eventf(about, corev1.EventTypeWarning, events.Failed, "Error: %v", err)
 		reason := errCreate
-		if started.ID != "" { // it was created, and could not be started
+		var config *seam.ConfigError
+		switch {
+		case errors.As(err, &config):
+			reason = errConfig
+		case started.ID != "": // it was created, and could not be started
 			reason = errRun
 		}
 		w.startFailed(a.Container, reason, err.Error())
@@ -188,7 +191,7 @@ func (w *worker) postStart(ctx context.Context, pod *corev1.Pod, c podspec.Conta
 var errServices = errors.New("services have not yet been read at least once, cannot construct envvars")
 
 // spec is everything that the runtime needs to start a container.
-func (w *worker) spec(ctx context.Context, pod *corev1.Pod, c podspec.Container, attempt uint32, view View) (seam.ContainerSpec, error) {
+func (w *worker) spec(pod *corev1.Pod, c podspec.Container, attempt uint32, view View) (seam.ContainerSpec, error) {
 	facts := w.m.Facts()
 	services, synced := w.m.Objects.Services()
 	if !synced {
@@ -206,11 +209,8 @@ func (w *worker) spec(ctx context.Context, pod *corev1.Pod, c podspec.Container,
 	if err != nil {
 		return seam.ContainerSpec{}, err
 	}
-	if err := podspec.VerifyNonRoot(pod, c.Container, w.imageUser(ctx, c.Image)); err != nil {
-		return seam.ContainerSpec{}, err
-	}
 	attempt = max(attempt, w.attemptsLogged(pod, c.Name))
-	mounts, err := w.mounts(pod, c, env, attempt)
+	mounts, err := w.mounts(pod, c, env)
 	if err != nil {
 		return seam.ContainerSpec{}, err
 	}
@@ -220,9 +220,10 @@ func (w *worker) spec(ctx context.Context, pod *corev1.Pod, c podspec.Container,
 	}
 	spec.Command, spec.Args = podspec.Command(c.Command, c.Args, env)
 	if c.Target != "" {
-		if spec.Target, err = target(view, c); err != nil {
-			return seam.ContainerSpec{}, err
+		if !runs(view, c.Target) {
+			return seam.ContainerSpec{}, fmt.Errorf("unable to find target container %v", c.Target)
 		}
+		spec.Target = c.Target
 	}
 	if err := os.MkdirAll(filepath.Dir(spec.LogPath), 0o755); err != nil {
 		return seam.ContainerSpec{}, fmt.Errorf("create container log directory for container %s failed: %w", c.Name, err)
@@ -230,20 +231,15 @@ func (w *worker) spec(ctx context.Context, pod *corev1.Pod, c podspec.Container,
 	return spec, nil
 }
 
-func (w *worker) imageUser(ctx context.Context, image string) string {
-	img, _ := w.m.Images.Resolve(ctx, podspec.ImageRef(image))
-	return img.User
-}
-
-func target(view View, c podspec.Container) (string, error) {
+func runs(view View, name string) bool {
 	for _, s := range view.Sandboxes {
 		for _, o := range s.Containers {
-			if o.Name == c.Target && o.State == seam.Running {
-				return o.ID, nil
+			if o.Name == name && o.State == seam.Running {
+				return true
 			}
 		}
 	}
-	return "", fmt.Errorf("unable to find target container %v", c.Target)
+	return false
 }
 
 // attemptsLogged is one more than the highest attempt that left a log: what the runtime and the

@@ -64,9 +64,7 @@ type Config struct {
 	Admit func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting
 	// ImagesChanged is called after a pull; may be nil.
 	ImagesChanged func()
-	// TailLog returns the end of a container's log, for its termination message; may be nil.
-	TailLog func(path string) string
-	Dir     string // the agent's
+	Dir           string // the agent's
 	// ResolvConf is the node's resolver configuration; empty: /etc/resolv.conf.
 	ResolvConf string
 	Logger     *slog.Logger

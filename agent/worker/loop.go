@@ -36,8 +36,7 @@ type worker struct {
 
 	volumes  map[string]string // host paths; nil until mounted
 	ips      []string
-	ipOf     string            // the sandbox that ips belong to
-	messages map[string]string // termination messages by container ID
+	ipOf     string // the sandbox that ips belong to
 	jobs     map[string]*job
 	results  chan func()
 	jobsDone sync.WaitGroup
@@ -58,7 +57,7 @@ func newWorker(m *Manager, pod *corev1.Pod, memory Memory) *worker {
 	w := &worker{
 		m: m, log: m.Logger.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		box: newMailbox(pod), memory: memory,
-		messages: map[string]string{}, jobs: map[string]*job{}, results: make(chan func()),
+		jobs: map[string]*job{}, results: make(chan func()),
 		seen: View{Pod: pod, Status: memory.Status},
 	}
 	if known {
@@ -166,10 +165,6 @@ func (w *worker) observe(ctx context.Context, d Desired) (Observed, error) {
 	var mine []seam.Sandbox
 	for _, s := range all {
 		if s.PodUID == d.Pod.UID {
-			s.Containers = slices.Clone(s.Containers)
-			for i := range s.Containers {
-				w.message(d.Pod, &s.Containers[i])
-			}
 			mine = append(mine, s)
 		}
 	}

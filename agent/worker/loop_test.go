@@ -740,21 +740,6 @@ func TestIdlePodDoesNothing(t *testing.T) {
 	})
 }
 
-func TestTerminationMessage(t *testing.T) {
-	simulate(t, func(n *node) {
-		p := pod(policy(corev1.RestartPolicyNever), func(p *corev1.Pod) { p.Spec.Containers[0].TerminationMessagePath = "/dev/termination-log" })
-		n.m.Set([]*corev1.Pod{p})
-		n.after(time.Second)
-		os.WriteFile(filepath.Join(n.dir, "pods/u1/containers/app/0"), []byte("out of luck"), 0o644)
-		all, _ := n.runtime.List(context.Background())
-		n.runtime.Exit(all[0].Containers[0].ID, 1)
-		n.after(time.Second)
-		if m := n.status("u1").ContainerStatuses[0].State.Terminated.Message; m != "out of luck" {
-			t.Errorf("message %q", m)
-		}
-	})
-}
-
 func TestPodOfTheSameNameWithAnotherUID(t *testing.T) {
 	simulate(t, func(n *node) {
 		n.m.Set([]*corev1.Pod{pod()})
