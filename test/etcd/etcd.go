@@ -91,14 +91,19 @@ func Binary(ctx context.Context) (string, error) {
 	return bin, os.Rename(tmp, bin)
 }
 
+// moduleDir looks upwards for the repository: a test runs in its package's folder.
 func moduleDir() (string, error) {
-	_, file, _, ok := runtime.Caller(0)
-	if !ok {
-		return "", fmt.Errorf("the folder of this source is unknown")
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
 	}
-	dir := filepath.Join(filepath.Dir(file), "..", "upstream", "etcd")
-	_, err := os.Stat(filepath.Join(dir, "go.mod"))
-	return dir, err
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		module := filepath.Join(dir, "test", "upstream", "etcd")
+		if _, err := os.Stat(filepath.Join(module, "go.mod")); err == nil {
+			return module, nil
+		}
+	}
+	return "", fmt.Errorf("test/upstream/etcd/go.mod is not above the test's folder")
 }
 
 func digest(files ...string) (string, error) {

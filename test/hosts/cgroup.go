@@ -27,8 +27,10 @@ func cgroupOf(lab, host string, pid int) error {
 			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 				return fmt.Errorf("make the host's cgroup: %w", err)
 			}
-			if err := inheritCpuset(dir); err != nil {
-				return err
+			if h.kind == "cgroup" {
+				if err := inheritCpuset(dir); err != nil {
+					return err
+				}
 			}
 		}
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(pid)), 0); err != nil {
@@ -67,6 +69,24 @@ func inheritCpuset(dir string) error {
 		if err := os.WriteFile(filepath.Join(dir, name), parent, 0); err != nil {
 			return fmt.Errorf("set %s of %s: %w", name, dir, err)
 		}
+	}
+	return nil
+}
+
+// leaf is where a host's own programs are on version 2: from inside, the host's group is the root, but to the kernel it
+// is one like any other, and those that hold processes cannot hand controllers to their children.
+const leaf = "/sys/fs/cgroup/init"
+
+// enterLeaf moves the holder there, seen from inside.
+func enterLeaf() error {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the host's leaf cgroup: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
+		return fmt.Errorf("enter the host's leaf cgroup: %w", err)
 	}
 	return nil
 }

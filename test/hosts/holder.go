@@ -98,6 +98,9 @@ func prepareHost(folder string) error {
 			return err
 		}
 	}
+	if err := enterLeaf(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(DataDir, 0o700); err != nil {
 		return err
 	}

@@ -62,8 +62,8 @@ func (h *Host) Data(parts ...string) string {
 
 // enter makes the command one that runs in the host, in the host's cgroup.
 func (h *Host) enter(argv []string) []string {
-	// In a fresh cgroup namespace the host's own group is the root of each hierarchy.
-	const join = `for f in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do [ -e "$f" ] && echo 0 >"$f"; done; exec "$@"`
+	// In a fresh cgroup namespace the host's own group is the root of each hierarchy; on version 2 its leaf is meant.
+	const join = `if [ -d ` + leaf + ` ]; then echo 0 >` + leaf + `/cgroup.procs; else for f in /sys/fs/cgroup/*/cgroup.procs; do echo 0 >"$f"; done; fi; exec "$@"`
 	pid := strconv.Itoa(h.ns.cmd.Process.Pid)
 	return append([]string{"nsenter", "-t", pid, "-m", "-n", "-u", "-i", "-p", "-C", "--", "/bin/sh", "-c", join, "sh"}, argv...)
 }

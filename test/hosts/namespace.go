@@ -38,7 +38,7 @@ var rootNamespace = sync.OnceValues(func() (namespaceHandle, error) {
 	if err != nil {
 		return namespaceHandle{}, fmt.Errorf("open the network namespace: %w", err)
 	}
-	h, err := netlink.NewHandle()
+	h, err := netlink.NewHandle(syscall.NETLINK_ROUTE)
 	if err != nil {
 		return namespaceHandle{}, fmt.Errorf("netlink: %w", err)
 	}
@@ -86,7 +86,7 @@ func (n *namespace) open(lab, host string, stdout io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("open the network namespace: %w", err)
 	}
-	if n.netlink, err = netlink.NewHandleAt(ns); err != nil {
+	if n.netlink, err = netlink.NewHandleAt(ns, syscall.NETLINK_ROUTE); err != nil {
 		return fmt.Errorf("netlink: %w", err)
 	}
 	n.handle = namespaceHandle{int(ns), n.netlink}
