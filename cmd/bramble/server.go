@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sync/errgroup"
+
+	"bramble.dev/cmd/footprint"
+	"bramble.dev/server"
+	"bramble.dev/server/auth"
+)
+
+// serverFlags are what `server` and `up` have in common.
+type serverFlags struct {
+	apiListen, mqttListen, broker, advertise, domain string
+	podCIDR, serviceCIDR                             string
+	names                                            []string
+}
+
+func (f *serverFlags) declare(flags *pflag.FlagSet) {
+	flags.StringVar(&f.apiListen, "api-listen", "0.0.0.0:6443", "host:port of the Kubernetes API")
+	flags.StringVar(&f.mqttListen, "mqtt-listen", "0.0.0.0:8883", "host:port of the embedded MQTT broker, to which agents connect")
+	flags.StringVar(&f.broker, "broker", "", "use this MQTT broker in place of the embedded one (mqtts://user:password@host:8883)")
+	flags.StringVar(&f.advertise, "advertise-address", "", "address under which nodes reach the API (default: that of --api-listen, or this machine's first)")
+	flags.StringSliceVar(&f.names, "api-name", nil, "further host names for the API's certificate")
+	flags.StringVar(&f.domain, "cluster-domain", "cluster.local", "domain of the cluster's DNS names")
+	flags.StringVar(&f.podCIDR, "pod-cidr", "10.42.0.0/16", "range that nodes get their pod subnets from")
+	flags.StringVar(&f.serviceCIDR, "service-cidr", "10.43.0.0/16", "range that Services get their addresses from")
+}
+
+func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error) {
+	pods, err := prefix("--pod-cidr", f.podCIDR)
+	if err != nil {
+		return server.Config{}, err
+	}
+	services, err := prefix("--service-cidr", f.serviceCIDR)
+	if err != nil {
+		return server.Config{}, err
+	}
+	return server.Config{DataDir: dir, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
+		Names: f.names, Domain: f.domain, PodCIDR: pods, ServiceCIDR: services, Logger: log}, nil
+}
+
+func prefix(flag, s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, fmt.Errorf("%s %q: want a range such as 10.42.0.0/16", flag, s)
+	}
+	return p.Masked(), nil
+}
+
+func serverCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "server", Short: "Run the control plane", Args: cobra.NoArgs}
+	dir, log := dataDir(cmd), logger(cmd)
+	var f serverFlags
+	f.declare(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := f.start(dir, log)
+		if err != nil {
+			return err
+		}
+		group, ctx := errgroup.WithContext(cmd.Context())
+		c.Ready = func(server.Info) { group.Go(func() error { footprint.Keep(ctx, c.Logger); return nil }) }
+		group.Go(func() error { return server.Run(ctx, c) })
+		return group.Wait()
+	}
+	return configured(cmd)
+}
+
+// start turns flags into a configuration, in a process that is about to serve.
+func (f *serverFlags) start(dir func() (string, error), log func() (*slog.Logger, error)) (server.Config, error) {
+	footprint.Thrifty()
+	d, err := dir()
+	if err != nil {
+		return server.Config{}, err
+	}
+	l, err := log()
+	if err != nil {
+		return server.Config{}, err
+	}
+	return f.config(d, l)
+}
+
+// localTokenTTL is how long the supervised agent has to join: it starts at once.
+const localTokenTTL = 10 * time.Minute
+
+func upCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Run a server, and supervise an agent beside it: a cluster of one board, which others may join",
+		Args:  cobra.NoArgs,
+	}
+	dir, log := dataDir(cmd), logger(cmd)
+	var f serverFlags
+	f.declare(cmd.Flags())
+	node := cmd.Flags().String("node-name", "", "name of this board's node (default: its host name)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		agent, err := beside("bramble-agent")
+		if err != nil {
+			return err
+		}
+		c, err := f.start(dir, log)
+		if err != nil {
+			return err
+		}
+		group, ctx := errgroup.WithContext(cmd.Context())
+		c.Ready = func(info server.Info) {
+			group.Go(func() error { footprint.Keep(ctx, c.Logger); return nil })
+			group.Go(func() error {
+				args, err := localAgent(ctx, c, info, *node)
+				if err != nil {
+					return err
+				}
+				return supervise(ctx, c.Logger.With("part", "supervisor"), agent, args...)
+			})
+		}
+		group.Go(func() error { return server.Run(ctx, c) })
+		return group.Wait()
+	}
+	return configured(cmd)
+}
+
+// localAgent gives the arguments of the agent that runs beside the server. Its token lies in a file, where ps does
+// not show it.
+func localAgent(ctx context.Context, c server.Config, info server.Info, node string) ([]string, error) {
+	dir := filepath.Join(c.DataDir, "agent")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	args := []string{"--data-dir", c.DataDir, "--server", info.MQTTURL, "--log-level", level(ctx, c.Logger)}
+	if node != "" {
+		args = append(args, "--node-name", node)
+	}
+	// A node that has its certificate needs no token any more; a token that stays would be one to lose.
+	if _, err := os.Stat(filepath.Join(dir, "node.crt")); err == nil {
+		return args, nil
+	}
+	token, err := auth.NewJoinToken(ctx, info.Admin, localTokenTTL, info.CAHash)
+	if err != nil {
+		return nil, err
+	}
+	file := filepath.Join(dir, "join-token")
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		return nil, err
+	}
+	return append(args, "--token-file", file), nil
+}
+
+// level is the one that the server's logger has, for the agent to have it too.
+func level(ctx context.Context, log *slog.Logger) string {
+	for _, l := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
+		if log.Enabled(ctx, l) {
+			return l.String()
+		}
+	}
+	return slog.LevelError.String()
+}

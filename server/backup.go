@@ -1,0 +1,174 @@
+package server
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"bramble.dev/server/store"
+)
+
+// A backup is one gzip'ed tar file: the database and the keys, which are worth nothing without each other. It holds the
+// private key of the cluster's authority, so only its owner may read it.
+const (
+	databaseEntry = "state.db"
+	pkiEntry      = "pki"
+)
+
+// ErrInUse says that a restore would lose what a data folder holds.
+var ErrInUse = errors.New("the data folder holds a cluster already")
+
+// Backup writes a verified copy of the cluster in dataDir to a new file, while its server runs or not.
+func Backup(ctx context.Context, dataDir, file string) (err error) {
+	if _, err := os.Lstat(file); err == nil {
+		return fmt.Errorf("%s exists: name a new file", file)
+	}
+	work, err := os.MkdirTemp(filepath.Dir(file), ".bramble-backup-")
+	if err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	defer os.RemoveAll(work)
+	copied := filepath.Join(work, databaseEntry)
+	if err := store.BackupFile(ctx, databasePath(dataDir), copied); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	packed := filepath.Join(work, "backup")
+	if err := pack(packed, copied, pkiDir(dataDir)); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return os.Rename(packed, file)
+}
+
+func pack(to, database, pki string) (err error) {
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	z := gzip.NewWriter(out)
+	w := tar.NewWriter(z)
+	if err := addFile(w, databaseEntry, database); err != nil {
+		return err
+	}
+	err = filepath.WalkDir(pki, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		return addFile(w, pkiEntry+"/"+filepath.Base(path), path)
+	})
+	if err := errors.Join(err, w.Close(), z.Close()); err != nil {
+		return err
+	}
+	return out.Sync()
+}
+
+func addFile(w *tar.Writer, name, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: info.Size(), ModTime: info.ModTime()}); err != nil {
+		return err
+	}
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// Restore makes dataDir the cluster of a backup, under a new incarnation, so that agents and clients notice and list
+// again. It refuses a folder that holds a cluster.
+func Restore(ctx context.Context, file, dataDir string) (err error) {
+	dir := serverDir(dataDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	release, err := lock(dir)
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	defer release()
+	if _, err := os.Stat(databasePath(dataDir)); err == nil {
+		return fmt.Errorf("restore: %w: %s: move the folder away first", ErrInUse, databasePath(dataDir))
+	}
+	work, err := os.MkdirTemp(dir, ".restore-")
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	defer os.RemoveAll(work)
+	if err := unpack(file, work); err != nil {
+		return fmt.Errorf("restore: %s is no whole backup of `bramble backup`: %w", file, err)
+	}
+	// The keys first: a folder with keys and no database is one that a server has not used yet.
+	if err := os.RemoveAll(pkiDir(dataDir)); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if err := os.Rename(filepath.Join(work, pkiEntry), pkiDir(dataDir)); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if err := store.Restore(ctx, filepath.Join(work, databaseEntry), databasePath(dataDir)); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	return nil
+}
+
+func unpack(file, dir string) error {
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(dir, pkiEntry), 0o700); err != nil {
+		return err
+	}
+	seen := map[string]bool{}
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if !wanted(h.Name) || seen[h.Name] {
+			return fmt.Errorf("it has an entry %q", h.Name)
+		}
+		seen[h.Name] = true
+		if err := extract(filepath.Join(dir, h.Name), r); err != nil {
+			return err
+		}
+	}
+	if !seen[databaseEntry] {
+		return fmt.Errorf("it has no %s", databaseEntry)
+	}
+	return nil
+}
+
+// wanted is what a backup may hold, and nothing that leads out of the folder.
+func wanted(name string) bool {
+	rest, inPKI := strings.CutPrefix(name, pkiEntry+"/")
+	return name == databaseEntry || inPKI && rest != "" && rest != "." && rest != ".." && !strings.ContainsAny(rest, "/\\")
+}
+
+func extract(path string, r io.Reader) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Sync(), f.Close())
+}
