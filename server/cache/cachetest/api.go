@@ -206,6 +206,9 @@ func (a *API) remove(gr schema.GroupResource, key types.NamespacedName, o metav1
 	}
 	object := old.DeepCopyObject()
 	m := accessor(object)
+	if o.Preconditions != nil && o.Preconditions.ResourceVersion != nil && *o.Preconditions.ResourceVersion != m.GetResourceVersion() {
+		return nil, apierrors.NewConflict(gr, key.Name, fmt.Errorf("Precondition failed: ResourceVersion"))
+	}
 	if o.Preconditions != nil && o.Preconditions.UID != nil && *o.Preconditions.UID != m.GetUID() {
 		return nil, apierrors.NewConflict(gr, key.Name, fmt.Errorf("Precondition failed: UID in precondition: %v, UID in object meta: %v", *o.Preconditions.UID, m.GetUID()))
 	}

@@ -30,7 +30,27 @@ import (
 func (a *API) Client() kubernetes.Interface {
 	c := fake.NewSimpleClientset()
 	c.PrependReactor("*", "*", a.react)
+	c.Resources = served
 	return c
+}
+
+var verbs = metav1.Verbs{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+
+// served is what discovery tells.
+var served = []*metav1.APIResourceList{
+	{GroupVersion: "v1", APIResources: []metav1.APIResource{
+		{Name: "pods", Kind: "Pod", Namespaced: true, Verbs: verbs},
+		{Name: "configmaps", Kind: "ConfigMap", Namespaced: true, Verbs: verbs},
+		{Name: "secrets", Kind: "Secret", Namespaced: true, Verbs: verbs},
+		{Name: "replicationcontrollers", Kind: "ReplicationController", Namespaced: true, Verbs: verbs},
+		{Name: "serviceaccounts", Kind: "ServiceAccount", Namespaced: true, Verbs: verbs},
+		{Name: "namespaces", Kind: "Namespace", Verbs: verbs},
+		{Name: "nodes", Kind: "Node", Verbs: verbs},
+	}},
+	{GroupVersion: "apps/v1", APIResources: []metav1.APIResource{
+		{Name: "deployments", Kind: "Deployment", Namespaced: true, Verbs: verbs},
+		{Name: "replicasets", Kind: "ReplicaSet", Namespaced: true, Verbs: verbs},
+	}},
 }
 
 // Metadata gives a client that sees only the metadata of objects.
@@ -59,6 +79,9 @@ func (a *API) Metadata() metadata.Interface {
 // react serves one action of the client.
 func (a *API) react(action clienttesting.Action) (bool, runtime.Object, error) {
 	gr := action.GetResource().GroupResource()
+	if gr.Resource == "group" || gr.Resource == "resource" {
+		return false, nil, nil // discovery answers by itself
+	}
 	if gr.Group == "" && gr.Resource == "events" && action.GetVerb() != "create" && action.GetVerb() != "list" && action.GetVerb() != "get" {
 		return true, &corev1.Event{}, nil // aggregation is the recorder's business
 	}

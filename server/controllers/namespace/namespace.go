@@ -195,4 +195,6 @@ func (c *controller) emptyOne(ctx context.Context, gvr schema.GroupVersionResour
 	return list.Items, nil
 }
 
-func notServed(err error) bool { return apierrors.IsMethodNotSupported(err) || apierrors.IsNotFound(err) }
+func notServed(err error) bool {
+	return apierrors.IsMethodNotSupported(err) || apierrors.IsNotFound(err)
+}

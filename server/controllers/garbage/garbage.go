@@ -1,0 +1,303 @@
+package garbage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/record"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/loop"
+)
+
+// settle is how long served resources must be unchanged before they are read again.
+const settle = 500 * time.Millisecond
+
+// Inputs is what the controller reads and writes with.
+type Inputs struct {
+	Metadata  metadata.Interface
+	Discovery discovery.DiscoveryInterface
+	Events    record.EventRecorder
+	Source    cache.Source
+	Prefix    func(schema.GroupResource) string
+	Log       *slog.Logger
+}
+
+// Controller follows all resources and decides about objects with owners.
+type Controller struct {
+	Inputs
+	loop  *loop.Loop
+	graph *graph
+	kinds kinds
+}
+
+// New makes the controller.
+func New(in Inputs) *Controller {
+	c := &Controller{Inputs: in}
+	c.loop = loop.New("generic-garbage-collector", in.Log, c.reconcile)
+	c.graph = newGraph(func(w work) { c.loop.Enqueue(keyOf(w)) })
+	return c
+}
+
+const orphanMark = "orphan"
+
+func keyOf(w work) loop.Key {
+	key := loop.Key{Name: string(w.uid)}
+	if w.orphan {
+		key.Namespace = orphanMark
+	}
+	return key
+}
+
+// Run works until ctx is done.
+func (c *Controller) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	following := map[schema.GroupVersionResource]context.CancelFunc{}
+	c.refresh(ctx, &wg, following)
+	wg.Go(func() { c.loop.Run(ctx) })
+	changed := c.served(ctx, &wg)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+			c.refresh(ctx, &wg, following)
+		}
+	}
+}
+
+// refresh follows the resources that are served now.
+func (c *Controller) refresh(ctx context.Context, wg *sync.WaitGroup, following map[schema.GroupVersionResource]context.CancelFunc) {
+	var resources []schema.GroupVersionResource
+	for {
+		var err error
+		if resources, err = c.kinds.discover(c.Discovery); err == nil {
+			break
+		}
+		c.Log.Warn("garbage collection cannot discover what is served", "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retryAfter):
+		}
+	}
+	for gvr, stop := range following {
+		if !slices.Contains(resources, gvr) {
+			stop()
+			delete(following, gvr)
+			for _, id := range c.graph.of(gvr) {
+				c.graph.remove(id.uid)
+			}
+		}
+	}
+	for _, gvr := range resources {
+		prefix := c.Prefix(gvr.GroupResource())
+		if following[gvr] != nil || prefix == "" {
+			continue
+		}
+		one, stop := context.WithCancel(ctx)
+		following[gvr] = stop
+		f, err := c.start(gvr, prefix)
+		wg.Go(func() { c.follow(one, gvr, prefix, f, err) })
+	}
+}
+
+// served tells when definitions of custom resources changed.
+func (c *Controller) served(ctx context.Context, wg *sync.WaitGroup) <-chan struct{} {
+	changed := make(chan struct{}, 1)
+	prefix := c.Prefix(schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"})
+	if prefix == "" {
+		return changed
+	}
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			f, err := c.Source.Follow(prefix)
+			for err == nil {
+				_, err = f.Next(ctx)
+				select {
+				case <-ctx.Done():
+				case <-time.After(settle):
+				}
+				select {
+				case changed <- struct{}{}:
+				default: // it is known already
+				}
+			}
+			if f != nil {
+				f.Close()
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryAfter):
+			}
+		}
+	})
+	return changed
+}
+
+func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
+	n, dependents, ok := c.graph.get(types.UID(key.Name))
+	switch {
+	case !ok || !n.known || n.gone:
+		return nil
+	case key.Namespace == orphanMark:
+		return c.orphan(ctx, n, dependents)
+	case n.foreground:
+		return c.await(ctx, n, dependents)
+	case n.deleting:
+		return nil
+	}
+	latest, err := c.client(n.id).Get(ctx, n.id.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || (err == nil && latest.UID != n.id.uid) {
+		c.graph.remove(n.id.uid)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", describe(n.id), err)
+	}
+	if len(latest.OwnerReferences) == 0 {
+		return nil
+	}
+	refs, err := c.classify(ctx, n, latest)
+	if errors.Is(err, errNamespaced) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return c.carryOut(ctx, n, dependents, latest, refs)
+}
+
+func (c *Controller) carryOut(ctx context.Context, n node, dependents []node, latest *metav1.PartialObjectMetadata, refs references) error {
+	switch judge(refs, len(dependents)) {
+	case unlink:
+		return c.patchOwners(ctx, n.id, latest, without(append(refs.dangling, refs.waiting...)))
+	case removeAll:
+		// A circle of owners that all wait would never end: this one's owners
+		// no longer wait for it if one of its dependents waits already.
+		if slices.ContainsFunc(dependents, func(d node) bool { return d.foreground }) {
+			if err := c.patchOwners(ctx, n.id, latest, unblocked); err != nil {
+				return err
+			}
+			return c.delete(ctx, n.id, "", metav1.DeletePropagationForeground)
+		}
+		return c.delete(ctx, n.id, latest.ResourceVersion, metav1.DeletePropagationForeground)
+	case remove:
+		return c.delete(ctx, n.id, latest.ResourceVersion, policy(latest))
+	}
+	return nil
+}
+
+// await lets an owner go when no dependent blocks it, and asks about those that do.
+func (c *Controller) await(ctx context.Context, n node, dependents []node) error {
+	left := blockers(n.id.uid, dependents)
+	if len(left) == 0 {
+		return c.removeFinalizer(ctx, n.id, metav1.FinalizerDeleteDependents)
+	}
+	for _, d := range left {
+		if !d.foreground {
+			c.loop.Enqueue(keyOf(work{uid: d.id.uid}))
+		}
+	}
+	return nil
+}
+
+// orphan sets all dependents free and then lets the owner go.
+func (c *Controller) orphan(ctx context.Context, n node, dependents []node) error {
+	if !n.orphaning {
+		return nil
+	}
+	var errs []error
+	for _, d := range dependents {
+		latest, err := c.client(d.id).Get(ctx, d.id.name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || (err == nil && latest.UID != d.id.uid) {
+			continue
+		}
+		if err == nil {
+			err = c.patchOwners(ctx, d.id, latest, without([]types.UID{n.id.uid}))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("orphan %s: %w", describe(d.id), err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return c.removeFinalizer(ctx, n.id, metav1.FinalizerOrphanDependents)
+}
+
+// errNamespaced says that a cluster-wide object names an owner in a namespace.
+var errNamespaced = errors.New("cluster-scoped objects cannot refer to namespaced owners")
+
+// classify asks about each owner, the API if the graph does not know it for sure.
+func (c *Controller) classify(ctx context.Context, n node, latest *metav1.PartialObjectMetadata) (references, error) {
+	var out references
+	for _, ref := range latest.OwnerReferences {
+		owner, _, known := c.graph.get(ref.UID)
+		if known && owner.gone {
+			out.dangling = append(out.dangling, ref.UID)
+			continue
+		}
+		exists, waits, err := c.ask(ctx, n, ref)
+		switch {
+		case err != nil:
+			return references{}, err
+		case !exists:
+			out.dangling = append(out.dangling, ref.UID)
+		case waits:
+			out.waiting = append(out.waiting, ref.UID)
+		default:
+			out.solid = append(out.solid, ref.UID)
+		}
+	}
+	return out, nil
+}
+
+// ask says whether the owner that a reference names exists and whether it waits
+// for its dependents.
+func (c *Controller) ask(ctx context.Context, n node, ref metav1.OwnerReference) (exists, waits bool, err error) {
+	t, err := c.kinds.find(ref.APIVersion, ref.Kind)
+	if err != nil {
+		return false, false, err
+	}
+	id := identity{resource: t.resource, name: ref.Name, uid: ref.UID}
+	if t.namespaced {
+		if n.id.namespace == "" {
+			object := &corev1.ObjectReference{APIVersion: n.id.resource.GroupVersion().String(), Kind: n.id.resource.Resource, Name: n.id.name, UID: n.id.uid}
+			c.Events.Eventf(object, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef %s does not exist in namespace %q", refString(ref), n.id.namespace)
+			return false, false, errNamespaced
+		}
+		id.namespace = n.id.namespace
+	}
+	owner, err := c.client(id).Get(ctx, id.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || (err == nil && owner.UID != ref.UID) {
+		return false, false, nil
+	}
+	if err != nil {
+		return false, false, fmt.Errorf("read owner %s: %w", describe(id), err)
+	}
+	c.graph.confirm(id, owner)
+	return true, owner.DeletionTimestamp != nil && has(owner, metav1.FinalizerDeleteDependents), nil
+}
+
+func refString(r metav1.OwnerReference) string {
+	return fmt.Sprintf("[%s/%s, name: %s, uid: %s]", r.APIVersion, r.Kind, r.Name, r.UID)
+}
+
+func describe(id identity) string {
+	return fmt.Sprintf("%s %s/%s", id.resource.GroupResource(), id.namespace, id.name)
+}

@@ -1,0 +1,97 @@
+package garbage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/metadata"
+)
+
+func (c *Controller) client(id identity) metadata.ResourceInterface {
+	if id.namespace == "" {
+		return c.Metadata.Resource(id.resource)
+	}
+	return c.Metadata.Resource(id.resource).Namespace(id.namespace)
+}
+
+// delete removes an object if it still is the one, and at the version, that was
+// judged.
+func (c *Controller) delete(ctx context.Context, id identity, version string, p metav1.DeletionPropagation) error {
+	preconditions := &metav1.Preconditions{UID: &id.uid}
+	if version != "" {
+		preconditions.ResourceVersion = &version
+	}
+	err := c.client(id).Delete(ctx, id.name, metav1.DeleteOptions{Preconditions: preconditions, PropagationPolicy: &p})
+	if apierrors.IsNotFound(err) {
+		c.graph.remove(id.uid)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("delete %s: %w", describe(id), err)
+	}
+	return nil
+}
+
+// change gives an object's references as they should be.
+type change func([]metav1.OwnerReference) []metav1.OwnerReference
+
+func without(uids []types.UID) change {
+	return func(refs []metav1.OwnerReference) []metav1.OwnerReference {
+		return slices.DeleteFunc(slices.Clone(refs), func(r metav1.OwnerReference) bool { return slices.Contains(uids, r.UID) })
+	}
+}
+
+func unblocked(refs []metav1.OwnerReference) []metav1.OwnerReference {
+	refs = slices.Clone(refs)
+	for i := range refs {
+		no := false
+		refs[i].BlockOwnerDeletion = &no
+	}
+	return refs
+}
+
+// patchOwners and removeFinalizer name the version that they saw, so that the
+// whole list can be replaced: a change by another makes them fail and be tried
+// again.
+func (c *Controller) patchOwners(ctx context.Context, id identity, latest *metav1.PartialObjectMetadata, to change) error {
+	refs := to(latest.OwnerReferences)
+	if len(refs) == len(latest.OwnerReferences) && slices.EqualFunc(refs, latest.OwnerReferences, func(a, b metav1.OwnerReference) bool {
+		return a.UID == b.UID && blocks(a) == blocks(b)
+	}) {
+		return nil
+	}
+	return c.patch(ctx, id, latest.ResourceVersion, "ownerReferences", refs)
+}
+
+func (c *Controller) removeFinalizer(ctx context.Context, id identity, finalizer string) error {
+	latest, err := c.client(id).Get(ctx, id.name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || (err == nil && latest.UID != id.uid) {
+		c.graph.remove(id.uid)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", describe(id), err)
+	}
+	if !has(latest, finalizer) {
+		return nil
+	}
+	left := slices.DeleteFunc(slices.Clone(latest.Finalizers), func(f string) bool { return f == finalizer })
+	return c.patch(ctx, id, latest.ResourceVersion, "finalizers", left)
+}
+
+func (c *Controller) patch(ctx context.Context, id identity, version, field string, value any) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": id.uid, "resourceVersion": version, field: value}})
+	if err != nil {
+		return err
+	}
+	_, err = c.client(id).Patch(ctx, id.name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("patch %s of %s: %w", field, describe(id), err)
+	}
+	return nil
+}
