@@ -91,7 +91,10 @@ func hostDevices() []specs.LinuxDevice {
 		}
 		switch path {
 		case "/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/.udev", "/dev/hugepages":
-			return filepath.SkipDir
+			if d.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil // for a link it would skip everything beside it
 		case "/dev/console", "/dev/ptmx", "/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/random", "/dev/urandom": // runc's
 			return nil
 		}

@@ -139,6 +139,7 @@ int main(int argc, char **argv)
 		if (argv[i][1] == 'd')
 			dir = argv[i] + 2;
 	}
+	close_range(3, ~0U, 0); /* whatever the caller forgot to close */
 	if (!dir)
 		return say("bramble-shim: -d is missing; it is started by the agent, see runtime/shim", EINVAL), 2;
 	if (pipe2(ready, O_CLOEXEC))
