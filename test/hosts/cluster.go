@@ -66,7 +66,7 @@ func StartCluster(ctx context.Context, lab *Lab, o ClusterOptions) (*Cluster, er
 // StartServer starts the server, or starts it again, and waits until it answers.
 func (c *Cluster) StartServer(ctx context.Context) error {
 	h := c.Hosts[0]
-	args := append([]string{"GODEBUG=", c.program("bramble"), "server", "--data-dir", DataDir,
+	args := append([]string{c.program("bramble"), "server", "--data-dir", DataDir,
 		"--api-listen", h.IP.String() + ":" + APIPort, "--mqtt-listen", h.IP.String() + ":" + MQTTPort}, c.o.ServerArgs...)
 	p, err := h.Start("server", args...)
 	if err != nil {
@@ -124,7 +124,7 @@ func (c *Cluster) StartAgent(i int, args ...string) error {
 	if url == "" {
 		url = "mqtts://" + c.Hosts[0].IP.String() + ":" + MQTTPort
 	}
-	argv := append([]string{"GODEBUG=", c.program("bramble-agent"), "--data-dir", DataDir, "--node-name", h.Name, "--server", url}, c.o.AgentArgs...)
+	argv := append([]string{c.program("bramble-agent"), "--data-dir", DataDir, "--node-name", h.Name, "--server", url}, c.o.AgentArgs...)
 	p, err := h.Start("agent", append(argv, args...)...)
 	if err != nil {
 		return err
