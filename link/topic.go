@@ -6,7 +6,7 @@ import "strings"
 //
 //	bramble/<cluster>/n/<node>/up      from the node to the server
 //	bramble/<cluster>/n/<node>/down    from the server to the node
-//	bramble/<cluster>/n/<node>/gone    the node's last will, an empty message
+//	bramble/<cluster>/n/<node>/gone    the node's last will, one byte
 //	bramble/<cluster>/join/<id>/up     from an agent that has no certificate yet
 //	bramble/<cluster>/join/<id>/down   to it
 type Topics struct{ Cluster string }

@@ -278,7 +278,11 @@ func (id *identity) keep(certificate, ca []byte) error {
 	return nil
 }
 
-// renewAt is when a new certificate is to be asked for: at two thirds of its life.
+// renewBefore is how long before its end a certificate is renewed. That it may have begun in the
+// past, for boards that believe to be there, says nothing of its life.
+const renewBefore = 100 * 24 * time.Hour
+
+// renewAt is when a new certificate is to be asked for.
 func (id *identity) renewAt() time.Time {
 	id.mu.Lock()
 	defer id.mu.Unlock()
@@ -286,7 +290,7 @@ func (id *identity) renewAt() time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	return leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3)
+	return leaf.NotAfter.Add(-min(renewBefore, leaf.NotAfter.Sub(leaf.NotBefore)/3))
 }
 
 func (id *identity) tlsCertificate() (*tls.Certificate, error) {

@@ -37,7 +37,7 @@ type Options struct {
 	ClientID  string
 	TLS       *tls.Config // for mqtts
 	Subscribe []string
-	Will      string // topic that gets an empty message when the connection breaks; "": none
+	Will      string // topic that gets a message of one byte when the connection breaks; "": none
 	// Receive is called for every message, one at a time. It must not block.
 	Receive func(topic string, payload []byte)
 	// Dial replaces the way to the broker, for tests.
@@ -90,7 +90,7 @@ func Connect(ctx context.Context, o Options) (*Client, error) {
 	m.SetConnectionLostHandler(func(_ mqtt.Client, err error) { c.lose(err) })
 	m.SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { o.Receive(m.Topic(), m.Payload()) })
 	if o.Will != "" {
-		m.SetBinaryWill(o.Will, nil, 0, false)
+		m.SetBinaryWill(o.Will, []byte{1}, 0, false) // mochi refuses an empty one
 	}
 	c.client = mqtt.NewClient(m)
 	if err := wait(ctx, c.client.Connect()); err != nil {

@@ -46,7 +46,7 @@ func (r *rules) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		return errRefused
 	}
 	will := pk.Connect.WillFlag
-	if will && (pk.Connect.WillTopic != r.topics.Gone(place) || len(pk.Connect.WillPayload) > 0 || pk.Connect.WillRetain || pk.Connect.WillQos > 0) {
+	if will && (pk.Connect.WillTopic != r.topics.Gone(place) || len(pk.Connect.WillPayload) > 1 || pk.Connect.WillRetain || pk.Connect.WillQos > 0) {
 		return errRefused
 	}
 	r.places.Store(cl, place)
