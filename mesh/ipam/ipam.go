@@ -40,7 +40,8 @@ type Pool struct {
 	mu     sync.Mutex
 	leases map[string]Lease
 	used   map[netip.Addr]string
-	last   netip.Addr
+	last   netip.Addr   // handed out
+	freed  []netip.Addr // by this process, the one that is free for the longest time first
 }
 
 // cursor is the file that remembers the last address handed out. It is written without a sync: what
@@ -124,7 +125,7 @@ func (p *Pool) Allocate(id string, subnet netip.Prefix, note json.RawMessage) (L
 	if id == "" || strings.ContainsAny(id, "/\x00") || strings.HasPrefix(id, ".") {
 		return Lease{}, fmt.Errorf("allocate an address: %q cannot be the name of a file", id)
 	}
-	ip, err := next(subnet, p.last, func(a netip.Addr) bool { return p.used[a] != "" })
+	ip, err := p.next(subnet)
 	if err != nil {
 		return Lease{}, fmt.Errorf("allocate an address in %s: %w", subnet, err)
 	}
@@ -137,6 +138,7 @@ func (p *Pool) Allocate(id string, subnet netip.Prefix, note json.RawMessage) (L
 		return Lease{}, fmt.Errorf("record the address of %s: %w", id, err)
 	}
 	p.leases[id], p.used[ip], p.last = l, id, ip
+	p.freed = slices.DeleteFunc(p.freed, func(a netip.Addr) bool { return a == ip })
 	_ = os.WriteFile(filepath.Join(p.dir, cursor), []byte(ip.String()+"\n"), 0o600)
 	return l, nil
 }
@@ -155,7 +157,23 @@ func (p *Pool) Release(id string) error {
 	}
 	delete(p.leases, id)
 	delete(p.used, l.IP)
+	p.freed = append(p.freed, l.IP)
 	return nil
+}
+
+// next chooses an address: one that this process has not freed, and only then the one that is free for
+// the longest time.
+func (p *Pool) next(subnet netip.Prefix) (netip.Addr, error) {
+	ip, err := next(subnet, p.last, func(a netip.Addr) bool { return p.used[a] != "" || slices.Contains(p.freed, a) })
+	if !errors.Is(err, ErrFull) {
+		return ip, err
+	}
+	for _, a := range p.freed {
+		if subnet.Contains(a) {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, ErrFull
 }
 
 // next is the first free address after last, going round. The first address of a subnet names it, the

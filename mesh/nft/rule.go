@@ -183,19 +183,14 @@ func (b *Builder) addr(word string, offset uint32, not bool, p netip.Prefix) *Bu
 	b.needIPv4()
 	p = p.Masked()
 	a := p.Addr().As4()
-	n := (p.Bits() + 7) / 8
-	b.payload(unix.NFT_PAYLOAD_NETWORK_HEADER, offset, uint32(max(n, 1)), 0)
-	v := a[:max(n, 1)]
-	if p.Bits()%8 != 0 || n == 0 {
-		m := make([]byte, 4)
-		binary.BigEndian.PutUint32(m, uint32(0xffffffff)<<(32-p.Bits()))
-		b.expr("bitwise", func(w *buffer) {
-			w.u32(unix.NFTA_BITWISE_SREG, reg(0))
-			w.u32(unix.NFTA_BITWISE_DREG, reg(0))
-			w.u32(unix.NFTA_BITWISE_LEN, uint32(len(v)))
-			value(w, unix.NFTA_BITWISE_MASK, m[:len(v)])
-			value(w, unix.NFTA_BITWISE_XOR, make([]byte, len(v)))
-		})
+	v := a[:]
+	if p.Bits() > 0 && p.Bits()%8 == 0 { // as nft does it, which reads only this back as a prefix
+		v = a[:p.Bits()/8]
+	}
+	b.payload(unix.NFT_PAYLOAD_NETWORK_HEADER, offset, uint32(len(v)), 0)
+	if p.Bits()%8 != 0 || p.Bits() == 0 {
+		m := binary.BigEndian.AppendUint32(nil, uint32(uint64(0xffffffff)<<(32-p.Bits())))
+		b.mask(0, binary.NativeEndian.Uint32(m))
 	}
 	b.cmp(not, 0, v)
 	if not {

@@ -78,7 +78,7 @@ func base(c Config) *piece {
 		established,
 		nft.New().Iif(c.Bridge).State("invalid").Drop(),
 		nft.New().Vmap("closed-vips", nft.VIP...),
-		nft.New().Daddr(c.ServiceIPs).Goto("reject"),
+		nft.New().Daddr(c.ServiceIPs).Goto("refuse"),
 	)
 	// Pods have no link to each other but through the bridge's address, so the kernel would tell them
 	// of a shorter way that does not exist.
@@ -87,9 +87,9 @@ func base(c Config) *piece {
 		established,
 		nft.New().Vmap("closed-vips", nft.VIP...),
 		nft.New().ToLocal().Vmap("closed-ports", nft.Port...),
-		nft.New().Daddr(c.ServiceIPs).Goto("reject"),
+		nft.New().Daddr(c.ServiceIPs).Goto("refuse"),
 	)
-	p.chain("reject", nft.New().L4Proto(nft.TCP).Reset(), nft.New().Unreachable())
+	p.chain("refuse", nft.New().L4Proto(nft.TCP).Reset(), nft.New().Unreachable())
 	resolver(p, c)
 	api(p, c)
 	return p

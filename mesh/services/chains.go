@@ -18,7 +18,7 @@ func (p *port) front(f front, inside, eps []netip.AddrPort, refuse bool) {
 	if len(eps) == 0 && len(inside) == 0 {
 		v := nft.Value{Drop: true}
 		if refuse {
-			v = nft.Value{Goto: "reject"}
+			v = nft.Value{Goto: "refuse"}
 		}
 		p.add(f.closed, nft.Element{Key: f.key, Value: v, Comment: p.label})
 		return

@@ -114,8 +114,6 @@ func (t *Tunnel) create(c Config) (netlink.Link, error) {
 		return nil, fmt.Errorf("make VXLAN device %s: this kernel has no VXLAN (CONFIG_VXLAN): pods of other nodes cannot be reached; load the module vxlan, on Raspberry Pi OS install linux-modules-extra: %w", t.Name, err)
 	case errors.Is(err, unix.EEXIST):
 		return nil, fmt.Errorf("make VXLAN device %s: %w", t.Name, t.conflict(c, err))
-	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("make VXLAN device %s: UDP port %d is taken, by a program or by a VXLAN device with other options: choose another port for the cluster: %w", t.Name, c.Port, err)
 	case err != nil:
 		return nil, fmt.Errorf("make VXLAN device %s: %w", t.Name, err)
 	}
@@ -157,7 +155,11 @@ func (t *Tunnel) configure(l netlink.Link, c Config) error {
 		t.host.Sysctl("ipv4/conf/"+t.Name+"/forwarding", "1"),
 		t.host.Sysctl("ipv4/conf/"+t.Name+"/route_localnet", "1"), // answers to 127.0.0.1:<node port>
 	)
-	if err := errors.Join(errs...); err != nil {
+	err := errors.Join(errs...)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE): // the kernel opens the socket when the device comes up
+		return fmt.Errorf("set up VXLAN device %s: UDP port %d is taken, by a program or by a VXLAN device with other options: stop it, or choose another port for the cluster: %w", t.Name, c.Port, err)
+	case err != nil:
 		return fmt.Errorf("set up VXLAN device %s: %w", t.Name, err)
 	}
 	return nil
