@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -60,8 +59,11 @@ type backend struct {
 
 const testPrefix = "test!"
 
-// backends are what the contract is tested on.
-var backends = map[string]func(t *testing.T) *backend{"sqlite": sqliteBackend, "etcd": etcdBackend}
+// backends are what the contract is tested on: each prepares itself for a suite, and then opens one for each test.
+var backends = map[string]func(suite *testing.T) func(t *testing.T) *backend{
+	"sqlite": func(*testing.T) func(*testing.T) *backend { return sqliteBackend },
+	"etcd":   etcdBackends,
+}
 
 func parts() (*swap, *failingCodec) {
 	s := &swap{}
@@ -115,24 +117,20 @@ func sqliteBackend(t *testing.T) *backend {
 	}
 }
 
-// One etcd serves all tests; each has its own prefix.
-var (
-	etcdOnce  sync.Once
-	etcdURL   string
-	etcdTests atomic.Int64
-	etcdOwner *testing.T
-)
-
-func etcdBackend(t *testing.T) *backend {
-	t.Helper()
-	etcdOnce.Do(func() {
-		etcdURL = etcd.Start(etcdOwner, "--watch-progress-notify-interval=1s")
-	})
-	if etcdURL == "" {
-		t.Fatal("etcd did not start: see the first failure")
+// etcdBackends starts one etcd for all tests; each has its own prefix.
+func etcdBackends(suite *testing.T) func(t *testing.T) *backend {
+	url := etcd.Start(suite, "--watch-progress-notify-interval=1s")
+	tests := 0
+	return func(t *testing.T) *backend {
+		tests++
+		return etcdBackend(t, url, fmt.Sprintf("/test%d", tests))
 	}
+}
+
+func etcdBackend(t *testing.T, url, prefix string) *backend {
+	t.Helper()
 	client, err := kubernetes.New(clientv3.Config{
-		Endpoints:   []string{etcdURL},
+		Endpoints:   []string{url},
 		DialTimeout: 5 * time.Second,
 		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
 	})
@@ -145,7 +143,6 @@ func etcdBackend(t *testing.T) *backend {
 	transformer, c := parts()
 	leases := etcd3.NewDefaultLeaseManagerConfig()
 	leases.ReuseDurationSeconds = 1
-	prefix := fmt.Sprintf("/test%d", etcdTests.Add(1))
 	v := storage.APIObjectVersioner{}
 	s, err := etcd3.New(client, compactor, c, newPod, newPodList, prefix, "/pods/", schema.GroupResource{Resource: "pods"},
 		transformer, leases, etcd3.NewDefaultDecoder(c, v), v)

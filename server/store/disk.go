@@ -124,8 +124,9 @@ func (k *disk) close() error {
 			s.close()
 		}
 	}
+	err := k.conn.close()
 	if k.shm != nil {
-		k.shm.Close()
+		k.shm.Close() // last: a process that closes a file gives up its locks on it, SQLite's too
 	}
-	return k.conn.close()
+	return err
 }

@@ -47,14 +47,10 @@ func (d *DB) Follow(prefix string) (*Follower, error) {
 	tree, rev := d.present(f.res)
 	f.rev = rev
 	f.snapshot = make([]KeyValue, 0, tree.Len())
-	var err error
-	tree.Ascend(func(it *item) bool {
-		var v []byte
-		if v, err = f.value(it); err != nil {
-			return false
-		}
+	err := d.scan(tree, "", "", wholeGroups, func(it *item, stored []byte) (bool, error) {
+		v, err := f.decrypt(it, stored)
 		f.snapshot = append(f.snapshot, KeyValue{prefix + it.key, it.rev, v})
-		return true
+		return true, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("follow %q: %w", prefix, err)
@@ -131,11 +127,15 @@ func (f *Follower) value(it *item) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return f.decrypt(it, v)
+}
+
+func (f *Follower) decrypt(it *item, stored []byte) ([]byte, error) {
 	t := f.res.transformer.Load()
 	if t == nil {
-		return v, nil
+		return stored, nil
 	}
-	v, _, err = (*t).TransformFromStorage(context.Background(), v, value.DefaultContext(f.res.prefix+it.key))
+	v, _, err := (*t).TransformFromStorage(context.Background(), stored, value.DefaultContext(f.res.prefix+it.key))
 	return v, err
 }
 

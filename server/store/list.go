@@ -61,9 +61,9 @@ func (o *objects) GetList(ctx context.Context, key string, opts storage.ListOpti
 		if from != "" {
 			from = from[len(o.res.prefix):]
 		}
-		err = p.collect(ctx, tree, max(from, below), below)
+		err = p.collect(ctx, tree, from, below)
 	} else if it, ok := tree.Get(&item{key: below}); ok {
-		err = p.add(ctx, it)
+		err = p.single(ctx, it)
 	}
 	if err != nil {
 		return err
@@ -141,36 +141,54 @@ type page struct {
 }
 
 // collect looks at the objects from a key on, below a prefix, until the page is full.
-func (p *page) collect(ctx context.Context, tree *btree.BTreeG[*item], from, prefix string) (err error) {
+func (p *page) collect(ctx context.Context, tree *btree.BTreeG[*item], from, prefix string) error {
 	p.grow(tree.Len())
-	tree.AscendGreaterOrEqual(&item{key: from}, func(it *item) bool {
+	err := p.db.scan(tree, from, prefix, p.room, func(it *item, stored []byte) (bool, error) {
+		err := p.add(ctx, it, stored)
+		return !p.full(), err
+	})
+	if err != nil || !p.full() {
+		return err
+	}
+	tree.AscendGreaterOrEqual(&item{key: p.last + "\x00"}, func(it *item) bool {
 		if !strings.HasPrefix(it.key, prefix) {
 			return false
 		}
-		if p.limit > 0 && int64(p.out.Len()) >= p.limit {
-			p.more = true
-			p.remaining++
-			return p.pred.Empty() // how many remain is told only where all count
-		}
-		err = p.add(ctx, it)
-		return err == nil
+		p.more = true
+		p.remaining++
+		return p.pred.Empty() // how many remain is told only where all count
 	})
-	return err
+	return nil
 }
 
-func (p *page) add(ctx context.Context, it *item) error {
-	whole := p.res.prefix + it.key
-	stored, err := p.db.value(it)
-	if err == nil {
-		stored, _, err = p.Transformer.TransformFromStorage(ctx, stored, value.DefaultContext(whole))
+func (p *page) full() bool { return p.limit > 0 && int64(p.out.Len()) >= p.limit }
+
+// room is how many objects the page can surely take.
+func (p *page) room() int {
+	if p.limit == 0 || !p.pred.Empty() {
+		return readGroup
 	}
+	return int(p.limit) - p.out.Len()
+}
+
+func (p *page) single(ctx context.Context, it *item) error {
+	stored, err := p.db.value(it)
+	if err != nil {
+		return storage.NewInternalError(err)
+	}
+	return p.add(ctx, it, stored)
+}
+
+func (p *page) add(ctx context.Context, it *item, stored []byte) error {
+	whole := p.res.prefix + it.key
+	data, _, err := p.Transformer.TransformFromStorage(ctx, stored, value.DefaultContext(whole))
 	if err != nil {
 		return storage.NewInternalError(fmt.Errorf("unable to transform key %q: %w", whole, err))
 	}
 	if ctx.Err() != nil {
 		return storage.NewTimeoutError(whole, "request did not complete within requested timeout")
 	}
-	obj, err := p.decodeNew(stored, it.rev, p.newItem())
+	obj, err := p.decodeNew(data, it.rev, p.newItem())
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 )
 
@@ -73,6 +74,7 @@ type reader struct {
 	mu   sync.Mutex
 	conn *conn
 	one  *stmt
+	many *stmt
 }
 
 func openReader(path string) (*reader, error) {
@@ -87,7 +89,10 @@ func openReader(path string) (*reader, error) {
 			return nil, err
 		}
 	}
-	if r.one, err = c.prepare("select revision, value from objects where id = ?"); err != nil {
+	if r.one, err = c.prepare("select revision, value from objects where id = ?"); err == nil {
+		r.many, err = c.prepare("select id, revision, value from objects where id in (?" + strings.Repeat(", ?", readGroup-1) + ")")
+	}
+	if err != nil {
 		c.close()
 		return nil, err
 	}
@@ -114,5 +119,6 @@ func (r *reader) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.one.close()
+	r.many.close()
 	return r.conn.close()
 }

@@ -52,7 +52,7 @@ func (w *watcher) Stop()                          { w.cancel() }
 func (w *watcher) ResultChan() <-chan watch.Event { return w.out }
 
 func (o *objects) Watch(ctx context.Context, key string, opts storage.ListOptions) (watch.Interface, error) {
-	whole, below, err := o.key(key, opts.Recursive)
+	_, below, err := o.key(key, opts.Recursive)
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func (o *objects) Watch(ctx context.Context, key string, opts storage.ListOption
 		w.rev = int64(rv)
 	}
 	end := opts.SendInitialEvents != nil && *opts.SendInitialEvents && opts.Predicate.AllowWatchBookmarks
-	go w.run(ctx, whole, tree, end)
+	go w.run(ctx, tree, end)
 	return w, nil
 }
 
@@ -106,16 +106,16 @@ func (w *watcher) refuse(ctx context.Context, err error) {
 	w.fail(ctx, err)
 }
 
-func (w *watcher) run(ctx context.Context, whole string, tree *btree.BTreeG[*item], end bool) {
+func (w *watcher) run(ctx context.Context, tree *btree.BTreeG[*item], end bool) {
 	defer close(w.out)
 	defer w.cancel()
-	err := w.follow(ctx, whole, tree, end)
+	err := w.follow(ctx, tree, end)
 	if err != nil && ctx.Err() == nil {
 		w.fail(ctx, err)
 	}
 }
 
-func (w *watcher) follow(ctx context.Context, whole string, tree *btree.BTreeG[*item], end bool) error {
+func (w *watcher) follow(ctx context.Context, tree *btree.BTreeG[*item], end bool) error {
 	if tree != nil {
 		if err := w.initial(ctx, tree); err != nil {
 			return err
@@ -191,17 +191,25 @@ func (w *watcher) covers(key string) bool {
 }
 
 // initial sends the present objects as ADDED.
-func (w *watcher) initial(ctx context.Context, tree *btree.BTreeG[*item]) (err error) {
-	tree.AscendGreaterOrEqual(&item{key: w.below}, func(it *item) bool {
-		if !w.covers(it.key) {
-			return false
-		}
-		var obj runtime.Object
-		if obj, err = w.object(ctx, it, it.rev); err == nil && w.passes(obj) {
+func (w *watcher) initial(ctx context.Context, tree *btree.BTreeG[*item]) error {
+	send := func(it *item, stored []byte) (bool, error) {
+		obj, err := w.decodeStored(ctx, it, stored, it.rev)
+		if err == nil && w.passes(obj) {
 			err = w.send(ctx, watch.Added, obj)
 		}
-		return err == nil
-	})
+		return true, err
+	}
+	if !w.exact {
+		return w.db.scan(tree, "", w.below, wholeGroups, send)
+	}
+	it, ok := tree.Get(&item{key: w.below})
+	if !ok {
+		return nil
+	}
+	stored, err := w.db.value(it)
+	if err == nil {
+		_, err = send(it, stored)
+	}
 	return err
 }
 
@@ -248,11 +256,15 @@ func (w *watcher) passes(obj runtime.Object) bool {
 }
 
 func (w *watcher) object(ctx context.Context, it *item, rev int64) (runtime.Object, error) {
-	data, err := w.db.value(it)
+	stored, err := w.db.value(it)
 	if err != nil {
 		return nil, err
 	}
-	data, _, err = w.Transformer.TransformFromStorage(ctx, data, value.DefaultContext(w.res.prefix+it.key))
+	return w.decodeStored(ctx, it, stored, rev)
+}
+
+func (w *watcher) decodeStored(ctx context.Context, it *item, stored []byte, rev int64) (runtime.Object, error) {
+	data, _, err := w.Transformer.TransformFromStorage(ctx, stored, value.DefaultContext(w.res.prefix+it.key))
 	if err != nil {
 		return nil, err
 	}
