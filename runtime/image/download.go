@@ -31,15 +31,15 @@ var backoff = func(failures int) time.Duration { return min(time.Second<<failure
 func (s *Store) layer(ctx context.Context, src *source, d descriptor, diffID string, progress func(int64)) (*snapshot.Staged, error) {
 	file := filepath.Join(s.downloads(), hexOf(d.Digest)+".part")
 	for again := true; ; again = false {
-		if err := s.download(ctx, src, d, file, progress); err != nil {
-			return nil, err
-		}
-		st, err := s.unpackFile(ctx, file, diffID)
-		if err == nil || ctx.Err() == nil {
-			_ = os.Remove(file) // unpacked, or of no use
+		var st *snapshot.Staged
+		err := s.download(ctx, src, d, file, progress)
+		if err == nil {
+			if st, err = s.unpackFile(ctx, file, diffID); err == nil || ctx.Err() == nil {
+				_ = os.Remove(file) // unpacked, or of no use
+			}
 		}
 		var wrong *digestError
-		if err != nil && again && errors.As(err, &wrong) {
+		if again && errors.As(err, &wrong) {
 			continue // a resumed file may have been damaged by a crash: once more, from the start
 		}
 		return st, err

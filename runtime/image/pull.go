@@ -137,7 +137,7 @@ func (s *Store) pullFrom(ctx context.Context, host string, n Name, auth Auth, o 
 // unchanged spares a pull when the registry's tag still means what is here.
 func (s *Store) unchanged(ctx context.Context, src *source, n Name, ref string, p *Platform) (Image, bool) {
 	img, ok := s.Resolve(n.String())
-	if !ok || len(img.Digests) == 0 || p != nil {
+	if !ok || len(img.Digests) == 0 || p != nil || Host().best([]Platform{img.Platform}) < 0 {
 		return Image{}, false
 	}
 	d, err := src.digest(ctx, ref)
