@@ -33,6 +33,7 @@ type cluster struct {
 	pki    *auth.PKI
 	token  string
 	url    string
+	roots  *x509.CertPool // of an outside broker
 	log    *slog.Logger
 
 	address   string // of the embedded broker, once it has listened
@@ -167,7 +168,6 @@ type board struct {
 	u      *uplink.Uplink
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	serve  func(target string, conn net.Conn)
-	roots  *x509.CertPool
 
 	mu    sync.Mutex
 	acked map[string]link.Version
@@ -202,7 +202,7 @@ func (b *board) start(c *cluster, token string) {
 			return nil
 		},
 		Status: b.status, Serve: func(target string, conn net.Conn) { b.serve(target, conn) },
-		Logger: c.log.With("board", b.name), Dial: b.dial, Backoff: 50 * time.Millisecond, BrokerRoots: b.roots,
+		Logger: c.log.With("board", b.name), Dial: b.dial, Backoff: 50 * time.Millisecond, BrokerRoots: c.roots,
 	})
 	if err != nil {
 		b.t.Fatal(err)

@@ -15,8 +15,9 @@ import (
 	"bramble.dev/link"
 )
 
-func TestMainJob(t *testing.T) {
-	c := newCluster(t)
+func TestMainJob(t *testing.T) { overBrokers(t, mainJob) }
+
+func mainJob(t *testing.T, c *cluster) {
 	c.service("web")
 	c.configMap("motd", "hello")
 	c.configMap("other", "not for the node")
@@ -83,8 +84,9 @@ func TestMainJob(t *testing.T) {
 	})
 }
 
-func TestStreams(t *testing.T) {
-	c := newCluster(t)
+func TestStreams(t *testing.T) { overBrokers(t, streams) }
+
+func streams(t *testing.T, c *cluster) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
