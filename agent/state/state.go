@@ -168,6 +168,33 @@ func (db *DB) Load(bucket string) (map[string][]byte, error) {
 	return out, nil
 }
 
+// Get returns one value, also if it is only queued.
+func (db *DB) Get(bucket, key string) ([]byte, bool, error) {
+	if value, ok := db.queuedValue(cell{bucket, key}); ok {
+		return value, value != nil, nil
+	}
+	var value []byte
+	err := db.sql.QueryRow("SELECT value FROM items WHERE bucket = ? AND key = ?", bucket, key).Scan(&value)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("get %s of %s: %w", key, bucket, err)
+	}
+	return value, true, nil
+}
+
+func (db *DB) queuedValue(c cell) ([]byte, bool) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, batch := range []map[cell][]byte{db.pending, db.writing} {
+		if value, ok := batch[c]; ok {
+			return value, true
+		}
+	}
+	return nil, false
+}
+
 func (db *DB) queued(bucket string) map[string][]byte {
 	db.mu.Lock()
 	defer db.mu.Unlock()

@@ -1,0 +1,146 @@
+// Package apiproxy is where a pod's call to kubernetes.default ends on its node: it passes the
+// connection on to the server, straight where there is a way, else over the link.
+//
+// Invariant: it copies bytes and sees no plain text, for TLS is between the pod and the server; at
+// most 256 connections are open, further ones wait to be accepted.
+//
+//	p := apiproxy.New(apiproxy.Config{Servers: servers, Dial: uplink.Dial, Logger: log})
+//	go p.Serve(ctx, listener)
+package apiproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config says where the server is.
+type Config struct {
+	// Servers are the URLs of the API, as last told.
+	Servers func() []string
+	// Dial opens a stream to the API over the link.
+	Dial   func(ctx context.Context, target string) (net.Conn, error)
+	Logger *slog.Logger
+}
+
+const (
+	maxConnections = 256
+	directTimeout  = 3 * time.Second
+	// avoidDirect is how long the straight way is not tried again after it failed: behind a NAT every
+	// call would wait for its timeout first.
+	avoidDirect = time.Minute
+)
+
+// Proxy passes connections on.
+type Proxy struct {
+	Config
+	slots chan struct{}
+	avoid atomic.Int64 // until then, in Unix nanoseconds
+}
+
+// New makes a proxy.
+func New(c Config) *Proxy { return &Proxy{Config: c, slots: make(chan struct{}, maxConnections)} }
+
+// Connect opens a connection to the API, on the way that works.
+func (p *Proxy) Connect(ctx context.Context) (net.Conn, error) {
+	var errs []error
+	if time.Now().UnixNano() >= p.avoid.Load() {
+		for _, server := range p.Servers() {
+			conn, err := direct(ctx, server)
+			if err == nil {
+				return conn, nil
+			}
+			errs = append(errs, err)
+		}
+		if len(errs) > 0 {
+			p.avoid.Store(time.Now().Add(avoidDirect).UnixNano())
+		}
+	}
+	conn, err := p.Dial(ctx, "api")
+	if err == nil {
+		return conn, nil
+	}
+	return nil, fmt.Errorf("connect to the API: %w", errors.Join(append(errs, err)...))
+}
+
+func direct(ctx context.Context, server string) (net.Conn, error) {
+	u, err := url.Parse(server)
+	if err != nil {
+		return nil, fmt.Errorf("server URL %q: %w", server, err)
+	}
+	host, port := u.Hostname(), u.Port()
+	if port == "" {
+		port = "443"
+	}
+	d := net.Dialer{Timeout: directTimeout}
+	return d.DialContext(ctx, "tcp", net.JoinHostPort(host, port))
+}
+
+// Serve accepts connections until ctx is done, and returns when all have ended.
+func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
+	var open sync.WaitGroup
+	defer open.Wait()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	for {
+		select {
+		case p.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		conn, err := l.Accept()
+		if err != nil {
+			<-p.slots
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			p.Logger.Warn("a pod's call to the API could not be accepted", "error", err)
+			select {
+			case <-time.After(100 * time.Millisecond): // out of descriptors, likely
+			case <-ctx.Done():
+			}
+			continue
+		}
+		open.Go(func() {
+			defer func() { <-p.slots }()
+			p.pass(ctx, conn)
+		})
+	}
+}
+
+func (p *Proxy) pass(ctx context.Context, pod net.Conn) {
+	defer pod.Close()
+	server, err := p.Connect(ctx)
+	if err != nil {
+		p.Logger.Debug("a pod's call to the API failed", "pod", pod.RemoteAddr().String(), "error", err)
+		return
+	}
+	defer server.Close()
+	defer context.AfterFunc(ctx, func() {
+		pod.Close()
+		server.Close()
+	})()
+	Splice(pod, server)
+}
+
+// Splice copies both ways until both have ended.
+func Splice(a, b net.Conn) {
+	var both sync.WaitGroup
+	one := func(to, from net.Conn) {
+		_, err := io.Copy(to, from)
+		if half, ok := to.(interface{ CloseWrite() error }); ok && err == nil && half.CloseWrite() == nil {
+			return
+		}
+		to.Close()
+		from.Close()
+	}
+	both.Go(func() { one(a, b) })
+	both.Go(func() { one(b, a) })
+	both.Wait()
+}

@@ -1,0 +1,108 @@
+package apiproxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+)
+
+func echo(t *testing.T, greeting string) net.Listener {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				io.WriteString(c, greeting)
+				io.Copy(c, c)
+				c.Close()
+			}()
+		}
+	}()
+	return l
+}
+
+func proxy(t *testing.T, c Config) string {
+	c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := New(c).Serve(ctx, l); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return l.Addr().String()
+}
+
+func talk(t *testing.T, address string) string {
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(10 * time.Second))
+	io.WriteString(c, "hello")
+	c.(*net.TCPConn).CloseWrite()
+	b, err := io.ReadAll(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestStraightWay(t *testing.T) {
+	server := echo(t, "direct:")
+	got := talk(t, proxy(t, Config{
+		Servers: func() []string { return []string{"https://" + server.Addr().String()} },
+		Dial:    func(context.Context, string) (net.Conn, error) { return nil, errors.New("not needed") },
+	}))
+	if got != "direct:hello" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestOverTheLink(t *testing.T) {
+	server := echo(t, "link:")
+	closed, _ := net.Listen("tcp", "127.0.0.1:0")
+	closed.Close()
+	address := proxy(t, Config{
+		Servers: func() []string { return []string{"https://" + closed.Addr().String()} },
+		Dial: func(_ context.Context, target string) (net.Conn, error) {
+			if target != "api" {
+				t.Errorf("target %q", target)
+			}
+			return net.Dial("tcp", server.Addr().String())
+		},
+	})
+	for range 2 {
+		if got := talk(t, address); got != "link:hello" {
+			t.Errorf("%q", got)
+		}
+	}
+}
+
+func TestNobodyThere(t *testing.T) {
+	got := talk(t, proxy(t, Config{
+		Servers: func() []string { return nil },
+		Dial:    func(context.Context, string) (net.Conn, error) { return nil, errors.New("not connected") },
+	}))
+	if got != "" {
+		t.Errorf("%q", got)
+	}
+}

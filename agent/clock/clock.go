@@ -1,0 +1,167 @@
+// Package clock keeps a time that is known to have passed, for boards that have no clock while they
+// are without power: they wake in 1970, and every certificate is "not yet valid".
+//
+// Invariant: the floor never goes back, and is written at most once a day: an idle board writes a
+// page for it, no more. The system's clock is stepped only forward, and only when that is allowed.
+//
+//	f, err := clock.Open(path, allowed, log)
+//	f.Raise()            // at the start: the clock is at least the floor
+//	f.Learn(serverTime)  // whenever the server tells the time
+package clock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// writeEvery is how much the floor may be behind: after a power cut the clock starts that much late.
+	writeEvery = 24 * time.Hour
+	// tolerance is how wrong the clock may be before it is stepped.
+	tolerance = 30 * time.Second
+)
+
+// Floor is the time that has passed.
+type Floor struct {
+	path string
+	step bool
+	log  *slog.Logger
+	set  func(time.Time) error // for tests
+
+	mu   sync.Mutex
+	disk time.Time
+	seen time.Time
+}
+
+// Open reads the floor. step says whether the system's clock may be set.
+func Open(path string, step bool, log *slog.Logger) (*Floor, error) {
+	f := &Floor{path: path, step: step, log: log, set: settime}
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		// The executable was built before it was installed: better than nothing.
+		if exe, err := os.Executable(); err == nil {
+			if info, err := os.Stat(exe); err == nil {
+				f.seen = info.ModTime()
+			}
+		}
+	case err != nil:
+		return nil, fmt.Errorf("read the time floor: %w", err)
+	default:
+		if n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err == nil {
+			f.disk = time.Unix(n, 0)
+			f.seen = f.disk
+		}
+	}
+	return f, nil
+}
+
+func settime(t time.Time) error {
+	tv := unix.NsecToTimeval(t.UnixNano())
+	return unix.Settimeofday(&tv)
+}
+
+// Now is the clock, or the floor if that is later.
+func (f *Floor) Now() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now := time.Now(); now.After(f.seen) {
+		return now
+	}
+	return f.seen
+}
+
+// Time is the floor.
+func (f *Floor) Time() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seen
+}
+
+// Raise steps the clock to the floor if it is behind.
+func (f *Floor) Raise() {
+	f.mu.Lock()
+	floor := f.seen
+	f.mu.Unlock()
+	f.raise(floor)
+}
+
+func (f *Floor) raise(to time.Time) {
+	behind := time.Until(to)
+	if behind < tolerance {
+		return
+	}
+	if !f.step {
+		f.log.Warn("the clock is behind; start the agent with --set-clock, or let something else set it (systemd-timesyncd, chrony)", "behind", behind.Round(time.Second))
+		return
+	}
+	if err := f.set(to); err != nil {
+		f.log.Warn("the clock is behind and could not be set", "behind", behind.Round(time.Second), "error", err)
+		return
+	}
+	f.log.Info("the clock was behind and has been set", "by", behind.Round(time.Second))
+}
+
+// Learn takes a time that the server has signed.
+func (f *Floor) Learn(t time.Time) {
+	f.raise(t)
+	f.note(t)
+}
+
+// note remembers that a time has passed, on the disk if the one there is a day old.
+func (f *Floor) note(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if t.After(f.seen) {
+		f.seen = t
+	}
+	if f.seen.Sub(f.disk) < writeEvery {
+		return
+	}
+	if err := write(f.path, f.seen); err != nil {
+		f.log.Warn("the time floor could not be written", "error", err)
+		return
+	}
+	f.disk = f.seen
+}
+
+func write(path string, t time.Time) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	file, err := os.Create(tmp)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(file, t.Unix())
+	err = errors.Join(err, file.Sync(), file.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// Run notes the time once a day until ctx is done.
+func (f *Floor) Run(ctx context.Context) {
+	ticker := time.NewTicker(writeEvery)
+	defer ticker.Stop()
+	for {
+		f.note(time.Now())
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}

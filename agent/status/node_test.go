@@ -1,0 +1,67 @@
+package status
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"sigs.k8s.io/yaml"
+
+	"bramble.dev/agent/seam"
+)
+
+func nodeInput() NodeInput {
+	return NodeInput{
+		Name: "pi", IP: "192.168.1.2", MaxPods: 110, Runtime: "0.1.0", Kubelet: "v1.37.2", Now: t0,
+		Machine: Machine{
+			CPUs: 4, MemoryBytes: 4 << 30, DiskBytes: 32 << 30, MachineID: "m", SystemUUID: "s", BootID: "b", Kernel: "6.12", OSImage: "Debian", Architecture: "arm64",
+			HugePages: map[string]int64{"hugepages-2Mi": 8 << 20},
+		},
+		Reserved: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("128Mi")},
+		Images:   []seam.Image{{ID: "a", Names: []string{"small:1"}, Size: 1}, {ID: "b", Names: []string{"big:1"}, Size: 2}},
+	}
+}
+
+func TestNodeGolden(t *testing.T) {
+	got, err := yaml.Marshal(Node(nodeInput()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", "node.yaml")
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil || string(got) != string(want) {
+		t.Errorf("differs from %s:\n%s", path, got)
+	}
+}
+
+func TestNodeStatusIsQuiet(t *testing.T) {
+	in := nodeInput()
+	first := Node(in)
+	in.Old, in.Now = first, t0.Add(time.Hour)
+	second := Node(in)
+	a, _ := first.Marshal()
+	b, _ := second.Marshal()
+	if string(a) != string(b) {
+		t.Error("an hour in which nothing happened changes the status")
+	}
+	in.Old, in.Pressure.Memory = second, true
+	third := Node(in)
+	if c := third.Conditions[0]; c.Status != corev1.ConditionTrue || !c.LastTransitionTime.Time.Equal(in.Now) || !third.Conditions[1].LastTransitionTime.Time.Equal(t0) {
+		t.Errorf("%+v", third.Conditions)
+	}
+}
+
+func TestLook(t *testing.T) {
+	m := Look(t.TempDir())
+	if m.CPUs == 0 || m.MemoryBytes == 0 || m.DiskBytes == 0 || m.Kernel == "" || m.BootID == "" || m.SystemUUID == "" && m.MachineID != "" {
+		t.Errorf("%+v", m)
+	}
+}
