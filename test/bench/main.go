@@ -1,0 +1,242 @@
+// Command bench measures what docs/architecture.md budgets, on this machine, and prints one table: the budget, what was
+// measured, their ratio, and upstream's figure from a reference cluster in the same run where there is one.
+//
+// It starts a cluster on two test hosts (the second has only an agent), whose data lie on a loop device of their own, so
+// that every sector that is written can be counted. scripts/bench prepares what it needs and calls it.
+//
+//	scripts/bench --idle 600s
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"bramble.dev/test/hosts"
+)
+
+// options of a run.
+type options struct {
+	bin, images, reference string
+	idle                   time.Duration
+	pods                   int
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin", "folder of the executables")
+	flag.StringVar(&o.images, "images", "build/images", "folder of the image archives")
+	flag.StringVar(&o.reference, "reference", "", "test/upstream/reference; empty: no comparison")
+	flag.DurationVar(&o.idle, "idle", 10*time.Minute, "how long to watch an idle cluster")
+	flag.IntVar(&o.pods, "pods", 50, "how many pods for the memory of each")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) (err error) {
+	dir, release, err := loopDevice()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	lab, err := hosts.New(hosts.Options{Hosts: 2, Dir: filepath.Join(dir.mount, "lab")})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lab.Close()) }()
+	bin, err := filepath.Abs(o.bin)
+	if err != nil {
+		return err
+	}
+	archive, err := filepath.Abs(filepath.Join(o.images, "busybox.tar"))
+	if err != nil {
+		return err
+	}
+	c, err := hosts.StartCluster(ctx, lab, hosts.ClusterOptions{Bin: bin, Images: []string{archive}})
+	if err != nil {
+		return err
+	}
+	b := &bench{ctx: ctx, o: o, c: c, disk: dir, bin: bin}
+	return b.all()
+}
+
+// bench holds one run and the table that it fills.
+type bench struct {
+	ctx  context.Context
+	o    options
+	c    *hosts.Cluster
+	disk device
+	bin  string
+	rows []row
+}
+
+// row of the table. Ratio is measured/budget; above 1 a budget is missed (or, for "at least", below 1).
+type row struct {
+	what, budget, measured string
+	ratio                  float64
+	atLeast                bool
+	upstream               string
+}
+
+func (b *bench) all() error {
+	if err := b.sizes(); err != nil {
+		return err
+	}
+	for _, part := range []struct {
+		name string
+		do   func() error
+	}{
+		{"memory of server and agent", b.processes},
+		{"pod start", b.podStart},
+		{"memory of each pod", b.perPod},
+		{"idle cluster", b.idleCluster},
+		{"creates", b.creates},
+		{"10,000 ConfigMaps", b.manyObjects},
+	} {
+		fmt.Fprintf(os.Stderr, "measuring: %s\n", part.name)
+		if err := part.do(); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", part.name, err)
+			b.rows = append(b.rows, row{what: part.name, measured: "failed: " + firstLine(err.Error())})
+		}
+	}
+	fmt.Print(table(b.rows))
+	return nil
+}
+
+func firstLine(s string) string {
+	first, _, _ := strings.Cut(s, "\n")
+	return first
+}
+
+func table(rows []row) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "%-58s %14s %18s %7s %20s\n", "what", "budget", "measured", "ratio", "upstream")
+	missed := 0
+	for _, r := range rows {
+		ratio, mark := "", ""
+		if r.ratio > 0 {
+			ratio = fmt.Sprintf("%.2f", r.ratio)
+			if (r.ratio > 1) != r.atLeast && r.ratio != 1 {
+				mark = " missed"
+				missed++
+			}
+		}
+		fmt.Fprintf(&out, "%-58s %14s %18s %7s %20s%s\n", r.what, r.budget, r.measured, ratio, r.upstream, mark)
+	}
+	fmt.Fprintf(&out, "%d of %d budgets missed\n", missed, len(rows))
+	return out.String()
+}
+
+// atMost adds a row whose measured value should stay below the budget.
+func (b *bench) atMost(what string, budget, measured float64, unit, upstream string) {
+	r := row{what: what, budget: "<= " + number(budget) + " " + unit, measured: number(measured) + " " + unit, upstream: upstream}
+	if budget > 0 {
+		r.ratio = measured / budget
+	}
+	b.rows = append(b.rows, r)
+}
+
+// atLeast adds a row whose measured value should exceed the budget.
+func (b *bench) atLeast(what string, budget, measured float64, unit, upstream string) {
+	r := row{what: what, measured: number(measured) + " " + unit, upstream: upstream, atLeast: true}
+	if budget > 0 {
+		r.budget = ">= " + number(budget) + " " + unit
+		r.ratio = measured / budget
+	}
+	b.rows = append(b.rows, r)
+}
+
+func number(f float64) string {
+	switch {
+	case f == 0:
+		return "0"
+	case f < 10:
+		return fmt.Sprintf("%.2f", f)
+	case f < 100:
+		return fmt.Sprintf("%.1f", f)
+	}
+	return fmt.Sprintf("%.0f", f)
+}
+
+const mib = 1 << 20
+
+// sizes of the executables.
+func (b *bench) sizes() error {
+	size := func(names ...string) (float64, error) {
+		total := int64(0)
+		for _, n := range names {
+			info, err := os.Stat(filepath.Join(b.bin, n))
+			if err != nil {
+				return 0, err
+			}
+			total += info.Size()
+		}
+		return float64(total) / mib, nil
+	}
+	agent, err := size("bramble-agent", "bramble-shim", "bramble-pause", "runc")
+	if err != nil {
+		return err
+	}
+	server, err := size("bramble")
+	if err != nil {
+		return err
+	}
+	b.atMost("size of bramble-agent with its helpers and runc", 32, agent, "MiB", "")
+	b.atMost("size of bramble", 112, server, "MiB", "")
+	return nil
+}
+
+// device is a file system of its own on a loop device.
+type device struct{ mount, loop string }
+
+// sectors written to the device so far, 512 bytes each.
+func (d device) sectors() (uint64, error) {
+	data, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(d.loop), "stat"))
+	if err != nil {
+		return 0, err
+	}
+	f := strings.Fields(string(data))
+	if len(f) < 7 {
+		return 0, fmt.Errorf("statistics of %s: %q", d.loop, data)
+	}
+	var n uint64
+	_, err = fmt.Sscan(f[6], &n)
+	return n, err
+}
+
+func loopDevice() (device, func() error, error) {
+	dir, err := os.MkdirTemp("/var/tmp", "bramble-bench-")
+	if err != nil {
+		return device{}, nil, err
+	}
+	image, mount := filepath.Join(dir, "disk"), filepath.Join(dir, "m")
+	loop := ""
+	release := func() error {
+		_ = exec.Command("umount", mount).Run()
+		if loop != "" {
+			_ = exec.Command("losetup", "-d", loop).Run()
+		}
+		return os.RemoveAll(dir)
+	}
+	script := `truncate -s 8G "$1" && mke2fs -q -t ext4 -O ^has_journal "$1" && mkdir "$2" && l=$(losetup -f --show "$1") && mount "$l" "$2" && echo "$l"`
+	// With a journal the file system itself would write from time to time; what is counted here is Bramble.
+	out, err := exec.Command("sh", "-c", script, "sh", image, mount).Output()
+	if err != nil {
+		return device{}, nil, errors.Join(fmt.Errorf("loop device: %w", err), release())
+	}
+	loop = strings.TrimSpace(string(out))
+	return device{mount: mount, loop: loop}, release, nil
+}
