@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +23,7 @@ import (
 type cluster struct {
 	t        testing.TB
 	hosts    []*host
+	outside  *nstest.NS // a machine on the switch that is no node, at 192.168.50.254
 	services []*corev1.Service
 	slices   []*discoveryv1.EndpointSlice
 	change   func(*Config)
@@ -39,8 +39,8 @@ type host struct {
 
 func newCluster(t testing.TB, n int) *cluster {
 	t.Helper()
-	c := &cluster{t: t}
-	links := map[*nstest.NS]string{}
+	c := &cluster{t: t, outside: nstest.New(t, "outside")}
+	links := map[*nstest.NS]string{c.outside: "192.168.50.254/24"}
 	for i := 1; i <= n; i++ {
 		h := &host{NS: nstest.New(t, fmt.Sprintf("host%d", i)), c: c, n: i}
 		h.opts = Options{Instance: fmt.Sprintf("00000%d", i), Dir: t.TempDir(), Logger: logger(t)}
@@ -258,5 +258,4 @@ func TestHosts(t *testing.T) {
 			}
 		})
 	}
-	_ = filepath.Join
 }
