@@ -19,6 +19,9 @@ import (
 	"bramble.dev/server/controllers/pods"
 )
 
+// lookAtAll is how often every node is looked at without a reason.
+const lookAtAll = 2 * time.Minute
+
 // Presence knows which nodes have a link to the server.
 type Presence interface {
 	// Online says whether the node is connected and since when that is so; for a
@@ -58,8 +61,15 @@ func (c *Controller) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.loop.Run(ctx) })
 	changes := c.Presence.Changes()
+	// A name may be lost where changes come faster than they are read.
+	tick := time.NewTicker(lookAtAll)
+	defer tick.Stop()
 	for {
 		select {
+		case <-tick.C:
+			for _, node := range c.Nodes.List("", nil) {
+				c.loop.Enqueue(loop.Key{Name: node.Name})
+			}
 		case <-ctx.Done():
 			wg.Wait()
 			return
@@ -142,11 +152,11 @@ func (c *Controller) markPods(ctx context.Context, node *corev1.Node, now time.T
 		if pods.IsFinished(pod) || !pods.IsReady(pod) {
 			continue
 		}
-		pod = pod.DeepCopy()
-		ready := pods.Condition(pod, corev1.PodReady)
+		marked := pod.DeepCopy()
+		ready := pods.Condition(marked, corev1.PodReady)
 		ready.Status = corev1.ConditionFalse
 		ready.LastTransitionTime = metav1.NewTime(now)
-		if _, err := c.Client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		if err := pods.PatchStatus(ctx, c.Client, pod, marked); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("mark pod %s/%s not ready: %w", pod.Namespace, pod.Name, err)
 		}
 		c.Events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")

@@ -138,7 +138,7 @@ func (c *controller) remove(ctx context.Context, pod *corev1.Pod, why *corev1.Po
 		if why != nil {
 			pods.SetCondition(marked, *why)
 		}
-		if _, err := c.Client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, marked, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		if err := pods.PatchStatus(ctx, c.Client, pod, marked); err != nil && !apierrors.IsNotFound(err) {
 			return fmt.Errorf("mark failed: %w", err)
 		}
 	}

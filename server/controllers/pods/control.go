@@ -2,6 +2,7 @@ package pods
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -9,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
@@ -83,4 +85,28 @@ func Batches(count int, do func() error) error {
 		count -= n
 	}
 	return nil
+}
+
+// PatchStatus writes what differs between two statuses of one pod, for
+// components that may patch but not replace it.
+func PatchStatus(ctx context.Context, client kubernetes.Interface, before, after *corev1.Pod) error {
+	type statusOnly struct {
+		Metadata map[string]types.UID `json:"metadata"`
+		Status   corev1.PodStatus     `json:"status"`
+	}
+	uid := map[string]types.UID{"uid": before.UID}
+	old, err := json.Marshal(statusOnly{nil, before.Status})
+	if err != nil {
+		return err
+	}
+	now, err := json.Marshal(statusOnly{uid, after.Status})
+	if err != nil {
+		return err
+	}
+	patch, err := strategicpatch.CreateTwoWayMergePatch(old, now, corev1.Pod{})
+	if err != nil {
+		return fmt.Errorf("compare statuses: %w", err)
+	}
+	_, err = client.CoreV1().Pods(before.Namespace).Patch(ctx, before.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	return err
 }

@@ -1,0 +1,150 @@
+// Package controllers runs all controllers of a server. Each has a folder of
+// its own and the same shape (package loop): inputs named, a reconcile of one
+// key, and a pure plan where the logic is hard.
+//
+// Invariant: each controller writes through the API under upstream's identity
+// for it, with no more rights than that has, and reads from the caches.
+//
+//	err := controllers.Run(ctx, controllers.Dependencies{Client: client, Caches: caches, ...})
+package controllers
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/record"
+
+	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/clusterrole"
+	"bramble.dev/server/controllers/deployment"
+	"bramble.dev/server/controllers/endpoints"
+	"bramble.dev/server/controllers/endpointslice"
+	"bramble.dev/server/controllers/events"
+	"bramble.dev/server/controllers/garbage"
+	"bramble.dev/server/controllers/namespace"
+	"bramble.dev/server/controllers/nodeipam"
+	"bramble.dev/server/controllers/nodelifecycle"
+	"bramble.dev/server/controllers/podgc"
+	"bramble.dev/server/controllers/replicaset"
+	"bramble.dev/server/controllers/replicationcontroller"
+	"bramble.dev/server/controllers/rootca"
+	"bramble.dev/server/controllers/serviceaccount"
+	"bramble.dev/server/controllers/tainteviction"
+)
+
+// Dependencies is what the controllers share.
+type Dependencies struct {
+	// Client and Metadata give a client that acts as the service account of this
+	// name in kube-system.
+	Client    func(name string) kubernetes.Interface
+	Metadata  func(name string) metadata.Interface
+	Caches    *cache.Set
+	Presence  nodelifecycle.Presence
+	PodCIDR   netip.Prefix
+	CACertPEM []byte
+	Logger    *slog.Logger
+}
+
+// runner is a controller; Run ends with ctx and its goroutines.
+type runner interface{ Run(ctx context.Context) }
+
+// Run runs all controllers and returns when ctx is done and they have ended.
+func Run(ctx context.Context, d Dependencies) error {
+	recorder := events.New()
+	defer recorder.Close()
+	var wg sync.WaitGroup
+	for _, c := range all(d, recorder) {
+		wg.Go(func() { c.Run(ctx) })
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+// kit makes one controller's clients, which are shared by its reader of events.
+type kit struct {
+	Dependencies
+	recorder *events.Recorder
+}
+
+func (k kit) events(component string, c kubernetes.Interface) record.EventRecorder {
+	return k.recorder.For(component, c)
+}
+
+// all lists the controllers, in the order of the kinds that they keep.
+func all(d Dependencies, recorder *events.Recorder) []runner {
+	k := kit{d, recorder}
+	return append(append(k.workloads(), k.services()...), append(k.nodes(), k.house()...)...)
+}
+
+func (k kit) workloads() []runner {
+	s, log := k.Caches, k.Logger
+	deployments, sets, rcs := k.Client("deployment-controller"), k.Client("replicaset-controller"), k.Client("replication-controller")
+	return []runner{
+		deployment.New(deployment.Inputs{
+			Client: deployments, Events: k.events("deployment-controller", deployments),
+			Deployments: s.Deployments(), ReplicaSets: s.ReplicaSets(), Pods: s.Pods(), Log: log,
+		}),
+		replicaset.New(replicaset.Inputs{
+			Client: sets, Events: k.events("replicaset-controller", sets),
+			ReplicaSets: s.ReplicaSets(), Pods: s.Pods(), Log: log,
+		}),
+		replicationcontroller.New(replicationcontroller.Inputs{
+			Client: rcs, Events: k.events("replication-controller", rcs),
+			ReplicationControllers: s.ReplicationControllers(), Pods: s.Pods(), Log: log,
+		}),
+	}
+}
+
+func (k kit) services() []runner {
+	s, log := k.Caches, k.Logger
+	slices, old := k.Client("endpointslice-controller"), k.Client("endpoint-controller")
+	return []runner{
+		endpointslice.New(endpointslice.Inputs{
+			Client: slices, Events: k.events("endpoint-slice-controller", slices),
+			Services: s.Services(), Pods: s.Pods(), Nodes: s.Nodes(), EndpointSlices: s.EndpointSlices(), Log: log,
+		}),
+		endpoints.New(endpoints.Inputs{
+			Client: old, Events: k.events("endpoint-controller", old),
+			Services: s.Services(), Pods: s.Pods(), Endpoints: s.Endpoints(), Log: log,
+		}),
+	}
+}
+
+func (k kit) nodes() []runner {
+	s, log := k.Caches, k.Logger
+	node := k.Client("node-controller")
+	recorder := k.events("node-controller", node)
+	return []runner{
+		nodeipam.New(nodeipam.Inputs{Client: node, Events: recorder, Nodes: s.Nodes(), PodCIDR: k.PodCIDR, Log: log}),
+		nodelifecycle.New(nodelifecycle.Inputs{Client: node, Events: recorder, Nodes: s.Nodes(), Pods: s.Pods(), Presence: k.Presence, Log: log}),
+		tainteviction.New(tainteviction.Inputs{Client: node, Events: k.events("taint-eviction-controller", node), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
+		podgc.New(podgc.Inputs{Client: k.Client("pod-garbage-collector"), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
+	}
+}
+
+// house is what every cluster needs, whatever runs on it.
+func (k kit) house() []runner {
+	s, log := k.Caches, k.Logger
+	collector := k.Client("generic-garbage-collector")
+	return []runner{
+		namespace.New(namespace.Inputs{
+			Client: k.Client("namespace-controller"), Metadata: k.Metadata("namespace-controller"),
+			Namespaces: s.Namespaces(), Pods: s.Pods(), Log: log,
+		}),
+		garbage.New(garbage.Inputs{
+			Metadata: k.Metadata("generic-garbage-collector"), Discovery: collector.Discovery(),
+			Events: k.events("garbage-collector-controller", collector), Source: s.Source(), Prefix: s.Prefix, Log: log,
+		}),
+		serviceaccount.New(serviceaccount.Inputs{
+			Client: k.Client("service-account-controller"), Namespaces: s.Namespaces(), ServiceAccounts: s.ServiceAccounts(), Log: log,
+		}),
+		rootca.New(rootca.Inputs{
+			Client: k.Client("root-ca-cert-publisher"), Namespaces: s.Namespaces(), ConfigMaps: s.ConfigMaps(), CACertPEM: k.CACertPEM, Log: log,
+		}),
+		clusterrole.New(clusterrole.Inputs{Client: k.Client("clusterrole-aggregation-controller"), ClusterRoles: s.ClusterRoles(), Log: log}),
+	}
+}
