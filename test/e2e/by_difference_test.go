@@ -19,7 +19,7 @@ const returnBudget = 16 << 10
 func TestByDifference(t *testing.T) {
 	c := start(t, 2, hosts.ClusterOptions{Images: []string{image("busybox")}})
 	c.apply(servicesAndConfigMaps(300, 16, 64<<10))
-	c.apply(reader(16))
+	c.apply(reader(16, "host2"))
 	pods := c.ready("app=reader", 1, 2*time.Minute)
 	away := 1 // the host of the node that is cut off
 	if pods[0].Spec.NodeName != c.Hosts[away].Name {
@@ -155,15 +155,15 @@ func noise(seed, size int) string {
 	return string(out)
 }
 
-// reader is a pod on the second host that mounts all the maps.
-func reader(maps int) string {
+// reader is a pod on a host that mounts all the maps.
+func reader(maps int, host string) string {
 	var b strings.Builder
-	b.WriteString(`
+	fmt.Fprintf(&b, `
 apiVersion: v1
 kind: Pod
 metadata: {name: reader, labels: {app: reader}}
 spec:
-  nodeSelector: {kubernetes.io/hostname: host2}
+  nodeSelector: {kubernetes.io/hostname: %s}
   terminationGracePeriodSeconds: 0
   containers:
   - name: main
@@ -171,7 +171,7 @@ spec:
     imagePullPolicy: IfNotPresent
     command: [sleep, "1000000"]
     volumeMounts:
-`)
+`, host)
 	for i := range maps {
 		fmt.Fprintf(&b, "    - {name: config-%d, mountPath: /config-%d}\n", i, i)
 	}

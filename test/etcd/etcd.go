@@ -1,7 +1,8 @@
 // Package etcd runs a real etcd for a test, built once from the nested module test/upstream/etcd. A test that asks for
 // it fails when it cannot be had: nothing is skipped in silence.
 //
-//	endpoint := etcd.Start(t, "--watch-progress-notify-interval=1s")
+//	server := etcd.Start(t, "--watch-progress-notify-interval=1s")
+//	client, err := clientv3.NewFromURL(server.URL)
 package etcd
 
 import (
@@ -20,8 +21,15 @@ import (
 	"time"
 )
 
-// Start runs etcd until the end of the test and returns its client URL.
-func Start(t testing.TB, flags ...string) string {
+// Server is a running etcd.
+type Server struct {
+	URL string // for clients
+	PID int
+	Dir string // of its data
+}
+
+// Start runs etcd until the end of the test.
+func Start(t testing.TB, flags ...string) *Server {
 	t.Helper()
 	bin, err := Binary(t.Context())
 	if err != nil {
@@ -57,7 +65,7 @@ func Start(t testing.TB, flags ...string) string {
 		said, _ := os.ReadFile(log.Name())
 		t.Fatalf("etcd: %v\n%s", err, said)
 	}
-	return client
+	return &Server{URL: client, PID: cmd.Process.Pid, Dir: dir}
 }
 
 // Binary builds etcd unless it was built before, below $BRAMBLE_CACHE (/var/tmp/bramble-cache).
