@@ -105,6 +105,12 @@ type ConfigError struct{ Err error }
 func (e *ConfigError) Error() string { return e.Err.Error() }
 func (e *ConfigError) Unwrap() error { return e.Err }
 
+// NameError says that a reference names no image.
+type NameError struct{ Err error }
+
+func (e *NameError) Error() string { return e.Err.Error() }
+func (e *NameError) Unwrap() error { return e.Err }
+
 // TerminalSize is a size of a terminal in characters.
 type TerminalSize struct{ Width, Height uint16 }
 

@@ -63,6 +63,9 @@ func (db *DB) restore(batch map[cell][]byte, err error) {
 		return
 	}
 	// After a failed fsync the page cache can no longer be trusted, so it is never retried.
+	if db.failed == nil {
+		close(db.broken)
+	}
 	db.failed = fmt.Errorf("%w: %w", ErrDamaged, err)
 	db.log.Error("the agent's database failed: the agent must be started again", "error", err)
 }
@@ -111,6 +114,9 @@ func put(tx *sql.Tx, c cell, value []byte) (bool, error) {
 	}
 	return true, err
 }
+
+// Broken is closed when the database takes no more writes.
+func (db *DB) Broken() <-chan struct{} { return db.broken }
 
 // Failed returns the error after which the database takes no more writes, or nil.
 func (db *DB) Failed() error {

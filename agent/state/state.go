@@ -55,9 +55,10 @@ type DB struct {
 	waiters []chan error
 	failed  error
 
-	wake chan struct{}
-	done chan struct{}
-	stop chan struct{}
+	wake   chan struct{}
+	done   chan struct{}
+	stop   chan struct{}
+	broken chan struct{}
 }
 
 // ErrDamaged says that the database can no longer be trusted: the process must end.
@@ -88,7 +89,7 @@ func Open(path string, log *slog.Logger) (*DB, error) {
 	}
 	db := &DB{
 		sql: conn, log: log, pending: map[cell][]byte{},
-		wake: make(chan struct{}, 1), done: make(chan struct{}), stop: make(chan struct{}),
+		wake: make(chan struct{}, 1), done: make(chan struct{}), stop: make(chan struct{}), broken: make(chan struct{}),
 	}
 	go db.run()
 	return db, nil

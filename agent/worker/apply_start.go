@@ -70,6 +70,14 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 
 func (w *worker) pullFailed(pod *corev1.Pod, name, image string, missing []string, err error) {
 	about := events.Container(pod, name)
+	var bad *seam.NameError
+	if errors.As(err, &bad) {
+		message := fmt.Sprintf("Failed to apply default image tag %q: %v", image, err)
+		w.m.Events.Event(about, corev1.EventTypeWarning, events.InspectFailed, message)
+		w.m.Events.Event(about, corev1.EventTypeWarning, events.Failed, "Error: "+errInvalidName)
+		w.startFailed(name, errInvalidName, message)
+		return
+	}
 	w.m.Events.Eventf(about, corev1.EventTypeWarning, events.Failed, "Failed to pull image %q: %v", image, err)
 	w.m.Events.Event(about, corev1.EventTypeWarning, events.Failed, "Error: "+errImagePull)
 	if len(missing) > 0 {

@@ -41,9 +41,10 @@ type worker struct {
 	results  chan func()
 	jobsDone sync.WaitGroup
 
-	mu   sync.Mutex
-	seen View
-	end  bool
+	mu    sync.Mutex
+	seen  View
+	end   bool
+	first bool // something was reported
 }
 
 func newWorker(m *Manager, pod *corev1.Pod, memory Memory) *worker {
@@ -280,6 +281,15 @@ func (w *worker) publish(d Desired) {
 	}
 	w.told, w.toldEnd = b, w.memory.Finished
 	w.m.Report(d.Pod, *w.memory.Status.DeepCopy(), w.memory.Finished)
+	w.mu.Lock()
+	w.first = true
+	w.mu.Unlock()
+}
+
+func (w *worker) looked() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.first
 }
 
 // save hands the record to the store if it changed; it is written soon.

@@ -7,13 +7,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"bramble.dev/agent/events"
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/state"
+	"bramble.dev/agent/status"
 )
 
 // Manager has a worker for each pod.
@@ -111,7 +114,10 @@ func (m *Manager) begin(pod *corev1.Pod, gone bool) {
 	delete(m.memories, pod.UID)
 	w := newWorker(m, pod, memory)
 	if m.Admit != nil && !gone && memory.Status.StartTime == nil && pod.Status.StartTime == nil {
-		w.memory.Evicted = m.Admit(pod, m.active(pod.UID))
+		if why := m.Admit(pod, m.active(pod.UID)); why != nil {
+			m.Events.Event(events.Pod(pod), corev1.EventTypeWarning, why.Reason, why.Message)
+			w.memory.Evicted = &status.Waiting{Reason: why.Reason, Message: "Pod was rejected: " + why.Message}
+		}
 	}
 	if gone {
 		w.box.gone()
@@ -228,6 +234,27 @@ func (m *Manager) ObjectsChanged(namespace string) {
 	for _, w := range m.workers {
 		if namespace == "" || w.box.peek().Pod.Namespace == namespace {
 			w.box.objectsChanged()
+		}
+	}
+}
+
+// Settled returns when every pod has been looked at once, or ctx is done: what is reported then is
+// how things are, and not how they are found.
+func (m *Manager) Settled(ctx context.Context) {
+	for {
+		m.mu.Lock()
+		wait := m.running == nil
+		for _, w := range m.workers {
+			wait = wait || !w.looked()
+		}
+		m.mu.Unlock()
+		if !wait {
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return
 		}
 	}
 }

@@ -1,0 +1,99 @@
+package agent
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/resource"
+
+	"bramble.dev/agent/podspec"
+	"bramble.dev/agent/status"
+)
+
+// admit says why the node does not take a pod, in the kubelet's words, or nil. The scheduler has
+// asked the same, but a pod may name its node itself, and two schedulers may each be right alone.
+// Labels are not asked for: the node's may arrive after the pod that they brought here.
+func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *status.Waiting {
+	if port := taken(pod, others); port {
+		return &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
+	}
+	return outOf(pod, others, allocatable)
+}
+
+func outOf(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *status.Waiting {
+	if q, ok := allocatable[corev1.ResourcePods]; ok && int64(len(others))+1 > q.Value() {
+		return short(corev1.ResourcePods, "OutOfpods", 1, int64(len(others)), q.Value())
+	}
+	opts := resource.PodResourcesOptions{}
+	want := resource.PodRequests(pod, opts)
+	for _, r := range []struct {
+		name   corev1.ResourceName
+		reason string
+	}{{corev1.ResourceCPU, "OutOfcpu"}, {corev1.ResourceMemory, "OutOfmemory"}, {corev1.ResourceEphemeralStorage, "OutOfephemeral-storage"}} {
+		value := func(l corev1.ResourceList) int64 {
+			q := l[r.name]
+			if r.name == corev1.ResourceCPU {
+				return q.MilliValue()
+			}
+			return q.Value()
+		}
+		capacity, known := value(allocatable), allocatable[r.name]
+		requested := value(want)
+		if requested == 0 || known.IsZero() {
+			continue
+		}
+		used := int64(0)
+		for _, other := range others {
+			used += value(resource.PodRequests(other, opts))
+		}
+		if requested+used > capacity {
+			return short(r.name, r.reason, requested, used, capacity)
+		}
+	}
+	return nil
+}
+
+func short(name corev1.ResourceName, reason string, requested, used, capacity int64) *status.Waiting {
+	return &status.Waiting{Reason: reason, Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
+}
+
+// taken says whether another pod has a host port that this one wants.
+func taken(pod *corev1.Pod, others []*corev1.Pod) bool {
+	want := hostPorts(pod)
+	for _, other := range others {
+		for _, a := range hostPorts(other) {
+			for _, b := range want {
+				same := a.HostPort == b.HostPort && protocol(a) == protocol(b)
+				if same && (anyIP(a.HostIP) || anyIP(b.HostIP) || a.HostIP == b.HostIP) {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func anyIP(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }
+
+func protocol(p corev1.ContainerPort) string {
+	if p.Protocol == "" {
+		return "TCP"
+	}
+	return strings.ToUpper(string(p.Protocol))
+}
+
+func hostPorts(pod *corev1.Pod) []corev1.ContainerPort {
+	var out []corev1.ContainerPort
+	for c := range podspec.All(pod) {
+		if c.Kind == podspec.Init {
+			continue
+		}
+		for _, p := range c.Ports {
+			if p.HostPort != 0 {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,354 @@
+// Package agent is a node: it runs the pods that the server wants here, tells how they are, and
+// goes on doing so with no server at all.
+//
+// Invariants: what the server wants is on the node's own disk before anything is done about it, so
+// that a reboot with no link starts the same pods; ending the agent ends no pod, and the next agent
+// takes over what runs as it is; what is left of other pods is swept only once the server's wishes
+// have been loaded. The parts below it (runtime, mesh, storage) are known by the interfaces of
+// package seam.
+//
+//	err := agent.Run(ctx, agent.Config{DataDir: "/var/lib/bramble", Servers: []string{"mqtts://server:8883"}, Token: token, Logger: log})
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"bramble.dev/agent/apiproxy"
+	"bramble.dev/agent/catalog"
+	"bramble.dev/agent/clock"
+	"bramble.dev/agent/control"
+	"bramble.dev/agent/events"
+	"bramble.dev/agent/hook"
+	"bramble.dev/agent/kubelet"
+	"bramble.dev/agent/probe"
+	"bramble.dev/agent/seam"
+	"bramble.dev/agent/state"
+	"bramble.dev/agent/status"
+	"bramble.dev/agent/token"
+	"bramble.dev/agent/uplink"
+	"bramble.dev/agent/worker"
+	"bramble.dev/link"
+)
+
+// agent is what Run wires together.
+type agent struct {
+	config  Config
+	log     *slog.Logger
+	db      *state.DB
+	floor   *clock.Floor
+	catalog *catalog.Catalog
+	reports *reports
+	events  *events.Recorder
+	uplink  *uplink.Uplink
+	proxy   *apiproxy.Proxy
+	tokens  *token.Tokens
+	runtime seam.Runtime
+	images  seam.Images
+	volumes seam.Volumes
+	network *network
+	self    *self
+	probes  *probe.Manager
+	pods    *worker.Manager
+	kubelet *kubelet.Listener
+
+	closers []func() error // in the order in which things were opened
+}
+
+// Run is the node until ctx is done. Its pods go on running.
+func Run(ctx context.Context, c Config) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.dir(), 0o700); err != nil {
+		return fmt.Errorf("create the agent's folder: %w", err)
+	}
+	held, err := lock(c.dir("lock"))
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	a := &agent{config: c, log: c.Logger, kubelet: kubelet.NewListener()}
+	defer a.close()
+	if err := a.open(ctx); err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+func (a *agent) close() {
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		if err := a.closers[i](); err != nil {
+			a.log.Warn("the agent did not end cleanly", "error", err)
+		}
+	}
+}
+
+// open opens the parts, from the disk alone.
+func (a *agent) open(ctx context.Context) error {
+	c := &a.config
+	var err error
+	if a.floor, err = clock.Open(c.dir("time"), c.SetClock, a.log); err != nil {
+		return err
+	}
+	a.floor.Raise()
+	if a.db, err = state.Open(c.dir("agent.db"), a.log); err != nil {
+		return err
+	}
+	a.closers = append(a.closers, a.db.Close)
+	if a.catalog, err = catalog.Open(a.db, a.log); err != nil {
+		return err
+	}
+	if a.reports, err = openReports(a.db, a.log); err != nil {
+		return err
+	}
+	a.events = events.New(c.NodeName, a.reports.event, time.Now)
+	if err := a.openUplink(ctx); err != nil {
+		return err
+	}
+	a.proxy = apiproxy.New(apiproxy.Config{Servers: a.apiServers, Dial: a.uplink.Dial, Logger: a.log})
+	a.tokens, err = token.New(token.Config{
+		Store: a.db, Client: apiClient(a.uplink, a.proxy, a.floor), URL: apiURL, Logger: a.log,
+		Refresh: func(uid types.UID) { a.pods.Refresh(uid) },
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.openParts(ctx); err != nil {
+		return err
+	}
+	return a.openPods()
+}
+
+func (a *agent) openUplink(ctx context.Context) error {
+	c := &a.config
+	brokers := c.Servers
+	if cluster := a.catalog.Cluster(); cluster != nil { // the server may have moved since it was named
+		for _, b := range cluster.Brokers {
+			if !slices.Contains(brokers, b) {
+				brokers = append(brokers, b)
+			}
+		}
+	}
+	var err error
+	a.uplink, err = uplink.Open(ctx, uplink.Config{
+		Brokers: brokers, Dir: c.dir(), NodeName: c.NodeName, Token: c.Token, BrokerRoots: c.BrokerRoots,
+		Load: a.catalog.Index, Apply: a.apply, Status: a.reports.set, Serve: a.serve,
+		Floor: a.floor.Time, ServerTime: func(t time.Time) { go a.floor.Learn(t) }, Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.reports.notify = a.uplink.Notify
+	a.uplink.OnAcknowledged(a.reports.acknowledged)
+	return nil
+}
+
+func (a *agent) apiServers() []string {
+	if c := a.catalog.Cluster(); c != nil {
+		return c.Servers
+	}
+	return nil
+}
+
+// openPods opens what runs pods, on the parts that are open.
+func (a *agent) openPods() error {
+	a.probes = probe.New(probe.Config{Exec: a.runtime.Exec, Events: a.events, Changed: func(uid types.UID) { a.pods.Wake(uid) }})
+	a.closers = append(a.closers, func() error { a.probes.Close(); return nil })
+	var err error
+	a.pods, err = worker.New(worker.Config{
+		Runtime: a.runtime, Images: a.images, Network: a.network, Volumes: a.volumes, Objects: a.catalog, Prober: a.probes,
+		Hooks: hook.Runner{Exec: a.runtime.Exec, Events: a.events}, Events: a.events, Store: a.db,
+		Report: a.reports.pod, Retract: func(pod *corev1.Pod) {
+			a.reports.retract(pod)
+			a.tokens.Forget(pod.UID)
+		},
+		Facts: a.facts, Dir: a.config.dir(), Logger: a.log,
+		Admit: func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting {
+			return admit(pod, others, a.self.allocatable())
+		},
+	})
+	return err
+}
+
+func (a *agent) facts() worker.Facts {
+	f := worker.Facts{HostIPs: []string{a.self.address().String()}, Allocatable: a.self.allocatable()}
+	if c := a.catalog.Cluster(); c != nil {
+		f.ClusterDomain = c.Domain
+		if c.DNS != "" {
+			f.ClusterDNS = []string{c.DNS}
+		}
+	}
+	return f
+}
+
+// run runs the parts until ctx is done, or one of them cannot go on.
+func (a *agent) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	part := func(name string, f func(context.Context) error) {
+		parts.Go(func() {
+			if err := f(ctx); err != nil && ctx.Err() == nil {
+				cancel(fmt.Errorf("%s: %w", name, err))
+			}
+		})
+	}
+	quiet := func(f func(context.Context)) func(context.Context) error {
+		return func(ctx context.Context) error { f(ctx); return nil }
+	}
+	// The network first: pods that run already ask for names.
+	part("network", quiet(a.network.run))
+	part("pods", a.pods.Run)
+	if a.catalog.Loaded(catalog.Node) {
+		a.setPods(ctx)
+	}
+	a.self.update(ctx)
+	part("node", quiet(a.self.run))
+	part("tokens", quiet(a.tokens.Run))
+	part("clock", quiet(a.floor.Run))
+	part("database", a.watchDatabase)
+	part("kubelet API", a.serveKubelet)
+	part("control socket", func(ctx context.Context) error {
+		return control.Serve(ctx, ControlSocket(a.config.DataDir), a.controlled())
+	})
+	a.settle(ctx)
+	part("uplink", a.uplink.Run)
+	part("sets", quiet(a.awaitSets))
+	a.events.Event(events.Node(a.config.NodeName), corev1.EventTypeNormal, events.NodeStarting, "Starting kubelet.")
+	a.log.Info("the node runs", "node", a.config.NodeName, "address", a.self.address().String(), "machine", a.self.machine.String(), "pods", len(a.catalog.Pods()))
+	if a.config.Ready != nil {
+		a.config.Ready()
+	}
+	<-ctx.Done()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+// settle waits a moment for what runs to be looked at, so that the server is not told that it is
+// gone, and then that it is there.
+func (a *agent) settle(ctx context.Context) {
+	if !a.catalog.Loaded(catalog.Node) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	a.pods.Settled(ctx)
+}
+
+func (a *agent) serveKubelet(ctx context.Context) error {
+	return kubelet.Serve(ctx, a.kubelet, kubelet.Config{
+		Node: a.config.NodeName, Dir: a.config.dir(), Pods: a.pods, Runtime: a.runtime, ReadLog: readLog, NodeStats: a.self.stats, Logger: a.log,
+		ConfigZ: func() any {
+			f := a.facts()
+			return map[string]any{"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1", "maxPods": a.config.MaxPods, "clusterDomain": f.ClusterDomain, "clusterDNS": f.ClusterDNS, "containerRuntimeEndpoint": "bramble"}
+		},
+	})
+}
+
+// watchDatabase ends the agent when its database can no longer be trusted.
+func (a *agent) watchDatabase(ctx context.Context) error {
+	select {
+	case <-a.db.Broken():
+		return a.db.Failed()
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// apply takes in changes of a set. They are on the disk when it returns.
+func (a *agent) apply(ctx context.Context, set string, changes []link.Change) error {
+	touched, err := a.catalog.Apply(ctx, set, changes)
+	if err != nil {
+		return err
+	}
+	if touched.Network {
+		a.network.poke()
+	}
+	if touched.Volumes {
+		a.pods.ObjectsChanged("")
+	}
+	for namespace := range touched.Namespaces {
+		a.pods.ObjectsChanged(namespace)
+	}
+	if touched.Pods && a.catalog.Loaded(catalog.Node) {
+		a.pods.Set(a.catalog.Pods())
+	}
+	return nil
+}
+
+// setPods starts what the database holds, and sweeps what it does not.
+func (a *agent) setPods(ctx context.Context) {
+	pods := a.catalog.Pods()
+	a.pods.Set(pods)
+	keep := map[types.UID]bool{}
+	for _, p := range pods {
+		keep[p.UID] = true
+	}
+	a.tokens.Sweep(func(uid types.UID) bool { return keep[uid] })
+	// What a worker still has to end must find its network and volumes.
+	if sandboxes, err := a.runtime.List(ctx); err == nil {
+		for _, s := range sandboxes {
+			keep[s.PodUID] = true
+		}
+		var uids []types.UID
+		for uid := range keep {
+			uids = append(uids, uid)
+		}
+		if err := errors.Join(a.volumes.Sweep(ctx, uids), a.network.Sweep(ctx, uids)); err != nil {
+			a.log.Warn("leftovers of pods that are gone could not all be removed", "error", err)
+		}
+	}
+}
+
+// awaitSets notes when the sets are complete for the first time: until then, a pod that is not
+// wanted may be one of which we have not been told yet.
+func (a *agent) awaitSets(ctx context.Context) {
+	for _, set := range []string{catalog.Shared, catalog.Node} {
+		for !a.catalog.Loaded(set) {
+			if a.uplink.Synced(set) {
+				a.catalog.SetLoaded(set)
+				if set == catalog.Node {
+					a.setPods(ctx)
+				}
+				a.pods.ObjectsChanged("")
+				break
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// serve answers a stream of the server's.
+func (a *agent) serve(target string, conn net.Conn) {
+	if target == "kubelet" {
+		a.kubelet.Push(conn)
+		return
+	}
+	if address, ok := strings.CutPrefix(target, "tcp:"); ok {
+		to, err := net.DialTimeout("tcp", address, 10*time.Second)
+		if err == nil {
+			apiproxy.Splice(conn, to)
+			to.Close()
+		}
+	}
+	conn.Close()
+}

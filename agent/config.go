@@ -1,0 +1,96 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// KubeletVersion is the version of Kubernetes that the node behaves like.
+const KubeletVersion = "v1.37.2"
+
+// Config is how an agent is started.
+type Config struct {
+	DataDir  string // the agent's own things are in its folder agent/
+	NodeName string // "": the host's name
+	// Servers are the URLs of brokers (mqtts://host:8883), tried in turn. What the cluster tells
+	// later is known too.
+	Servers []string
+	Token   string // for joining
+
+	Runc, Shim, Pause string // executables; "": beside this one
+	NodeIP            string // "": the address towards the server
+	Labels            map[string]string
+	Taints            []corev1.Taint // that the node is registered with
+	MaxPods           int            // 0: 110
+	Reserved          corev1.ResourceList
+
+	Mirrors            map[string][]string
+	InsecureRegistries []string
+	BrokerRoots        *x509.CertPool // of a broker that neither the cluster nor the system knows
+	SetClock           bool           // the system's clock may be stepped forward
+	Version            string         // of this program
+
+	Logger *slog.Logger
+	// Ready is called once what the database holds has been started; may be nil.
+	Ready func()
+}
+
+// ControlSocket is where the agent of a data folder is spoken to by commands of its board.
+func ControlSocket(dataDir string) string { return filepath.Join(dataDir, "agent", "control.sock") }
+
+// Instance tells the links, tables and cgroups of one data folder from those of another.
+func Instance(dataDir string) string {
+	if abs, err := filepath.Abs(dataDir); err == nil {
+		dataDir = abs
+	}
+	sum := sha256.Sum256([]byte(dataDir))
+	return hex.EncodeToString(sum[:])[:6]
+}
+
+func (c *Config) complete() error {
+	if c.DataDir == "" {
+		return errors.New("the agent has no data folder (--data-dir)")
+	}
+	var err error
+	if c.DataDir, err = filepath.Abs(c.DataDir); err != nil {
+		return fmt.Errorf("data folder: %w", err)
+	}
+	if c.NodeName == "" {
+		if c.NodeName, err = os.Hostname(); err != nil {
+			return fmt.Errorf("the host has no name; give --node-name: %w", err)
+		}
+		c.NodeName = strings.ToLower(c.NodeName)
+	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 110
+	}
+	if c.Version == "" {
+		c.Version = "dev"
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the programs beside this one: %w", err)
+	}
+	for program, name := range map[*string]string{&c.Runc: "runc", &c.Shim: "bramble-shim", &c.Pause: "bramble-pause"} {
+		if *program == "" {
+			*program = filepath.Join(filepath.Dir(exe), name)
+		}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return nil
+}
+
+func (c *Config) dir(parts ...string) string {
+	return filepath.Join(append([]string{c.DataDir, "agent"}, parts...)...)
+}

@@ -1,0 +1,246 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/agent/apiproxy"
+	"bramble.dev/agent/catalog"
+	"bramble.dev/agent/podspec"
+	"bramble.dev/agent/seam"
+	"bramble.dev/mesh"
+)
+
+// apiPort is where pods' calls to the API end on the node's gateway address; another one is taken
+// if it is in use.
+const apiPort = 6444
+
+// network keeps the mesh as the server wants it, and is the mesh for the pod workers.
+type network struct {
+	*mesh.Mesh
+	catalog *catalog.Catalog
+	node    string
+	nodeIP  func() netip.Addr
+	proxy   *apiproxy.Proxy
+	log     *slog.Logger
+	changed chan struct{} // capacity 1
+	// settled is called after each Set with why the network does not work, or nil.
+	settled func(error)
+
+	mu       sync.Mutex
+	listener net.Listener // of the API proxy
+	failed   error
+	once     bool // Set has succeeded
+}
+
+// Attach implements seam.Network.
+func (n *network) Attach(ctx context.Context, pod *corev1.Pod) (seam.Attachment, error) {
+	p := mesh.PodNetwork{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
+	for c := range podspec.All(pod) {
+		for _, port := range c.Ports {
+			if port.HostPort == 0 {
+				continue
+			}
+			h := mesh.HostPort{HostPort: uint16(port.HostPort), Port: uint16(port.ContainerPort), Protocol: port.Protocol}
+			if port.HostIP != "" {
+				ip, err := netip.ParseAddr(port.HostIP)
+				if err != nil {
+					return seam.Attachment{}, fmt.Errorf("hostIP of port %d: %w", port.HostPort, err)
+				}
+				h.HostIP = ip
+			}
+			p.HostPorts = append(p.HostPorts, h)
+		}
+	}
+	a, err := n.Mesh.Attach(ctx, p)
+	return seam.Attachment{NetNS: a.NetNS, IP: a.IP}, err
+}
+
+// poke makes the network be set soon.
+func (n *network) poke() {
+	select {
+	case n.changed <- struct{}{}:
+	default:
+	}
+}
+
+// gather is how long changes are gathered: a rollout changes endpoints many times a second.
+const gather = 20 * time.Millisecond
+
+// run sets the network whenever something changed, until ctx is done.
+func (n *network) run(ctx context.Context) {
+	defer n.close()
+	retry := time.Second
+	for {
+		var again <-chan time.Time
+		if err := n.set(ctx); err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			n.log.Error("the network is not as it should be", "error", err, "retry", retry)
+			again = time.After(retry)
+			retry = min(2*retry, time.Minute)
+		} else {
+			retry = time.Second
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-again:
+		case <-n.changed:
+			select {
+			case <-time.After(gather):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+var errNoSubnet = errors.New("the node has no pod subnet yet")
+
+// set sets the network once. A node that the server has not told its subnet has none to set.
+func (n *network) set(ctx context.Context) error {
+	c, err := n.config()
+	if errors.Is(err, errNoSubnet) {
+		n.note(err)
+		return nil
+	}
+	if err == nil {
+		c.API = n.listen(ctx, c.PodCIDR)
+		err = n.Mesh.Set(ctx, c)
+	}
+	n.note(err)
+	return err
+}
+
+func (n *network) note(err error) {
+	n.mu.Lock()
+	changed := (n.failed == nil) != (err == nil) || !n.once
+	n.failed, n.once = err, n.once || err == nil
+	n.mu.Unlock()
+	if changed {
+		n.settled(err)
+	}
+}
+
+// problem is why the network does not work, or nil.
+func (n *network) problem() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.once && n.failed == nil {
+		return errNoSubnet
+	}
+	return n.failed
+}
+
+func (n *network) config() (mesh.Config, error) {
+	node, cluster := n.catalog.Node(), n.catalog.Cluster()
+	if node == nil || node.Spec.PodCIDR == "" || cluster == nil {
+		return mesh.Config{}, errNoSubnet
+	}
+	services, _ := n.catalog.Services()
+	c := mesh.Config{
+		Node: n.node, Zone: node.Labels[corev1.LabelTopologyZone], NodeIP: n.nodeIP(), VNI: cluster.VNI, Domain: cluster.Domain,
+		Services: services, EndpointSlices: n.catalog.EndpointSlices(), Upstream: resolvers("/etc/resolv.conf"),
+	}
+	for to, from := range map[*netip.Prefix]string{&c.PodCIDR: node.Spec.PodCIDR, &c.ClusterCIDR: cluster.PodCIDR, &c.ServiceCIDR: cluster.ServiceCIDR} {
+		p, err := netip.ParsePrefix(from)
+		if err != nil {
+			return c, fmt.Errorf("the server's idea of the network: %w", err)
+		}
+		*to = p.Masked()
+	}
+	if cluster.DNS != "" {
+		dns, err := netip.ParseAddr(cluster.DNS)
+		if err != nil {
+			return c, fmt.Errorf("the server's idea of the cluster's DNS: %w", err)
+		}
+		c.DNS = dns
+	}
+	for _, p := range n.catalog.Peers() {
+		if p.Node == n.node {
+			continue
+		}
+		peer, err := toPeer(p.Node, p.IP, p.PodCIDR, p.MAC)
+		if err != nil {
+			n.log.Debug("a peer is not complete yet", "peer", p.Node, "error", err)
+			continue
+		}
+		c.Peers = append(c.Peers, peer)
+	}
+	return c, nil
+}
+
+func toPeer(node, ip, cidr, mac string) (p mesh.Peer, err error) {
+	p.Node = node
+	if p.IP, err = netip.ParseAddr(ip); err != nil {
+		return p, err
+	}
+	if p.PodCIDR, err = netip.ParsePrefix(cidr); err != nil {
+		return p, err
+	}
+	p.MAC, err = net.ParseMAC(mac)
+	return p, err
+}
+
+// resolvers are the node's own, in the order in which it asks them.
+func resolvers(path string) []string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	return podspec.ParseResolvConf(string(b)).Servers
+}
+
+// listen opens the API's door for pods. The address is the bridge's, which may not be there yet.
+func (n *network) listen(ctx context.Context, subnet netip.Prefix) netip.AddrPort {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.listener == nil {
+		gateway := subnet.Masked().Addr().Next()
+		free := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_FREEBIND, 1) }); e != nil {
+				return e
+			}
+			return err
+		}}
+		l, err := free.Listen(ctx, "tcp4", netip.AddrPortFrom(gateway, apiPort).String())
+		if errors.Is(err, unix.EADDRINUSE) {
+			l, err = free.Listen(ctx, "tcp4", netip.AddrPortFrom(gateway, 0).String())
+		}
+		if err != nil {
+			n.log.Error("pods cannot reach the API", "error", err)
+			return netip.AddrPort{}
+		}
+		n.listener = l
+		go func() { // ends with the listener, which run closes
+			if err := n.proxy.Serve(ctx, l); err != nil {
+				n.log.Error("pods cannot reach the API", "error", err)
+			}
+		}()
+	}
+	return n.listener.Addr().(*net.TCPAddr).AddrPort()
+}
+
+func (n *network) close() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.listener != nil {
+		n.listener.Close()
+	}
+}
+
+var _ seam.Network = (*network)(nil)

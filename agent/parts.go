@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/agent/apiproxy"
+	"bramble.dev/agent/clock"
+	"bramble.dev/agent/control"
+	"bramble.dev/agent/status"
+	"bramble.dev/agent/uplink"
+	"bramble.dev/mesh"
+	"bramble.dev/runtime/engine"
+)
+
+// openParts opens runtime, mesh and storage.
+func (a *agent) openParts(ctx context.Context) error {
+	c := &a.config
+	instance := Instance(c.DataDir)
+	e, err := engine.Open(ctx, engine.Config{
+		Dir: c.dir("runtime"), Runc: c.Runc, Shim: c.Shim, Pause: c.Pause, CgroupParent: "/bramble-" + instance,
+		Mirrors: c.Mirrors, InsecureRegistries: c.InsecureRegistries, Logger: a.log,
+	})
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, e.Close)
+	store := &images{e.Images(), func() { a.self.poke() }}
+	a.runtime, a.images = &runtime{Engine: e}, nodeImages{store}
+	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Dir: c.dir("mesh"), Logger: a.log})
+	if err != nil {
+		return err
+	}
+	a.closers = append(a.closers, m.Close)
+	a.self = &self{
+		config: *c, images: a.images.List, report: a.reports.node, log: a.log, wake: make(chan struct{}, 1), machine: status.Look(c.dir()),
+		moved: func() { a.network.poke() },
+	}
+	a.network = &network{
+		Mesh: m, catalog: a.catalog, node: c.NodeName, nodeIP: a.self.address, proxy: a.proxy, log: a.log, changed: make(chan struct{}, 1),
+		settled: func(error) { a.self.poke() },
+	}
+	a.self.network = a.network
+	a.self.find()
+	if !a.self.address().IsValid() {
+		a.log.Warn("the node has no address yet; it is looked for")
+	}
+	a.volumes, err = openVolumes(c.dir("volumes"), objects{a.catalog, a.tokens, func() corev1.ResourceList { return a.self.allocatable() }}, a.log)
+	return err
+}
+
+// controlled is what the board's own commands may do with images.
+func (a *agent) controlled() control.Images { return a.images.(nodeImages).images }
+
+// apiURL is a name that the server's certificate has, whatever its address is.
+const apiURL = "https://kubernetes.default.svc"
+
+// apiClient reaches the API as this node.
+func apiClient(u *uplink.Uplink, p *apiproxy.Proxy, floor *clock.Floor) *http.Client {
+	return &http.Client{Transport: &nodeTransport{u: u, p: p, now: floor.Now}}
+}
+
+// nodeTransport is a transport with the node's certificate, once the node has one.
+type nodeTransport struct {
+	u   *uplink.Uplink
+	p   *apiproxy.Proxy
+	now func() time.Time
+
+	mu   sync.Mutex
+	next *http.Transport
+}
+
+func (t *nodeTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	next, err := t.transport()
+	if err != nil {
+		return nil, err
+	}
+	return next.RoundTrip(r)
+}
+
+func (t *nodeTransport) transport() (*http.Transport, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.next != nil {
+		return t.next, nil
+	}
+	ca := t.u.CACertPEM()
+	if ca == nil {
+		return nil, errors.New("this node has not joined a cluster yet")
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("the cluster's authority cannot be read")
+	}
+	t.next = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return t.p.Connect(ctx) },
+		TLSClientConfig: &tls.Config{
+			RootCAs: roots, MinVersion: tls.VersionTLS12, Time: t.now,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return t.u.Certificate() },
+		},
+		MaxIdleConns: 2, IdleConnTimeout: 30 * time.Second, // a connection that idles costs traffic
+	}
+	return t.next, nil
+}

@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"bramble.dev/mesh"
+	"bramble.dev/runtime/engine"
+)
+
+// Teardown ends the pods of a data folder's agent, which must not run, and removes their mounts,
+// interfaces, nftables table and cgroups. The folder stays: images, logs and the node's identity
+// are in it.
+func Teardown(ctx context.Context, c Config) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(c.dir()); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	held, err := lock(c.dir("lock"))
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	instance := Instance(c.DataDir)
+	var errs []error
+	e, err := engine.Open(ctx, engine.Config{Dir: c.dir("runtime"), Runc: c.Runc, Shim: c.Shim, Pause: c.Pause, CgroupParent: "/bramble-" + instance, Logger: c.Logger})
+	if err == nil {
+		err = e.Teardown(ctx)
+	}
+	errs = append(errs, err)
+	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Dir: c.dir("mesh"), Logger: c.Logger})
+	if err == nil {
+		err = errors.Join(m.Teardown(ctx), m.Close())
+	}
+	errs = append(errs, err, unmountBelow(c.dir()), os.RemoveAll(c.dir("pods")), os.Remove(ControlSocket(c.DataDir)))
+	for i, err := range errs {
+		if errors.Is(err, os.ErrNotExist) {
+			errs[i] = nil
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unmountBelow undoes all mounts below a folder, the innermost first.
+func unmountBelow(dir string) error {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var points []string
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) > 4 {
+			if point := unescape(fields[4]); strings.HasPrefix(point, dir+"/") {
+				points = append(points, point)
+			}
+		}
+	}
+	errs := []error{lines.Err()}
+	for i := len(points) - 1; i >= 0; i-- {
+		if err := unix.Unmount(points[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", points[i], err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// unescape undoes the octal escapes of /proc/self/mountinfo.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
