@@ -223,7 +223,7 @@ func (r *reader) consume() error {
 
 func (r *reader) emit(b []byte) error {
 	l, err := Parse(b)
-	if err != nil || l.Time.Before(r.opts.Since) {
+	if err != nil || (!r.opts.Since.IsZero() && l.Time.Before(r.opts.Since)) {
 		return nil
 	}
 	s := &r.out[0]
