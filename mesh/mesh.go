@@ -64,7 +64,7 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 		m.host.Close()
 		return nil, errors.Join(fmt.Errorf("open the mesh: %w", err), m.nft.Close())
 	}
-	m.bridge = bridge.Open(m.host, bridge.Options{Name: "br-" + o.Instance, Veth: "ve" + o.Instance, MAC: address(o.Instance, "bridge"), Dir: filepath.Join(o.Dir, "netns")})
+	m.bridge = bridge.Open(m.host, bridge.Options{Name: "br-" + o.Instance, Veth: "ve" + o.Instance, Metric: metric(o.Instance), MAC: address(o.Instance, "bridge"), Dir: filepath.Join(o.Dir, "netns")})
 	m.tunnel = vxlan.Open(m.host, vxlan.Options{Name: "vx-" + o.Instance, MAC: m.MAC()})
 	m.services = services.Open(m.nft, services.Options{Table: "bramble-" + o.Instance, Logger: o.Logger, Conntrack: conntrack{m.host}})
 	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
@@ -76,6 +76,12 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 func address(instance, use string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte("bramble " + use + " " + instance))
 	return kernel.MAC(sum[:6])
+}
+
+// metric of a route that agents in one namespace have each: any, but not the same.
+func metric(instance string) int {
+	sum := sha256.Sum256([]byte("bramble metric " + instance))
+	return 1<<16 + int(sum[0])<<8 + int(sum[1])
 }
 
 // adopt takes over the pods that an earlier agent attached.
@@ -140,7 +146,7 @@ func (m *Mesh) Set(ctx context.Context, c Config) error {
 		}
 	}
 	part("the pods' bridge", func() error {
-		return m.bridge.Set(ctx, bridge.Config{Gateway: netip.PrefixFrom(gw, c.PodCIDR.Bits()), MTU: mtu})
+		return m.bridge.Set(ctx, bridge.Config{Gateway: netip.PrefixFrom(gw, c.PodCIDR.Bits()), Services: c.ServiceCIDR, MTU: mtu})
 	})
 	// Names first: pods of before a restart are asking already.
 	part("the name server", func() error {

@@ -6,25 +6,30 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"bramble.dev/mesh/internal/kernel"
 )
 
 // Options are fixed for a Bridge's life.
 type Options struct {
-	Name string           // of the bridge
-	Veth string           // what the names of pods' links on the host begin with
-	MAC  net.HardwareAddr // of the bridge: fixed, or it would change with the first pod that comes or goes
-	Dir  string           // where the pods' namespaces are mounted
+	Name string // of the bridge
+	Veth string // what the names of pods' links on the host begin with
+	// Metric of the route to Services: agents that share a namespace must not have the same one.
+	Metric int
+	MAC    net.HardwareAddr // of the bridge: fixed, or it would change with the first pod that comes or goes
+	Dir    string           // where the pods' namespaces are mounted
 }
 
 // Config is what may change.
 type Config struct {
-	Gateway netip.Prefix // the bridge's address and the length of the node's pod subnet
-	MTU     int
+	Gateway  netip.Prefix // the bridge's address and the length of the node's pod subnet
+	Services netip.Prefix // addresses of Services
+	MTU      int
 }
 
 // Bridge is the node's bridge.
@@ -50,7 +55,7 @@ func (b *Bridge) Set(ctx context.Context, c Config) error {
 		return err
 	}
 	b.c = c
-	return errors.Join(b.configure(l, c), b.addresses(l, c.Gateway), b.sysctls())
+	return errors.Join(b.configure(l, c), b.addresses(l, c.Gateway), b.routes(l, c), b.sysctls())
 }
 
 // link finds the bridge, or makes it.
@@ -117,6 +122,33 @@ func (b *Bridge) addresses(l netlink.Link, want netip.Prefix) error {
 		if a.IPNet.String() != wanted.IPNet.String() {
 			if err := b.host.AddrDel(l, &a); err != nil {
 				errs = append(errs, fmt.Errorf("take the address %s from %s: %w", a.IPNet, b.Name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// routes leads this host's own packets to Services onto the bridge: the address that they go to in truth
+// is found out only after a route was chosen, and a board whose uplink is down has no other.
+func (b *Bridge) routes(l netlink.Link, c Config) error {
+	have, err := b.host.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: l.Attrs().Index, Protocol: kernel.Protocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return fmt.Errorf("list routes of %s: %w", b.Name, err)
+	}
+	wanted := netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(c.Services.Masked()), Src: c.Gateway.Addr().AsSlice(), Scope: netlink.SCOPE_LINK, Protocol: kernel.Protocol, Priority: b.Metric}
+	same := func(r netlink.Route) bool {
+		return r.Dst != nil && r.Dst.String() == wanted.Dst.String() && r.Src.Equal(wanted.Src) && r.Priority == wanted.Priority
+	}
+	var errs []error
+	if !slices.ContainsFunc(have, same) {
+		if err := b.host.RouteReplace(&wanted); err != nil {
+			errs = append(errs, fmt.Errorf("set the route of %s to Services: %w", b.Name, err))
+		}
+	}
+	for _, r := range have {
+		if !same(r) {
+			if err := b.host.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+				errs = append(errs, fmt.Errorf("remove route %s: %w", r, err))
 			}
 		}
 	}

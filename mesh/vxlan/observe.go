@@ -7,10 +7,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// protocol marks our routes in `ip route` (proto 178), beside those of the kernel and of daemons.
-const protocol = 178
+	"bramble.dev/mesh/internal/kernel"
+)
 
 // observe reads what the kernel has for the device.
 func (t *Tunnel) observe(l netlink.Link) (State, error) {
@@ -21,7 +20,7 @@ func (t *Tunnel) observe(l netlink.Link) (State, error) {
 		return s, fmt.Errorf("list routes of %s: %w", t.Name, err)
 	}
 	for _, r := range routes {
-		if r.Dst == nil || r.Protocol != protocol {
+		if r.Dst == nil || r.Protocol != kernel.Protocol {
 			continue
 		}
 		ones, _ := r.Dst.Mask.Size()
@@ -66,7 +65,7 @@ func (t *Tunnel) change(index int, st Step) error {
 	if st.Prefix.IsValid() {
 		r := &netlink.Route{
 			LinkIndex: index, Dst: &net.IPNet{IP: st.Prefix.Addr().AsSlice(), Mask: net.CIDRMask(st.Prefix.Bits(), 32)},
-			Gw: st.Route.Via.AsSlice(), Flags: int(netlink.FLAG_ONLINK), Protocol: protocol,
+			Gw: st.Route.Via.AsSlice(), Flags: int(netlink.FLAG_ONLINK), Protocol: kernel.Protocol,
 		}
 		if st.Route.Source.IsValid() {
 			r.Src = st.Route.Source.AsSlice()

@@ -17,6 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Protocol marks our routes in `ip route` (proto 178), beside those of the kernel and of daemons.
+const Protocol = 178
+
 // Host is the network namespace that Open was called in.
 type Host struct {
 	*netlink.Handle

@@ -184,6 +184,7 @@ func Switch(t testing.TB, hosts map[*NS]string) {
 			la.Name, la.MasterIndex, la.Flags = port, br.Attrs().Index, net.FlagUp
 			return netlink.LinkAdd(&netlink.Veth{LinkAttrs: la, PeerName: "eth0", PeerNamespace: netlink.NsFd(h.fd)})
 		})
+		h.Sysctl("net/ipv6/conf/eth0/disable_ipv6", "1") // its first seconds would differ from later ones
 		h.Run("ip", "addr", "add", addr, "dev", "eth0")
 		h.Run("ip", "link", "set", "eth0", "up")
 		sw.Run("ip", "link", "set", port, "up")
