@@ -1,0 +1,111 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
+	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
+)
+
+// Cluster IPs are allocated by making an IPAddress object each, as upstream does: what is taken is in the store. Node ports have no
+// object, but the server is alone: the Services in the store say what is taken, and the map is filled from them at the start.
+
+func newClusterIPs(client kubernetes.Interface, f informers.SharedInformerFactory, cidr netip.Prefix) (*ipallocator.MetaAllocator, error) {
+	network := f.Networking().V1()
+	return ipallocator.NewMetaAllocator(client.NetworkingV1(), network.ServiceCIDRs(), network.IPAddresses(), cidr.Addr().Is6(), nil)
+}
+
+func newNodePorts(services []*corev1.Service, r utilnet.PortRange, log *slog.Logger) (*portallocator.PortAllocator, error) {
+	ports, err := portallocator.NewInMemory(r)
+	if err != nil {
+		return nil, fmt.Errorf("node ports: %w", err)
+	}
+	for _, s := range services {
+		for _, p := range nodePortsOf(s) {
+			err := ports.Allocate(int(p))
+			var outside *portallocator.ErrNotInRange
+			switch {
+			case err == nil, errors.Is(err, portallocator.ErrAllocated): // one port for TCP and UDP is one allocation
+			case errors.As(err, &outside):
+				log.Warn("node port of a service lies outside the range of node ports", "service", s.Namespace+"/"+s.Name, "port", p, "range", r.String())
+			default:
+				return nil, fmt.Errorf("node port %d of service %s/%s: %w", p, s.Namespace, s.Name, err)
+			}
+		}
+	}
+	return ports, nil
+}
+
+func nodePortsOf(s *corev1.Service) (ports []int32) {
+	for _, p := range s.Spec.Ports {
+		if p.NodePort != 0 {
+			ports = append(ports, p.NodePort)
+		}
+	}
+	if s.Spec.HealthCheckNodePort != 0 {
+		ports = append(ports, s.Spec.HealthCheckNodePort)
+	}
+	return ports
+}
+
+// repairClusterIPs makes IPAddress objects and Services agree. It runs before anything is served, so nothing is in flight: an
+// address without its Service was left by a crash between the two writes, a Service without its address by a restored backup.
+func repairClusterIPs(ctx context.Context, client kubernetes.Interface, f informers.SharedInformerFactory, log *slog.Logger) error {
+	services, err := f.Core().V1().Services().Lister().List(labels.Everything())
+	if err != nil {
+		return fmt.Errorf("repair cluster IPs: %w", err)
+	}
+	taken := map[string]*corev1.Service{}
+	for _, s := range services {
+		for _, ip := range s.Spec.ClusterIPs {
+			if ip != "" && ip != corev1.ClusterIPNone {
+				taken[ip] = s
+			}
+		}
+	}
+	addresses, err := f.Networking().V1().IPAddresses().Lister().List(labels.SelectorFromSet(labels.Set{networkingv1.LabelManagedBy: ipallocator.ControllerName}))
+	if err != nil {
+		return fmt.Errorf("repair cluster IPs: %w", err)
+	}
+	for _, a := range addresses {
+		p := a.Spec.ParentRef
+		if s := taken[a.Name]; s != nil && p != nil && p.Namespace == s.Namespace && p.Name == s.Name {
+			delete(taken, a.Name)
+			continue
+		}
+		log.Info("freeing a cluster IP whose service does not exist", "ip", a.Name)
+		if err := client.NetworkingV1().IPAddresses().Delete(ctx, a.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("repair cluster IP %s: %w", a.Name, err)
+		}
+	}
+	for ip, s := range taken {
+		log.Info("restoring the allocation of a cluster IP", "ip", ip, "service", s.Namespace+"/"+s.Name)
+		if _, err := client.NetworkingV1().IPAddresses().Create(ctx, addressOf(ip, s), metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+			return fmt.Errorf("repair cluster IP %s: %w", ip, err)
+		}
+	}
+	return nil
+}
+
+func addressOf(ip string, s *corev1.Service) *networkingv1.IPAddress {
+	family := corev1.IPv4Protocol
+	if a, err := netip.ParseAddr(ip); err == nil && a.Is6() {
+		family = corev1.IPv6Protocol
+	}
+	return &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Name: ip, Labels: map[string]string{networkingv1.LabelIPAddressFamily: string(family), networkingv1.LabelManagedBy: ipallocator.ControllerName}},
+		Spec:       networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: s.Namespace, Name: s.Name}},
+	}
+}

@@ -1,0 +1,59 @@
+package api
+
+import (
+	"net/http"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/filters/impersonation"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	serverfilters "k8s.io/apiserver/pkg/server/filters"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+)
+
+const (
+	requestTimeout      = time.Minute
+	maxRequests         = 400 // in flight at once, without watches and streams; beyond, clients are told to come back
+	maxMutatingRequests = 200
+	maxBodyBytes        = 3 << 20
+)
+
+// longRunning tells requests that have no deadline and count for no limit.
+var longRunning = serverfilters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+
+var requestInfo = &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
+
+// remote is the chain in front of the API for requests from the network, upstream's order from the inside out.
+func remote(api http.Handler, authn authenticator.Request, authz authorizer.Authorizer) http.Handler {
+	h := filters.WithAuthorization(api, authz, legacyscheme.Codecs)
+	h = serverfilters.WithMaxInFlightLimit(h, maxRequests, maxMutatingRequests, longRunning)
+	h = impersonation.WithImpersonation(h, authz, legacyscheme.Codecs)
+	h = filters.WithAuthentication(h, authn, filters.Unauthorized(legacyscheme.Codecs), audiences, nil)
+	h = filters.WithWarningRecorder(h)
+	h = serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
+	h = filters.WithRequestDeadline(h, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
+	h = filters.WithCacheControl(h)
+	h = counted(h)
+	return entrance(h)
+}
+
+// local is the chain for programs of this process: their identity is in the request's context, nothing limits them, and they set
+// their own deadlines.
+func local(api http.Handler, authz authorizer.Authorizer) http.Handler {
+	h := filters.WithAuthorization(api, authz, legacyscheme.Codecs)
+	h = impersonation.WithImpersonation(h, authz, legacyscheme.Codecs)
+	h = filters.WithWarningRecorder(h)
+	return entrance(h)
+}
+
+// entrance is what every request goes through first.
+func entrance(h http.Handler) http.Handler {
+	h = filters.WithLatencyTrackers(h)
+	h = filters.WithRequestInfo(h, requestInfo)
+	h = filters.WithRequestReceivedTimestamp(h)
+	h = serverfilters.WithPanicRecovery(h, requestInfo)
+	return filters.WithAuditInit(h)
+}

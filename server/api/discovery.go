@@ -1,0 +1,68 @@
+package api
+
+import (
+	"net/http"
+
+	restful "github.com/emicklei/go-restful/v3"
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	upstream "k8s.io/apiserver/pkg/endpoints/discovery"
+	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+)
+
+// discovery tells clients what is served, in the form of before 1.26 (a document a group version) and in one document.
+type discovery struct {
+	addresses upstream.Addresses
+	groups    groupLister
+	apis      aggregated.ResourceManager // below /apis
+	legacy    aggregated.ResourceManager // below /api
+	routes    *router
+}
+
+// groupLister is upstream's handler of the list of groups.
+type groupLister interface {
+	http.Handler
+	AddGroup(metav1.APIGroup)
+}
+
+func newDiscovery(address string, routes *router) *discovery {
+	a := upstream.DefaultAddresses{DefaultAddress: address}
+	return &discovery{addresses: a, groups: upstream.NewRootAPIsHandler(a, legacyscheme.Codecs), apis: aggregated.NewResourceManager("apis"), legacy: aggregated.NewResourceManager("api"), routes: routes}
+}
+
+// add announces a version; within its group, the one with the highest rank is preferred.
+func (d *discovery) add(g *group, version string, rank int, resources []apidiscoveryv2.APIResourceDiscovery) {
+	m := d.apis
+	if g.name == "" {
+		m = d.legacy
+	}
+	m.AddGroupVersion(g.name, apidiscoveryv2.APIVersionDiscovery{Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent, Version: version, Resources: resources})
+	m.SetGroupVersionPriority(metav1.GroupVersion{Group: g.name, Version: version}, g.priority, rank)
+}
+
+func (d *discovery) addGroup(name string, versions []string) {
+	if name == "" {
+		return
+	}
+	g := metav1.APIGroup{Name: name}
+	for _, v := range versions {
+		g.Versions = append(g.Versions, metav1.GroupVersionForDiscovery{GroupVersion: name + "/" + v, Version: v})
+	}
+	g.PreferredVersion = g.Versions[0]
+	d.groups.AddGroup(g)
+	d.route(upstream.NewAPIGroupHandler(legacyscheme.Codecs, g).WebService())
+}
+
+// serve adds the two roots.
+func (d *discovery) serve() {
+	legacy := upstream.NewLegacyRootAPIHandler(d.addresses, legacyscheme.Codecs, "/api")
+	d.route(aggregated.WrapAggregatedDiscoveryToHandler(legacy, d.legacy, nil).GenerateWebService("/api", metav1.APIVersions{}))
+	d.route(aggregated.WrapAggregatedDiscoveryToHandler(d.groups, d.apis, nil).GenerateWebService("/apis", metav1.APIGroupList{}))
+}
+
+func (d *discovery) route(ws *restful.WebService) {
+	c := restful.NewContainer()
+	c.Add(ws)
+	d.routes.take(c, nil)
+}

@@ -1,0 +1,107 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	goruntime "runtime"
+	"slices"
+	"strings"
+
+	restful "github.com/emicklei/go-restful/v3"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/kubernetes/pkg/routes"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+
+	"bramble.dev/server/api/openapi"
+)
+
+// Version is what the API says it is: the version of Kubernetes that its behaviour comes from.
+const Version = "v1.37.2+bramble"
+
+// mux serves what is no resource, and hands resources to the routes.
+func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
+	paths := map[string]http.HandlerFunc{
+		"/version":    serveVersion,
+		"/healthz":    s.health("healthz"),
+		"/livez":      s.health("livez"),
+		"/readyz":     s.health("readyz"),
+		"/metrics":    serveMetrics,
+		"/openapi/v2": openapi.V2,
+		"/openapi/v3": openapi.V3,
+	}
+	for _, name := range []string{"ping", "etcd", "poststarthook/rbac/bootstrap-roles"} {
+		for _, h := range []string{"healthz", "livez", "readyz"} {
+			paths["/"+h+"/"+name] = s.health(h)
+		}
+	}
+	index := []string{"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/openid/v1/jwks"}
+	for p := range paths {
+		index = append(index, p)
+	}
+	for _, gv := range groupVersions {
+		if g, _, ok := strings.Cut(gv, "/"); ok {
+			index = append(index, "/apis/"+g, "/apis/"+gv)
+		}
+	}
+	slices.Sort(index)
+	body, _ := json.MarshalIndent(map[string]any{"paths": slices.Compact(index)}, "", "  ")
+	paths["/"] = func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(body)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if h := paths[r.URL.Path]; h != nil {
+			h(w, r)
+			return
+		}
+		if strings.HasPrefix(r.URL.Path, "/openapi/v3/") {
+			openapi.V3(w, r)
+			return
+		}
+		if !resources.serve(w, r) {
+			http.NotFound(w, r)
+		}
+	})
+}
+
+func serveVersion(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	body, _ := json.MarshalIndent(version.Info{
+		Major: "1", Minor: "37", EmulationMajor: "1", EmulationMinor: "37", MinCompatibilityMajor: "1", MinCompatibilityMinor: "36",
+		GitVersion: Version, GitCommit: "unknown", GitTreeState: "clean", BuildDate: "1970-01-01T00:00:00Z",
+		GoVersion: goruntime.Version(), Compiler: goruntime.Compiler, Platform: goruntime.GOOS + "/" + goruntime.GOARCH,
+	}, "", "  ")
+	w.Write(body)
+}
+
+// health answers whether the server lives (it answers), and whether it is ready (it is seeded and not closing).
+func (s *Server) health(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		verdict, mark := "passed", "[+]"
+		reason := "ok"
+		if name == "readyz" && !s.ready.Load() {
+			verdict, mark, reason = "failed", "[-]", "failed: reason withheld"
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		if _, verbose := r.URL.Query()["verbose"]; !verbose && verdict == "passed" {
+			fmt.Fprint(w, "ok")
+			return
+		}
+		fmt.Fprintf(w, "[+]ping ok\n[+]store ok\n%sseeded %s\n%s check %s\n", mark, reason, name, verdict)
+	}
+}
+
+// serveIssuer serves the keys that verify service-account tokens, by which others can trust them (OpenID discovery).
+func serveIssuer(r *router, keys serviceaccount.PublicKeysGetter) error {
+	provider, err := serviceaccount.NewOpenIDMetadataProvider(Issuer, Issuer+serviceaccount.JWKSPath, "", keys)
+	if err != nil {
+		return fmt.Errorf("issuer discovery: %w", err)
+	}
+	c := restful.NewContainer()
+	routes.NewOpenIDMetadataServer(provider).Install(c)
+	r.take(c, nil)
+	return nil
+}

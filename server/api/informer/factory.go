@@ -1,0 +1,135 @@
+package informer
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/informers/internalinterfaces"
+	"k8s.io/client-go/tools/cache"
+
+	"bramble.dev/server/store"
+)
+
+// Factory makes one informer a kind. It is an informers.SharedInformerFactory.
+type Factory struct {
+	groups
+	ctx      context.Context
+	db       *store.DB
+	scheme   *runtime.Scheme
+	codecs   serializer.CodecFactory
+	prefixOf func(schema.GroupResource) string
+	log      *slog.Logger
+	kept     map[reflect.Type]bool
+	wait     sync.WaitGroup
+
+	mu   sync.Mutex
+	made map[reflect.Type]*informer
+}
+
+var _ informers.SharedInformerFactory = &Factory{}
+
+// Option changes a factory.
+type Option func(*Factory)
+
+// Keep holds the objects of these kinds decoded in memory: for small kinds that are read on every request.
+func Keep(kinds ...runtime.Object) Option {
+	return func(f *Factory) {
+		for _, k := range kinds {
+			f.kept[reflect.TypeOf(k)] = true
+		}
+	}
+}
+
+// NewFactory makes a factory whose informers end with ctx. prefixOf gives a resource's prefix in the store, such as
+// "/registry/pods".
+func NewFactory(ctx context.Context, db *store.DB, scheme *runtime.Scheme, prefixOf func(schema.GroupResource) string, log *slog.Logger, options ...Option) *Factory {
+	f := &Factory{ctx: ctx, db: db, scheme: scheme, codecs: serializer.NewCodecFactory(scheme), prefixOf: prefixOf, log: log,
+		kept: map[reflect.Type]bool{}, made: map[reflect.Type]*informer{}}
+	f.groups.f = f
+	for _, o := range options {
+		o(f)
+	}
+	return f
+}
+
+// Wait returns when every goroutine of the factory has ended, after its context is done.
+func (f *Factory) Wait() { f.wait.Wait() }
+
+// InformerFor is called by the typed informers. Their constructor, which would list and watch through a client, is not used.
+func (f *Factory) InformerFor(obj runtime.Object, _ internalinterfaces.NewInformerFunc) cache.SharedIndexInformer {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := reflect.TypeOf(obj)
+	if i := f.made[t]; i != nil {
+		return i
+	}
+	i := f.make(obj, t)
+	f.made[t] = i
+	return i
+}
+
+func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
+	kinds, _, err := f.scheme.ObjectKinds(obj)
+	if err != nil {
+		panic(fmt.Sprintf("informer: %T is not in the scheme: %v", obj, err)) // a mistake in the code, met at the first start
+	}
+	gvk := kinds[0]
+	gvr, _ := meta.UnsafeGuessKindToResource(gvk)
+	prefix := f.prefixOf(gvr.GroupResource())
+	i := &informer{f: f, gvk: gvk, gvr: gvr, prefix: prefix, decoder: f.codecs.UniversalDecoder(gvk.GroupVersion())}
+	i.live = &liveIndexer{i: i, storage: f.db.Storage(store.Resource{
+		Codec: runtime.NewCodec(f.codecs.LegacyCodec(gvk.GroupVersion()), i.decoder), Prefix: storagePrefix(prefix),
+		New: i.object, NewList: i.list,
+	})}
+	if f.kept[t] {
+		i.kept = newKept(i)
+	}
+	return i
+}
+
+func storagePrefix(prefix string) string { return prefix[len("/registry"):] }
+
+// ForResource gives the informer of a resource, for callers that know no Go type.
+func (f *Factory) ForResource(gvr schema.GroupVersionResource) (informers.GenericInformer, error) {
+	for gvk := range f.scheme.AllKnownTypes() {
+		if r, _ := meta.UnsafeGuessKindToResource(gvk); r == gvr {
+			obj, err := f.scheme.New(gvk)
+			if err != nil {
+				return nil, err
+			}
+			return generic{f.InformerFor(obj, nil), gvr.GroupResource()}, nil
+		}
+	}
+	return nil, fmt.Errorf("no informer for %v", gvr)
+}
+
+type generic struct {
+	informer cache.SharedIndexInformer
+	gr       schema.GroupResource
+}
+
+func (g generic) Informer() cache.SharedIndexInformer { return g.informer }
+func (g generic) Lister() cache.GenericLister {
+	return cache.NewGenericLister(g.informer.GetIndexer(), g.gr)
+}
+
+// What follows exists because the interface asks for it: informers here run from the moment somebody listens.
+
+func (f *Factory) InformerName() *cache.InformerName { return nil }
+func (f *Factory) Start(<-chan struct{})             {}
+func (f *Factory) StartWithContext(context.Context)  {}
+func (f *Factory) Shutdown()                         {}
+func (f *Factory) WaitForCacheSync(<-chan struct{}) map[reflect.Type]bool {
+	return map[reflect.Type]bool{}
+}
+func (f *Factory) WaitForCacheSyncWithContext(context.Context) cache.SyncResult {
+	return cache.SyncResult{}
+}

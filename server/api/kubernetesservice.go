@@ -1,0 +1,71 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/kubernetes/pkg/controlplane/reconcilers"
+)
+
+const kubernetesService = "kubernetes"
+
+// serviceIP is the address of default/kubernetes: the first of the service network.
+func serviceIP(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
+
+// seedKubernetesService makes default/kubernetes and its endpoint, the address where this server is reached. A server that moved
+// changes the endpoint at its next start.
+func (s *Server) seedKubernetesService(ctx context.Context) error {
+	services := s.wiring.client.CoreV1().Services(metav1.NamespaceDefault)
+	port := corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(s.port()))}
+	have, err := services.Get(ctx, kubernetesService, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		single := corev1.IPFamilyPolicySingleStack
+		_, err = services.Create(ctx, &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Name: kubernetesService, Labels: map[string]string{"provider": "kubernetes", "component": "apiserver"}},
+			Spec: corev1.ServiceSpec{
+				Ports: []corev1.ServicePort{port}, ClusterIP: serviceIP(s.config.ServiceCIDR).String(), IPFamilyPolicy: &single,
+				SessionAffinity: corev1.ServiceAffinityNone, Type: corev1.ServiceTypeClusterIP,
+			},
+		}, metav1.CreateOptions{})
+	case err == nil && (len(have.Spec.Ports) != 1 || have.Spec.Ports[0] != port):
+		have.Spec.Ports = []corev1.ServicePort{port}
+		_, err = services.Update(ctx, have, metav1.UpdateOptions{})
+	}
+	if err != nil {
+		return err
+	}
+	ip := net.IP(s.config.AdvertiseAddress.AsSlice())
+	if ip.IsLoopback() || ip.IsUnspecified() {
+		return nil // an endpoint may not be a loopback address; such a server has no nodes but its own host
+	}
+	r := reconcilers.NewMasterCountEndpointReconciler(1, reconcilers.NewEndpointsAdapter(s.wiring.client.CoreV1(), s.wiring.client.DiscoveryV1()))
+	ports := []corev1.EndpointPort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: int32(s.port())}}
+	if err := r.ReconcileEndpoints(kubernetesService, ip, ports, true); err != nil {
+		return fmt.Errorf("endpoint %s: %w", s.address(), err)
+	}
+	return nil
+}
+
+// keepKubernetesService puts the service back when somebody has deleted it. It only reads while nobody has.
+func (s *Server) keepKubernetesService(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := s.seedKubernetesService(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("keeping the service default/kubernetes failed", "err", err)
+		}
+	}
+}

@@ -1,0 +1,105 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	"k8s.io/apimachinery/pkg/util/proxy"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/informers"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	api "k8s.io/kubernetes/pkg/apis/core"
+	kubeletclient "k8s.io/kubernetes/pkg/kubelet/client"
+	noderest "k8s.io/kubernetes/pkg/registry/core/node/rest"
+)
+
+// kubeletPort is the port that URLs name; nothing listens there, the connection is a stream over the node's link.
+const kubeletPort = 10250
+
+// kubelets tells upstream's log, exec, attach, port-forward and proxy handlers how to reach a node: by its name, through NodeDialer.
+type kubelets struct {
+	nodes     corelisters.NodeLister
+	transport *http.Transport
+}
+
+func newKubelets(nodes corelisters.NodeLister, dial func(context.Context, string) (net.Conn, error)) *kubelets {
+	if dial == nil {
+		dial = func(_ context.Context, node string) (net.Conn, error) {
+			return nil, fmt.Errorf("node %s: no link to nodes", node)
+		}
+	}
+	return &kubelets{nodes: nodes, transport: &http.Transport{
+		// A pooled connection would hold a stream of the link open, so none is kept long.
+		MaxIdleConnsPerHost: 1, IdleConnTimeout: 10 * time.Second, DisableCompression: true,
+		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			node, _, err := net.SplitHostPort(address)
+			if err != nil {
+				return nil, err
+			}
+			return dial(ctx, node)
+		},
+	}}
+}
+
+func (k *kubelets) GetConnectionInfo(_ context.Context, name types.NodeName) (*kubeletclient.ConnectionInfo, error) {
+	if _, err := k.nodes.Get(string(name)); err != nil {
+		return nil, err
+	}
+	return &kubeletclient.ConnectionInfo{
+		Scheme: "http", Hostname: string(name), Port: strconv.Itoa(kubeletPort), Transport: k.transport, InsecureSkipTLSVerifyTransport: k.transport,
+	}, nil
+}
+
+// nodeProxy is upstream's nodes/proxy, except that it asks no resolver for the address of the node.
+type nodeProxy struct {
+	*noderest.ProxyREST
+	kubelets *kubelets
+}
+
+func (p nodeProxy) Connect(ctx context.Context, id string, opts runtime.Object, responder rest.Responder) (http.Handler, error) {
+	o, ok := opts.(*api.NodeProxyOptions)
+	if !ok {
+		return nil, fmt.Errorf("invalid options object: %#v", opts)
+	}
+	_, name, port, valid := utilnet.SplitSchemeNamePort(id)
+	if !valid {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("invalid node request %q", id))
+	}
+	info, err := p.kubelets.GetConnectionInfo(ctx, types.NodeName(name))
+	if err != nil {
+		return nil, err
+	}
+	if port != "" && port != info.Port {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("port %s of node %s cannot be reached: a node is reached over its link, where only %s answers", port, name, info.Port))
+	}
+	location := &url.URL{Scheme: info.Scheme, Host: net.JoinHostPort(info.Hostname, info.Port), Path: utilnet.JoinPreservingTrailingSlash("", o.Path)}
+	return proxy.NewUpgradeAwareHandler(location, info.Transport, true, false, proxy.NewErrorResponder(responder)), nil
+}
+
+// newPodTransport reaches pods for pods/proxy and services/proxy.
+func newPodTransport(dial func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: 30 * time.Second}).DialContext
+	}
+	return &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 1, IdleConnTimeout: 10 * time.Second, TLSClientConfig: insecure()}
+}
+
+// endpointSlices finds the endpoints of a service for services/proxy.
+type endpointSlices struct {
+	informers informers.SharedInformerFactory
+}
+
+func (e endpointSlices) GetEndpointSlices(namespace, service string) ([]*discoveryv1.EndpointSlice, error) {
+	return e.informers.Discovery().V1().EndpointSlices().Lister().EndpointSlices(namespace).List(labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: service}))
+}

@@ -1,0 +1,67 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	batchv1beta1 "k8s.io/api/batch/v1beta1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+)
+
+// oldVersion is a version that upstream has stopped to serve. Its objects are converted at the edge, both ways, with that
+// version's own defaults, and live in the storages of the present version.
+type oldVersion struct {
+	version string
+	from    origin
+}
+
+// origin says from which group version the storages of each resource are taken; subresources follow their resource.
+type origin map[string]schema.GroupVersion
+
+func from(gv string, resources ...string) origin { return origin{}.and(gv, resources...) }
+
+func (o origin) and(gv string, resources ...string) origin {
+	group, version, _ := strings.Cut(gv, "/")
+	for _, r := range resources {
+		o[r] = schema.GroupVersion{Group: group, Version: version}
+	}
+	return o
+}
+
+// storages picks the storages of an old version out of those that have been made.
+func (o origin) storages(made map[schema.GroupVersion]map[string]rest.Storage) map[string]rest.Storage {
+	out := map[string]rest.Storage{}
+	for resource, gv := range o {
+		for path, s := range made[gv] {
+			if path == resource || strings.HasPrefix(path, resource+"/") {
+				out[path] = s
+			}
+		}
+	}
+	return out
+}
+
+// batch/v2alpha1 left upstream's code altogether. Its CronJob is field by field that of batch/v1beta1, with the same defaults.
+func init() {
+	gv := schema.GroupVersion{Group: "batch", Version: "v2alpha1"}
+	legacyscheme.Scheme.AddKnownTypes(gv, &batchv1beta1.CronJob{}, &batchv1beta1.CronJobList{})
+	metav1.AddToGroupVersion(legacyscheme.Scheme, gv)
+}
+
+// lenient serves requests of an old version. When those versions were current a server dropped fields that it did not know, and
+// manifests of that time rely on it: strict field validation, which today's kubectl asks for, becomes a warning.
+func lenient(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.RawQuery, "fieldValidation=Strict") {
+			u := *r.URL
+			u.RawQuery = strings.Replace(u.RawQuery, "fieldValidation=Strict", "fieldValidation=Warn", 1)
+			r2 := *r
+			r2.URL = &u
+			r = &r2
+		}
+		h(w, r)
+	}
+}

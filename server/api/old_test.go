@@ -1,0 +1,129 @@
+package api
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/yaml"
+)
+
+func gvr(s string) schema.GroupVersionResource {
+	p := strings.Split(s, "/")
+	return schema.GroupVersionResource{Group: p[0], Version: p[1], Resource: p[2]}
+}
+
+func field(o *unstructured.Unstructured, path string) any {
+	v, _, _ := unstructured.NestedFieldNoCopy(o.Object, strings.Split(path, ".")...)
+	return v
+}
+
+// The manifests of a course of 2018, as they are in it: created in their version, read back in both.
+func TestOldManifests(t *testing.T) {
+	tests := []struct {
+		file, old, now, name string
+		defaults             map[string]any // in the old version
+		present              map[string]any // in the present version
+	}{
+		{"01-deployment.yaml", "apps/v1beta2/deployments", "apps/v1/deployments", "nginx-deployment",
+			map[string]any{"apiVersion": "apps/v1beta2", "spec.revisionHistoryLimit": int64(10), "spec.progressDeadlineSeconds": int64(600)},
+			map[string]any{"apiVersion": "apps/v1", "spec.selector.matchLabels.app": "nginx"}},
+		{"02-statefulset.yaml", "apps/v1beta1/statefulsets", "apps/v1/statefulsets", "web",
+			map[string]any{"apiVersion": "apps/v1beta1", "metadata.labels.app": "nginx", "spec.updateStrategy.type": "OnDelete"},
+			map[string]any{"apiVersion": "apps/v1", "spec.selector.matchLabels.app": "nginx", "spec.updateStrategy.type": "OnDelete"}},
+		{"03-daemonset.yaml", "extensions/v1beta1/daemonsets", "apps/v1/daemonsets", "fluentd-elasticsearch",
+			map[string]any{"apiVersion": "extensions/v1beta1", "spec.updateStrategy.type": "OnDelete", "spec.templateGeneration": int64(1)},
+			map[string]any{"apiVersion": "apps/v1", "spec.selector.matchLabels.name": "fluentd-elasticsearch", "spec.updateStrategy.type": "OnDelete"}},
+		{"05-cronjob.yaml", "batch/v2alpha1/cronjobs", "batch/v1/cronjobs", "hello",
+			map[string]any{"apiVersion": "batch/v2alpha1", "spec.concurrencyPolicy": "Allow", "spec.suspend": false},
+			map[string]any{"apiVersion": "batch/v1", "spec.schedule": "*/1 * * * *"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.file, func(t *testing.T) {
+			c, ns := shared(t)
+			data := must(os.ReadFile(filepath.Join("..", "..", "configs", "manifests", tt.file)))(t)
+			o := &unstructured.Unstructured{}
+			if err := yaml.Unmarshal(data, &o.Object); err != nil {
+				t.Fatal(err)
+			}
+			o.SetNamespace(ns)
+			old, now := c.dynamic(t).Resource(gvr(tt.old)).Namespace(ns), c.dynamic(t).Resource(gvr(tt.now)).Namespace(ns)
+			w := must(old.Watch(t.Context(), metav1.ListOptions{}))(t)
+			defer w.Stop()
+			// Strict, as today's kubectl sends it: unknown fields of manifests of that time are warned about and dropped.
+			made := must(old.Create(t.Context(), o, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}))(t)
+			for path, want := range tt.defaults {
+				if got := field(made, path); got != want {
+					t.Errorf("created: %s is %v, want %v", path, got, want)
+				}
+			}
+			read := must(now.Get(t.Context(), tt.name, metav1.GetOptions{}))(t)
+			for path, want := range tt.present {
+				if got := field(read, path); got != want {
+					t.Errorf("read as %s: %s is %v, want %v", tt.now, path, got, want)
+				}
+			}
+			if e := next(t, w); e.Object.(*unstructured.Unstructured).GetAPIVersion() != made.GetAPIVersion() {
+				t.Errorf("watched %v", e.Object)
+			}
+
+			// The other direction: written in the present version, read in the old one.
+			label := []byte(`{"metadata":{"labels":{"written":"now"}}}`)
+			must(now.Patch(t.Context(), tt.name, types.MergePatchType, label, metav1.PatchOptions{}))(t)
+			back := must(old.Get(t.Context(), tt.name, metav1.GetOptions{}))(t)
+			if back.GetAPIVersion() != made.GetAPIVersion() || back.GetLabels()["written"] != "now" {
+				t.Errorf("read back %v %v", back.GetAPIVersion(), back.GetLabels())
+			}
+			for kind, patch := range map[types.PatchType]string{
+				types.MergePatchType:          `{"metadata":{"labels":{"merge":"y"}}}`,
+				types.StrategicMergePatchType: `{"metadata":{"labels":{"strategic":"y"}}}`,
+				types.JSONPatchType:           `[{"op":"add","path":"/metadata/labels/json","value":"y"}]`,
+			} {
+				if _, err := old.Patch(t.Context(), tt.name, kind, []byte(patch), metav1.PatchOptions{}); err != nil {
+					t.Errorf("%s: %v", kind, err)
+				}
+			}
+			applied := &unstructured.Unstructured{Object: map[string]any{"apiVersion": made.GetAPIVersion(), "kind": made.GetKind(), "metadata": map[string]any{"name": tt.name, "annotations": map[string]any{"by": "apply"}}}}
+			a := must(old.Apply(t.Context(), tt.name, applied, metav1.ApplyOptions{FieldManager: "test"}))(t)
+			if a.GetAnnotations()["by"] != "apply" || a.GetLabels()["json"] != "y" {
+				t.Errorf("applied %v %v", a.GetAnnotations(), a.GetLabels())
+			}
+			list := must(old.List(t.Context(), metav1.ListOptions{}))(t)
+			if len(list.Items) != 1 || list.GetAPIVersion() != made.GetAPIVersion() {
+				t.Errorf("list %v with %d", list.GetAPIVersion(), len(list.Items))
+			}
+			table := ask(t, c.config, "GET", "/apis/"+strings.Replace(made.GetAPIVersion(), "//", "/", 1)+"/namespaces/"+ns+"/"+gvr(tt.old).Resource, "", "Accept: application/json;as=Table;v=v1;g=meta.k8s.io")
+			if table.code != 200 || !strings.Contains(table.body, `"kind":"Table"`) {
+				t.Errorf("table: %d %.200s", table.code, table.body)
+			}
+			if err := old.Delete(t.Context(), tt.name, metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+			if _, err := now.Get(t.Context(), tt.name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+				t.Errorf("after deletion in the old version: %v", err)
+			}
+		})
+	}
+}
+
+func TestOldScale(t *testing.T) {
+	c, ns := shared(t)
+	replicas := int32(2)
+	d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: "d"}, Spec: appsv1.DeploymentSpec{Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}}
+	d.Spec.Template.Labels = map[string]string{"a": "b"}
+	d.Spec.Template.Spec = pod("x").Spec
+	must(c.client.AppsV1().Deployments(ns).Create(t.Context(), d, metav1.CreateOptions{}))(t)
+	for _, gv := range []string{"apps/v1beta1", "apps/v1beta2", "extensions/v1beta1"} {
+		s := must(c.dynamic(t).Resource(gvr(gv+"/deployments")).Namespace(ns).Get(t.Context(), "d", metav1.GetOptions{}, "scale"))(t)
+		if s.GetAPIVersion() != gv || s.GetKind() != "Scale" || field(s, "spec.replicas") != int64(2) || field(s, "status.targetSelector") != "a=b" {
+			t.Errorf("%s: %v", gv, s.Object)
+		}
+	}
+}

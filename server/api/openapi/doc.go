@@ -1,0 +1,14 @@
+// Package openapi serves upstream's OpenAPI documents of what the API serves. They are data: made once by the generator from the
+// JSON in the module k8s.io/kubernetes, trimmed, compressed, embedded, and sent as they lie. Nothing of them is ever on the heap
+// of a server whose clients accept gzip.
+//
+// Invariant: a document's ETag and the hash in its address change exactly when its content does.
+//
+//	http.HandleFunc("/openapi/v2", openapi.V2)
+//	http.HandleFunc("/openapi/v3/", openapi.V3)
+//
+// The old versions of the edge are not in them, as they are in no OpenAPI document of upstream's: clients that validate by a document
+// skip what they do not find.
+package openapi
+
+//go:generate go run ./gen

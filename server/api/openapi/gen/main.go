@@ -1,0 +1,184 @@
+// Command gen makes the embedded OpenAPI documents from those in the module k8s.io/kubernetes that go.mod pins. Run it by
+// "go generate ./server/api/openapi" after a change of that module's version or of the API's table.
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha512"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	openapi_v2 "github.com/google/gnostic-models/openapiv2"
+	"google.golang.org/protobuf/proto"
+)
+
+const out = "documents"
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "gen:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
+	if err != nil {
+		return err
+	}
+	spec := filepath.Join(strings.TrimSpace(string(dir)), "api", "openapi-spec")
+	if err := os.RemoveAll(out); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(out, "v3"), 0o755); err != nil {
+		return err
+	}
+	index := struct {
+		V2 string            `json:"v2"`
+		V3 map[string]string `json:"v3"`
+	}{V3: map[string]string{}}
+	if index.V2, err = v2(filepath.Join(spec, "swagger.json")); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(spec, "v3", "*_openapi.json"))
+	if err != nil {
+		return err
+	}
+	more, err := filepath.Glob(filepath.Join(spec, "v3", ".*_openapi.json"))
+	if err != nil {
+		return err
+	}
+	for _, f := range append(files, more...) {
+		path := strings.ReplaceAll(strings.TrimSuffix(filepath.Base(f), "_openapi.json"), "__", "/")
+		if !served(path) {
+			continue
+		}
+		doc, err := compact(f)
+		if err != nil {
+			return err
+		}
+		index.V3[path] = hash(doc)
+		if err := write(filepath.Join("v3", strings.ReplaceAll(path, "/", "__")+".json.gz"), doc); err != nil {
+			return err
+		}
+	}
+	text, err := json.MarshalIndent(index, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(out, "index.json"), append(text, '\n'), 0o644)
+}
+
+var (
+	stable  = regexp.MustCompile(`^v\d+$`)
+	skipped = map[string]bool{"apiextensions.k8s.io": true, "apiregistration.k8s.io": true, "internal.apiserver.k8s.io": true, "lifecycle.k8s.io": true}
+)
+
+// served tells whether the API has the path of a document, "apis/apps/v1": stable versions of the groups in its table.
+func served(path string) bool {
+	parts := strings.Split(path, "/")
+	switch {
+	case parts[0] == "logs":
+		return false
+	case parts[0] != "apis" || len(parts) == 1:
+		return true
+	case skipped[parts[1]]:
+		return false
+	}
+	return len(parts) == 2 || stable.MatchString(parts[2])
+}
+
+// v2 keeps the paths that are served and the definitions that they lead to.
+func v2(file string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	var doc map[string]json.RawMessage
+	var paths, definitions map[string]json.RawMessage
+	if err := json.Unmarshal(text, &doc); err != nil {
+		return "", err
+	}
+	if err := json.Unmarshal(doc["paths"], &paths); err != nil {
+		return "", err
+	}
+	if err := json.Unmarshal(doc["definitions"], &definitions); err != nil {
+		return "", err
+	}
+	kept, used := map[string]json.RawMessage{}, map[string]json.RawMessage{}
+	for p, v := range paths {
+		if parts := strings.Split(strings.Trim(p, "/"), "/"); served(strings.Join(parts[:min(3, len(parts))], "/")) {
+			kept[p] = v
+			follow(v, definitions, used)
+		}
+	}
+	if doc["paths"], err = json.Marshal(kept); err != nil {
+		return "", err
+	}
+	if doc["definitions"], err = json.Marshal(used); err != nil {
+		return "", err
+	}
+	out, err := json.Marshal(doc)
+	if err != nil {
+		return "", err
+	}
+	parsed, err := openapi_v2.ParseDocument(out)
+	if err != nil {
+		return "", err
+	}
+	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(parsed)
+	if err != nil {
+		return "", err
+	}
+	if err := write("v2.pb.gz", encoded); err != nil {
+		return "", err
+	}
+	return hash(out), write("v2.json.gz", out)
+}
+
+var reference = regexp.MustCompile(`"#/definitions/([^"]+)"`)
+
+// follow marks the definitions that a piece of JSON refers to, and theirs.
+func follow(piece json.RawMessage, definitions, seen map[string]json.RawMessage) {
+	for _, m := range reference.FindAllSubmatch(piece, -1) {
+		name := string(m[1])
+		if _, ok := seen[name]; ok {
+			continue
+		}
+		seen[name] = definitions[name]
+		follow(definitions[name], definitions, seen)
+	}
+}
+
+func compact(file string) ([]byte, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = json.Compact(&b, text)
+	return b.Bytes(), err
+}
+
+func hash(doc []byte) string { return fmt.Sprintf("%X", sha512.Sum512(doc)) }
+
+func write(name string, doc []byte) error {
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		return err
+	}
+	if _, err := z.Write(doc); err != nil {
+		return err
+	}
+	if err := z.Close(); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(out, name), b.Bytes(), 0o644)
+}

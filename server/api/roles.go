@@ -1,0 +1,63 @@
+package api
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/component-helpers/auth/rbac/reconciliation"
+	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
+)
+
+// seedRoles makes upstream's roles and bindings, and puts back what is missing in those that exist, unless they are annotated to be
+// left alone. Upstream does the same in a hook that first waits a second.
+func (s *Server) seedRoles(ctx context.Context) error {
+	client := s.wiring.client
+	rbac, namespaces := client.RbacV1(), client.CoreV1().Namespaces()
+	type reconciler interface{ run() error }
+	var all []reconciler
+	for _, r := range append(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()...) {
+		all = append(all, role{Confirm: true, Role: reconciliation.ClusterRoleRuleOwner{ClusterRole: &r}, Client: reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}})
+	}
+	for _, b := range append(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()...) {
+		all = append(all, binding{Confirm: true, RoleBinding: reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: &b}, Client: reconciliation.ClusterRoleBindingClientAdapter{Client: rbac.ClusterRoleBindings()}})
+	}
+	for _, roles := range bootstrappolicy.NamespaceRoles() {
+		for _, r := range roles {
+			all = append(all, role{Confirm: true, Role: reconciliation.RoleRuleOwner{Role: &r}, Client: reconciliation.RoleModifier{Client: rbac, NamespaceClient: namespaces}})
+		}
+	}
+	for _, bindings := range bootstrappolicy.NamespaceRoleBindings() {
+		for _, b := range bindings {
+			all = append(all, binding{Confirm: true, RoleBinding: reconciliation.RoleBindingAdapter{RoleBinding: &b}, Client: reconciliation.RoleBindingClientAdapter{Client: rbac, NamespaceClient: namespaces}})
+		}
+	}
+	for _, r := range all {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := r.run(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type role reconciliation.ReconcileRoleOptions
+
+func (r role) run() error {
+	o := reconciliation.ReconcileRoleOptions(r)
+	if _, err := o.Run(); err != nil {
+		return fmt.Errorf("role %s: %w", r.Role.GetName(), err)
+	}
+	return nil
+}
+
+type binding reconciliation.ReconcileRoleBindingOptions
+
+func (b binding) run() error {
+	o := reconciliation.ReconcileRoleBindingOptions(b)
+	if _, err := o.Run(); err != nil {
+		return fmt.Errorf("role binding %s: %w", b.RoleBinding.GetName(), err)
+	}
+	return nil
+}

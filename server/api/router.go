@@ -1,0 +1,121 @@
+package api
+
+import (
+	"net/http"
+	"strings"
+
+	restful "github.com/emicklei/go-restful/v3"
+)
+
+// router is a tree of path segments that holds the handlers which upstream's installer registers with go-restful. The container
+// they came in, with its regular expressions and documentation, can be collected.
+type router struct {
+	literal map[string]*router
+	any     *router                     // {name}: one segment
+	methods map[string]http.HandlerFunc // here
+	below   map[string]http.HandlerFunc // {path:*}: here and anything below
+}
+
+// take moves every route of a container into the tree; wrap, if any, goes around each handler.
+func (n *router) take(c *restful.Container, wrap func(http.HandlerFunc) http.HandlerFunc) {
+	for _, ws := range c.RegisteredWebServices() {
+		for _, r := range ws.Routes() {
+			h := plain(r.Function)
+			if wrap != nil {
+				h = wrap(h)
+			}
+			n.add(r.Method, r.Path, h)
+		}
+	}
+}
+
+// plain is a route as net/http knows it. Upstream's handlers look at nothing else of go-restful.
+func plain(f restful.RouteFunction) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { f(restful.NewRequest(r), restful.NewResponse(w)) }
+}
+
+func (n *router) add(method, path string, h http.HandlerFunc) {
+	rest := strings.Trim(path, "/")
+	for rest != "" {
+		var s string
+		s, rest, _ = strings.Cut(rest, "/")
+		if strings.HasSuffix(s, ":*}") {
+			set(&n.below, method, h)
+			return
+		}
+		if strings.HasPrefix(s, "{") {
+			if n.any == nil {
+				n.any = &router{}
+			}
+			n = n.any
+			continue
+		}
+		c := n.literal[s]
+		if c == nil {
+			c = &router{}
+			set(&n.literal, strings.Clone(s), c)
+		}
+		n = c
+	}
+	set(&n.methods, method, h)
+}
+
+func set[V any](m *map[string]V, k string, v V) {
+	if *m == nil {
+		*m = map[string]V{}
+	}
+	(*m)[k] = v
+}
+
+// find gives the handlers of a path: a literal segment goes before a parameter, and both before a subtree.
+func (n *router) find(path string) map[string]http.HandlerFunc {
+	var below map[string]http.HandlerFunc
+	rest := strings.Trim(path, "/")
+	for rest != "" {
+		if n.below != nil {
+			below = n.below
+		}
+		var s string
+		s, rest, _ = strings.Cut(rest, "/")
+		next := n.literal[s]
+		if next == nil {
+			next = n.any
+		}
+		if next == nil {
+			return below
+		}
+		n = next
+	}
+	if n.methods != nil {
+		return n.methods
+	}
+	if n.below != nil {
+		return n.below
+	}
+	return below
+}
+
+// serve answers a request if the tree has its path.
+func (n *router) serve(w http.ResponseWriter, r *http.Request) bool {
+	m := n.find(r.URL.Path)
+	if m == nil {
+		return false
+	}
+	h := m[r.Method]
+	if h == nil && r.Method == http.MethodHead {
+		h = m[http.MethodGet]
+	}
+	if h == nil {
+		var allowed []string
+		for _, k := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} {
+			if m[k] != nil {
+				allowed = append(allowed, k)
+			}
+		}
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		http.Error(w, "405: Method Not Allowed", http.StatusMethodNotAllowed)
+		return true
+	}
+	h(w, r)
+	return true
+}

@@ -1,0 +1,107 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
+)
+
+// seed makes what every cluster has, or finds it from the last time.
+func (s *Server) seed(ctx context.Context) error {
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"service network", s.seedServiceCIDR},
+		{"cluster IPs", func(ctx context.Context) error {
+			return repairClusterIPs(ctx, s.wiring.client, s.wiring.informers, s.log)
+		}},
+		{"namespaces", s.seedNamespaces},
+		{"roles", s.seedRoles},
+		{"priority classes", s.seedPriorityClasses},
+		{"kubernetes service", s.seedKubernetesService},
+	} {
+		if err := step.do(ctx); err != nil {
+			return fmt.Errorf("seed %s: %w", step.what, err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) seedNamespaces(ctx context.Context) error {
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
+		if _, err := s.wiring.client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		_, err := s.wiring.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Server) seedPriorityClasses(ctx context.Context) error {
+	classes := s.wiring.client.SchedulingV1().PriorityClasses()
+	for _, c := range schedulingv1.SystemPriorityClasses() {
+		_, err := classes.Get(ctx, c.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			_, err = classes.Create(ctx, c, metav1.CreateOptions{})
+		}
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// seedServiceCIDR makes the object that cluster IPs are allocated from, and waits until the allocator has seen it.
+func (s *Server) seedServiceCIDR(ctx context.Context) error {
+	cidrs := s.wiring.client.NetworkingV1().ServiceCIDRs()
+	want := s.config.ServiceCIDR.Masked().String()
+	have, err := cidrs.Get(ctx, "kubernetes", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		have, err = cidrs.Create(ctx, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{want}}}, metav1.CreateOptions{})
+	}
+	if err != nil {
+		return err
+	}
+	if have.Spec.CIDRs[0] != want {
+		return fmt.Errorf("this cluster was made with the service network %s and cannot be served with %s: start the server with the former, or with an empty data folder", have.Spec.CIDRs[0], want)
+	}
+	if !meta.IsStatusConditionTrue(have.Status.Conditions, networkingv1.ServiceCIDRConditionReady) {
+		meta.SetStatusCondition(&have.Status.Conditions, metav1.Condition{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: "Kubernetes default Service CIDR is ready"})
+		if _, err := cidrs.UpdateStatus(ctx, have, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+	}
+	return s.waitForClusterIPs(ctx)
+}
+
+// waitForClusterIPs returns when the allocator, which follows ServiceCIDRs, knows ours.
+func (s *Server) waitForClusterIPs(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		err := s.wiring.clusterIPs.DryRun().Allocate(serviceIP(s.config.ServiceCIDR).AsSlice())
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}

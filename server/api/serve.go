@@ -1,0 +1,65 @@
+package api
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Serve answers TLS connections of a listener until ctx is done. A server may serve several listeners, such as one whose
+// connections are streams of a node's link.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	certificate, err := s.certificate(l)
+	if err != nil {
+		return fmt.Errorf("api: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	srv := &http.Server{
+		Handler: s.handler, ReadHeaderTimeout: 32 * time.Second, IdleTimeout: 3 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(quiet{s.log.Handler()}, slog.LevelDebug),
+		TLSConfig: &tls.Config{
+			GetCertificate: certificate, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+			// Certificates are asked for and judged by the authenticator, so that a token works beside a certificate it does not know.
+			ClientAuth: tls.RequestClientCert, ClientCAs: s.config.PKI.CAPool(),
+		},
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second},
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.ServeTLS(l, "", "") }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("api: serve %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	cancel() // watches and streams end
+	grace, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer done()
+	err = srv.Shutdown(grace)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = srv.Close()
+	}
+	if e := <-served; !errors.Is(e, http.ErrServerClosed) {
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// certificate is the serving certificate, for every name by which the API is reached.
+func (s *Server) certificate(l net.Listener) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
+	names := append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, s.config.Names...)
+	ips := append([]net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, s.config.AdvertiseAddress.AsSlice(), serviceIP(s.config.ServiceCIDR).AsSlice()}, s.config.Addresses...)
+	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsUnspecified() {
+		ips = append(ips, a.IP)
+	}
+	return s.config.PKI.ServingCertificate(names, ips)
+}
+
+// quiet passes net/http's complaints about clients on at the debug level only: a port scan is not an operator's business.
+type quiet struct{ slog.Handler }

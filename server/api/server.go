@@ -1,0 +1,231 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
+	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
+	"k8s.io/kubernetes/pkg/serviceaccount"
+
+	"bramble.dev/server/admission"
+	"bramble.dev/server/api/informer"
+	"bramble.dev/server/auth"
+	"bramble.dev/server/store"
+)
+
+// Config is what a server is made of.
+type Config struct {
+	Store            *store.DB
+	PKI              *auth.PKI
+	Listener         net.Listener // nil: in process only, until Serve is called
+	AdvertiseAddress netip.Addr   // where nodes and pods reach the API; the endpoint of default/kubernetes
+	ServiceCIDR      netip.Prefix
+	NodePorts        utilnet.PortRange // 30000-32767 by default
+	Names            []string          // further names and addresses by which clients reach the API
+	Addresses        []net.IP
+	// NodeDialer connects to a node's kubelet API through its link; PodDialer to an address in the cluster's network.
+	NodeDialer func(ctx context.Context, node string) (net.Conn, error)
+	PodDialer  func(ctx context.Context, network, address string) (net.Conn, error)
+	Logger     *slog.Logger
+}
+
+// Server serves the Kubernetes API.
+type Server struct {
+	config    Config
+	log       *slog.Logger
+	wiring    *wiring
+	inProcess *inProcess
+	handler   http.Handler // for the network
+	ready     atomic.Bool
+	cancel    context.CancelFunc
+}
+
+// wiring is what the parts of the API are given to work with.
+type wiring struct {
+	stores        *stores
+	serializer    runtime.NegotiatedSerializer
+	client        kubernetes.Interface // as the API itself, in process
+	informers     *informer.Factory
+	authenticator authenticator.Request
+	authorizer    authorizer.Authorizer
+	rules         authorizer.RuleResolver
+	tokens        serviceaccount.TokenGenerator
+	keys          serviceaccount.PublicKeysGetter
+	clusterIPs    *ipallocator.MetaAllocator
+	nodePorts     *portallocator.PortAllocator
+	kubelets      *kubelets
+	podTransport  *http.Transport
+	storages      map[schema.GroupVersion]map[string]rest.Storage
+}
+
+// New wires everything and seeds the store with what every cluster has. What it starts ends with ctx, or when Run returns.
+func New(ctx context.Context, c Config) (*Server, error) {
+	if c.NodePorts.Size == 0 {
+		c.NodePorts = utilnet.PortRange{Base: 30000, Size: 2768}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	// A panic in a handler is that request's alone.
+	utilruntime.ReallyCrash = false
+	ctx, cancel := context.WithCancel(ctx)
+	s := &Server{config: c, log: c.Logger, inProcess: &inProcess{}, cancel: cancel}
+	if err := s.build(ctx); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	if err := s.seed(ctx); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("api: %w", err)
+	}
+	s.ready.Store(true)
+	return s, nil
+}
+
+func (s *Server) build(ctx context.Context) (err error) {
+	c := s.config
+	w := &wiring{serializer: newSerializer()}
+	s.wiring = w
+	if w.stores, err = newStores(c.Store); err != nil {
+		return err
+	}
+	if w.client, err = kubernetes.NewForConfig(s.ClientConfig("system:apiserver", user.SystemPrivilegedGroup)); err != nil {
+		return err
+	}
+	w.informers = informer.NewFactory(ctx, c.Store, legacyscheme.Scheme, w.stores.prefix, s.log, informer.Keep(keptKinds...))
+	if w.keys, err = serviceaccount.StaticPublicKeysGetter([]any{c.PKI.ServiceAccountKey().Public()}); err != nil {
+		return fmt.Errorf("service account keys: %w", err)
+	}
+	if w.tokens, err = serviceaccount.JWTTokenGenerator(Issuer, c.PKI.ServiceAccountKey()); err != nil {
+		return fmt.Errorf("service account tokens: %w", err)
+	}
+	if w.authenticator, err = newAuthenticator(c.PKI, w.keys, w.informers, w.client); err != nil {
+		return err
+	}
+	if w.authorizer, w.rules, err = newAuthorizer(w.informers); err != nil {
+		return fmt.Errorf("authorization: %w", err)
+	}
+	w.kubelets = newKubelets(w.informers.Core().V1().Nodes().Lister(), c.NodeDialer)
+	w.podTransport = newPodTransport(c.PodDialer)
+	if w.clusterIPs, err = newClusterIPs(w.client, w.informers, c.ServiceCIDR); err != nil {
+		return fmt.Errorf("cluster IPs: %w", err)
+	}
+	services, err := w.informers.Core().V1().Services().Lister().List(labels.Everything())
+	if err != nil {
+		return err
+	}
+	if w.nodePorts, err = newNodePorts(services, c.NodePorts, s.log); err != nil {
+		return err
+	}
+	admit, err := admission.New(admission.Config{Client: w.client, Informers: w.informers, Authorizer: w.authorizer, Served: w.stores.served, Done: ctx.Done()})
+	if err != nil {
+		return err
+	}
+	routes := &router{}
+	i := &installer{
+		wiring: w, admit: admit, converter: newTypeConverter(), routes: routes, discovery: newDiscovery(s.address(), routes),
+		equivalent: runtime.NewEquivalentResourceRegistryWithIdentity(w.stores.prefix), made: map[schema.GroupVersion]map[string]rest.Storage{},
+	}
+	if err := i.install(); err != nil {
+		return err
+	}
+	i.discovery.serve()
+	if err := serveIssuer(routes, w.keys); err != nil {
+		return err
+	}
+	w.storages = i.made
+	mux := s.mux(routes, i.groupVersions())
+	s.inProcess.handler = local(mux, w.authorizer)
+	s.handler = remote(mux, w.authenticator, w.authorizer)
+	return nil
+}
+
+// newSerializer encodes long lists piece by piece, so that their text is never in memory as a whole.
+func newSerializer() runtime.NegotiatedSerializer {
+	return serializer.NewCodecFactory(legacyscheme.Scheme, serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
+}
+
+// Prefix is the store's key prefix of a resource, for caches: "/registry/deployments".
+func (s *Server) Prefix(gr schema.GroupResource) string { return s.wiring.stores.prefix(gr) }
+
+// Handler is the API as the network sees it.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Run serves the listener until ctx is done, and returns when every request has ended.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failed := make(chan error, 2)
+	running := 1
+	go func() { failed <- s.keepKubernetesService(ctx) }()
+	if s.config.Listener != nil {
+		running++
+		go func() { failed <- s.Serve(ctx, s.config.Listener) }()
+	}
+	err := <-failed
+	cancel()
+	for range running - 1 {
+		err = errors.Join(err, <-failed)
+	}
+	return err
+}
+
+// Close ends what New has started. Run does it by itself.
+func (s *Server) Close() {
+	s.ready.Store(false)
+	s.cancel()
+	w := s.wiring
+	if w == nil {
+		return
+	}
+	for _, storages := range w.storages {
+		for _, st := range storages {
+			st.Destroy()
+		}
+	}
+	w.storages = nil
+	if w.clusterIPs != nil {
+		w.clusterIPs.Destroy()
+		w.clusterIPs = nil
+	}
+	if w.informers != nil {
+		w.informers.Wait()
+	}
+}
+
+// address is the host and port that clients in the cluster use.
+func (s *Server) address() string {
+	return net.JoinHostPort(s.config.AdvertiseAddress.String(), fmt.Sprint(s.port()))
+}
+
+func (s *Server) port() int {
+	if s.config.Listener != nil {
+		if a, ok := s.config.Listener.Addr().(*net.TCPAddr); ok {
+			return a.Port
+		}
+	}
+	return 6443
+}
+
+const shutdownGrace = 5 * time.Second

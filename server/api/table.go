@@ -1,0 +1,111 @@
+package api
+
+import (
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/registry/generic"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	serverstorage "k8s.io/apiserver/pkg/server/storage"
+	admissionregistrationrest "k8s.io/kubernetes/pkg/registry/admissionregistration/rest"
+	appsrest "k8s.io/kubernetes/pkg/registry/apps/rest"
+	authenticationrest "k8s.io/kubernetes/pkg/registry/authentication/rest"
+	authorizationrest "k8s.io/kubernetes/pkg/registry/authorization/rest"
+	autoscalingrest "k8s.io/kubernetes/pkg/registry/autoscaling/rest"
+	batchrest "k8s.io/kubernetes/pkg/registry/batch/rest"
+	certificatesrest "k8s.io/kubernetes/pkg/registry/certificates/rest"
+	coordinationrest "k8s.io/kubernetes/pkg/registry/coordination/rest"
+	discoveryrest "k8s.io/kubernetes/pkg/registry/discovery/rest"
+	eventsrest "k8s.io/kubernetes/pkg/registry/events/rest"
+	flowcontrolrest "k8s.io/kubernetes/pkg/registry/flowcontrol/rest"
+	networkingrest "k8s.io/kubernetes/pkg/registry/networking/rest"
+	noderest "k8s.io/kubernetes/pkg/registry/node/rest"
+	policyrest "k8s.io/kubernetes/pkg/registry/policy/rest"
+	rbacrest "k8s.io/kubernetes/pkg/registry/rbac/rest"
+	resourcerest "k8s.io/kubernetes/pkg/registry/resource/rest"
+	schedulingrest "k8s.io/kubernetes/pkg/registry/scheduling/rest"
+	storagerest "k8s.io/kubernetes/pkg/registry/storage/rest"
+	svmrest "k8s.io/kubernetes/pkg/registry/storagemigration/rest"
+
+	"bramble.dev/server/store"
+)
+
+// eventLife is how long an Event stays, as upstream has it.
+const eventLife = time.Hour
+
+// provider makes the storages of a group; upstream has one a group.
+type provider interface {
+	NewRESTStorage(serverstorage.APIResourceConfigSource, generic.RESTOptionsGetter) (genericapiserver.APIGroupInfo, error)
+}
+
+// group is one API group that is served. Its stable versions are those that upstream enables by default.
+type group struct {
+	name     string
+	priority int // in discovery; upstream's number
+	storages func(*wiring) provider
+	old      []oldVersion
+	volatile map[string]store.VolatileFunc // by resource
+}
+
+// table is what the API serves, in the order of discovery. Where a kind lives in two groups, clients that name no group get
+// the first. Groups of custom resources come from elsewhere.
+var table = []group{
+	{name: "", priority: 18000, storages: func(w *wiring) provider { return core{w} },
+		volatile: map[string]store.VolatileFunc{"events": always, "nodes": heartbeat}},
+	{name: "apps", priority: 17800, storages: func(*wiring) provider { return appsrest.StorageProvider{} }, old: []oldVersion{
+		{version: "v1beta2", from: from("apps/v1", "deployments", "statefulsets", "daemonsets", "replicasets", "controllerrevisions")},
+		{version: "v1beta1", from: from("apps/v1", "deployments", "statefulsets", "controllerrevisions")},
+	}},
+	{name: "events.k8s.io", priority: 17750, storages: func(*wiring) provider { return eventsrest.RESTStorageProvider{TTL: eventLife} },
+		volatile: map[string]store.VolatileFunc{"events": always}},
+	{name: "authentication.k8s.io", priority: 17700, storages: func(w *wiring) provider {
+		return authenticationrest.RESTStorageProvider{Authenticator: w.authenticator, APIAudiences: audiences}
+	}},
+	{name: "authorization.k8s.io", priority: 17600, storages: func(w *wiring) provider {
+		return authorizationrest.RESTStorageProvider{Authorizer: w.authorizer, RuleResolver: w.rules}
+	}},
+	{name: "autoscaling", priority: 17500, storages: func(*wiring) provider { return autoscalingrest.RESTStorageProvider{} },
+		volatile: map[string]store.VolatileFunc{"horizontalpodautoscalers": autoscalerStatus}},
+	{name: "batch", priority: 17400, storages: func(*wiring) provider { return batchrest.RESTStorageProvider{} }, old: []oldVersion{
+		{version: "v1beta1", from: from("batch/v1", "cronjobs")},
+		{version: "v2alpha1", from: from("batch/v1", "cronjobs")},
+	}},
+	{name: "certificates.k8s.io", priority: 17300, storages: func(w *wiring) provider {
+		return certificatesrest.RESTStorageProvider{Authorizer: w.authorizer}
+	}},
+	{name: "networking.k8s.io", priority: 17200, storages: func(*wiring) provider { return networkingrest.RESTStorageProvider{} }},
+	{name: "policy", priority: 17100, storages: func(*wiring) provider { return policyrest.RESTStorageProvider{} }},
+	{name: "rbac.authorization.k8s.io", priority: 17000, storages: func(w *wiring) provider {
+		return rbacrest.RESTStorageProvider{Authorizer: w.authorizer}
+	}},
+	{name: "storage.k8s.io", priority: 16800, storages: func(*wiring) provider { return storagerest.RESTStorageProvider{} }},
+	{name: "admissionregistration.k8s.io", priority: 16700, storages: func(w *wiring) provider {
+		return admissionregistrationrest.RESTStorageProvider{Authorizer: w.authorizer, DiscoveryClient: w.client.Discovery()}
+	}},
+	{name: "scheduling.k8s.io", priority: 16600, storages: func(*wiring) provider { return schedulingrest.RESTStorageProvider{} }},
+	{name: "coordination.k8s.io", priority: 16500, storages: func(*wiring) provider { return coordinationrest.RESTStorageProvider{} },
+		volatile: map[string]store.VolatileFunc{"leases": renewal}},
+	{name: "node.k8s.io", priority: 16300, storages: func(*wiring) provider { return noderest.RESTStorageProvider{} }},
+	{name: "discovery.k8s.io", priority: 16200, storages: func(*wiring) provider { return discoveryrest.StorageProvider{} }},
+	{name: "resource.k8s.io", priority: 16200, storages: func(w *wiring) provider {
+		return resourcerest.RESTStorageProvider{NamespaceClient: w.client.CoreV1().Namespaces(), Authorizer: w.authorizer}
+	}},
+	{name: "flowcontrol.apiserver.k8s.io", priority: 16100, storages: func(w *wiring) provider {
+		return flowcontrolrest.RESTStorageProvider{InformerFactory: w.informers}
+	}},
+	{name: "storagemigration.k8s.io", priority: 15800, storages: func(*wiring) provider { return svmrest.RESTStorageProvider{} }},
+	// After apps and networking.k8s.io, so that "deployments" and "ingresses" mean theirs.
+	{name: "extensions", priority: 1000, old: []oldVersion{
+		{version: "v1beta1", from: from("apps/v1", "deployments", "daemonsets", "replicasets").and("networking.k8s.io/v1", "ingresses", "networkpolicies")},
+	}},
+}
+
+// volatileOf finds the volatile class of a resource.
+func volatileOf(gr schema.GroupResource) store.VolatileFunc {
+	for _, g := range table {
+		if g.name == gr.Group {
+			return g.volatile[gr.Resource]
+		}
+	}
+	return nil
+}
