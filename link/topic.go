@@ -58,15 +58,35 @@ func (t Topics) Parse(topic string) (place, leaf string, ok bool) {
 func NodeOf(place string) (string, bool) { return strings.CutPrefix(place, "n/") }
 
 // ClientID is the MQTT client id of who is at a place. It is unique in the broker, so that a
-// second connection of a node ends the first.
+// second connection ends the first. That of a node ends with its instance (see NodeClientID):
+// two boards of one name must not throw each other out before the server has told them apart.
 func ClientID(cluster, place string) string {
 	return "bramble-" + cluster + "-" + strings.ReplaceAll(place, "/", "-")
 }
+
+// NodeClientID is the client id of one installation of a node.
+func NodeClientID(cluster, node, instance string) string {
+	return ClientID(cluster, NodePlace(node)) + "-" + instance
+}
+
+// IsClientOf reports whether a client id is that of somebody at a place.
+func IsClientOf(id, cluster, place string) bool {
+	rest, ok := strings.CutPrefix(id, ClientID(cluster, place))
+	if isJoin(place) {
+		return ok && rest == ""
+	}
+	return ok && len(rest) == 1+InstanceLength && rest[0] == '-' && isHex(rest[1:])
+}
+
+// InstanceLength is the length of the random hexadecimal id of an installation of a node.
+const InstanceLength = 16
+
+func isHex(s string) bool { return strings.Trim(s, "0123456789abcdef") == "" }
 
 // JoinIDLength is the length of the random hexadecimal id of a joining agent.
 const JoinIDLength = 32
 
 // IsJoinID reports whether id can be that of a joining agent.
 func IsJoinID(id string) bool {
-	return len(id) == JoinIDLength && strings.Trim(id, "0123456789abcdef") == ""
+	return len(id) == JoinIDLength && isHex(id)
 }

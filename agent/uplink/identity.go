@@ -162,7 +162,7 @@ func (id *identity) loadInstance() error {
 	path := filepath.Join(id.dir, instanceFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		id.instance = randomHex(8)
+		id.instance = randomHex(link.InstanceLength / 2)
 		return writeFile(path, []byte(id.instance+"\n"))
 	}
 	id.instance = strings.TrimSpace(string(b))

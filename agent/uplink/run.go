@@ -106,8 +106,9 @@ func (u *Uplink) open(ctx context.Context, broker *url.URL, place string) (*line
 			}
 		},
 	}
-	if _, ok := link.NodeOf(place); ok {
+	if name, ok := link.NodeOf(place); ok {
 		o.Will = l.topics.Gone(place)
+		o.ClientID = link.NodeClientID(l.topics.Cluster, name, u.id.instance)
 	}
 	var err error
 	l.client, err = carrier.Connect(ctx, o)

@@ -42,7 +42,7 @@ func (r *rules) OnConnect(cl *mqtt.Client, pk packets.Packet) error {
 		r.log.Info("broker refused a client", "remote", cl.Net.Remote, "err", err)
 		return errRefused
 	}
-	if !pk.Connect.Clean || pk.Connect.ClientIdentifier != link.ClientID(r.topics.Cluster, place) {
+	if !pk.Connect.Clean || !link.IsClientOf(pk.Connect.ClientIdentifier, r.topics.Cluster, place) {
 		return errRefused
 	}
 	will := pk.Connect.WillFlag

@@ -47,11 +47,15 @@ type Config struct {
 // Bounds of a dispatcher.
 const (
 	intakeQueues = 4
-	intakeDepth  = 256 // frames that wait in one queue; more are dropped
-	admissions   = 16  // agents that are being admitted at a time; others try again
+	intakeDepth  = 256       // frames that wait in one queue; more are dropped
+	admissions   = 16        // agents that are being admitted at a time; others try again
+	forgetAfter  = time.Hour // of absence
+)
+
+// Times, which tests shorten.
+var (
 	scanInterval = 5 * time.Second
 	willTime     = 10 * time.Second // that a node has to answer after its last will
-	forgetAfter  = time.Hour        // of absence
 )
 
 // Dispatcher is the server's end of the link to all nodes.

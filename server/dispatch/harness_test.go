@@ -5,11 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -168,6 +170,9 @@ type board struct {
 	u      *uplink.Uplink
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	serve  func(target string, conn net.Conn)
+	floor  func() time.Time
+
+	wires wires
 
 	mu    sync.Mutex
 	acked map[string]link.Version
@@ -202,7 +207,7 @@ func (b *board) start(c *cluster, token string) {
 			return nil
 		},
 		Status: b.status, Serve: func(target string, conn net.Conn) { b.serve(target, conn) },
-		Logger: c.log.With("board", b.name), Dial: b.dial, Backoff: 50 * time.Millisecond, BrokerRoots: c.roots,
+		Logger: c.log.With("board", b.name), Dial: b.wires.dialer(b.dial), Backoff: 50 * time.Millisecond, BrokerRoots: c.roots, Floor: b.floor,
 	})
 	if err != nil {
 		b.t.Fatal(err)
@@ -230,6 +235,68 @@ func (b *board) start(c *cluster, token string) {
 		return result
 	}
 	b.t.Cleanup(func() { _ = b.stop() })
+}
+
+// wires are the connections of a board, so that they can be cut.
+type wires struct {
+	mu    sync.Mutex
+	cut   bool
+	conns []*wire
+	// in and out are the bytes that reached and left the board.
+	in, out atomic.Int64
+}
+
+type wire struct {
+	net.Conn
+	w *wires
+}
+
+func (c *wire) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.w.in.Add(int64(n))
+	return n, err
+}
+
+func (c *wire) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.w.out.Add(int64(n))
+	return n, err
+}
+
+func (w *wires) dialer(dial func(ctx context.Context, network, address string) (net.Conn, error)) func(ctx context.Context, network, address string) (net.Conn, error) {
+	if dial == nil {
+		dial = (&net.Dialer{KeepAlive: -1}).DialContext
+	}
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		w.mu.Lock()
+		cut := w.cut
+		w.mu.Unlock()
+		if cut {
+			return nil, errors.New("the wire is cut")
+		}
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		c := &wire{conn, w}
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.conns = append(w.conns, c)
+		return c, nil
+	}
+}
+
+// set cuts the wires, or mends them.
+func (w *wires) set(cut bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cut = cut
+	if cut {
+		for _, c := range w.conns {
+			_ = c.Close()
+		}
+		w.conns = nil
+	}
 }
 
 func (b *board) put(key string, value []byte) {
