@@ -12,6 +12,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -42,16 +43,28 @@ import (
 	"bramble.dev/link"
 )
 
+// server is what the agent asks of the link.
+type server interface {
+	Run(ctx context.Context) error
+	Notify()
+	OnAcknowledged(func(key string, version link.Version))
+	Dial(ctx context.Context, target string) (net.Conn, error)
+	Synced(set string) bool
+	Certificate() (*tls.Certificate, error)
+	CACertPEM() []byte
+}
+
 // agent is what Run wires together.
 type agent struct {
 	config  Config
+	connect func(context.Context, uplink.Config) (server, error)
 	log     *slog.Logger
 	db      *state.DB
 	floor   *clock.Floor
 	catalog *catalog.Catalog
 	reports *reports
 	events  *events.Recorder
-	uplink  *uplink.Uplink
+	uplink  server
 	proxy   *apiproxy.Proxy
 	tokens  *token.Tokens
 	runtime seam.Runtime
@@ -68,6 +81,10 @@ type agent struct {
 
 // Run is the node until ctx is done. Its pods go on running.
 func Run(ctx context.Context, c Config) error {
+	return run(ctx, c, func(ctx context.Context, c uplink.Config) (server, error) { return uplink.Open(ctx, c) })
+}
+
+func run(ctx context.Context, c Config, connect func(context.Context, uplink.Config) (server, error)) error {
 	if err := c.complete(); err != nil {
 		return err
 	}
@@ -79,7 +96,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer held.Close()
-	a := &agent{config: c, log: c.Logger, kubelet: kubelet.NewListener()}
+	a := &agent{config: c, connect: connect, log: c.Logger, kubelet: kubelet.NewListener()}
 	defer a.close()
 	if err := a.open(ctx); err != nil {
 		return err
@@ -142,7 +159,7 @@ func (a *agent) openUplink(ctx context.Context) error {
 		}
 	}
 	var err error
-	a.uplink, err = uplink.Open(ctx, uplink.Config{
+	a.uplink, err = a.connect(ctx, uplink.Config{
 		Brokers: brokers, Dir: c.dir(), NodeName: c.NodeName, Token: c.Token, BrokerRoots: c.BrokerRoots,
 		Load: a.catalog.Index, Apply: a.apply, Status: a.reports.set, Serve: a.serve,
 		Floor: a.floor.Time, ServerTime: func(t time.Time) { go a.floor.Learn(t) }, Logger: a.log,
@@ -209,8 +226,9 @@ func (a *agent) run(ctx context.Context) error {
 	quiet := func(f func(context.Context)) func(context.Context) error {
 		return func(ctx context.Context) error { f(ctx); return nil }
 	}
-	// The network first: pods that run already ask for names.
-	part("network", quiet(a.network.run))
+	// The network first: pods that run already ask for names, and those that start need addresses.
+	first := a.network.set(ctx)
+	part("network", func(ctx context.Context) error { a.network.run(ctx, first); return nil })
 	part("pods", a.pods.Run)
 	if a.catalog.Loaded(catalog.Node) {
 		a.setPods(ctx)
@@ -222,7 +240,7 @@ func (a *agent) run(ctx context.Context) error {
 	part("database", a.watchDatabase)
 	part("kubelet API", a.serveKubelet)
 	part("control socket", func(ctx context.Context) error {
-		return control.Serve(ctx, ControlSocket(a.config.DataDir), a.controlled())
+		return control.Serve(ctx, control.Socket(a.config.DataDir), a.controlled())
 	})
 	a.settle(ctx)
 	part("uplink", a.uplink.Run)

@@ -44,9 +44,6 @@ type Config struct {
 	Ready func()
 }
 
-// ControlSocket is where the agent of a data folder is spoken to by commands of its board.
-func ControlSocket(dataDir string) string { return filepath.Join(dataDir, "agent", "control.sock") }
-
 // Instance tells the links, tables and cgroups of one data folder from those of another.
 func Instance(dataDir string) string {
 	if abs, err := filepath.Abs(dataDir); err == nil {

@@ -78,13 +78,13 @@ func (n *network) poke() {
 // gather is how long changes are gathered: a rollout changes endpoints many times a second.
 const gather = 20 * time.Millisecond
 
-// run sets the network whenever something changed, until ctx is done.
-func (n *network) run(ctx context.Context) {
+// run sets the network whenever something changed, until ctx is done; err is how the first time went.
+func (n *network) run(ctx context.Context, err error) {
 	defer n.close()
 	retry := time.Second
-	for {
+	for ; ; err = n.set(ctx) {
 		var again <-chan time.Time
-		if err := n.set(ctx); err != nil {
+		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}

@@ -17,7 +17,6 @@ import (
 	"bramble.dev/agent/clock"
 	"bramble.dev/agent/control"
 	"bramble.dev/agent/status"
-	"bramble.dev/agent/uplink"
 	"bramble.dev/mesh"
 	"bramble.dev/runtime/engine"
 )
@@ -65,13 +64,13 @@ func (a *agent) controlled() control.Images { return a.images.(nodeImages).image
 const apiURL = "https://kubernetes.default.svc"
 
 // apiClient reaches the API as this node.
-func apiClient(u *uplink.Uplink, p *apiproxy.Proxy, floor *clock.Floor) *http.Client {
+func apiClient(u server, p *apiproxy.Proxy, floor *clock.Floor) *http.Client {
 	return &http.Client{Transport: &nodeTransport{u: u, p: p, now: floor.Now}}
 }
 
 // nodeTransport is a transport with the node's certificate, once the node has one.
 type nodeTransport struct {
-	u   *uplink.Uplink
+	u   server
 	p   *apiproxy.Proxy
 	now func() time.Time
 

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"bramble.dev/agent/control"
 	"bramble.dev/mesh"
 	"bramble.dev/runtime/engine"
 )
@@ -40,7 +41,7 @@ func Teardown(ctx context.Context, c Config) error {
 	if err == nil {
 		err = errors.Join(m.Teardown(ctx), m.Close())
 	}
-	errs = append(errs, err, unmountBelow(c.dir()), os.RemoveAll(c.dir("pods")), os.Remove(ControlSocket(c.DataDir)))
+	errs = append(errs, err, unmountBelow(c.dir()), os.RemoveAll(c.dir("pods")), os.Remove(control.Socket(c.DataDir)))
 	for i, err := range errs {
 		if errors.Is(err, os.ErrNotExist) {
 			errs[i] = nil

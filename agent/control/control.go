@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path/filepath"
 	"time"
 
 	"bramble.dev/runtime/image"
@@ -27,6 +28,9 @@ type Images interface {
 	List() []image.Image
 	Remove(ctx context.Context, ref string) error
 }
+
+// Socket is where the agent of a data folder listens.
+func Socket(dataDir string) string { return filepath.Join(dataDir, "agent", "control.sock") }
 
 const headerTimeout = 10 * time.Second
 

@@ -7,7 +7,6 @@
 package hook
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -34,8 +33,8 @@ type Runner struct {
 func (r Runner) Run(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id, podIP string, h *corev1.LifecycleHandler) error {
 	switch {
 	case h.Exec != nil:
-		var out bytes.Buffer
-		code, err := r.Exec(ctx, id, h.Exec.Command, seam.Streams{Stdout: limit{&out}, Stderr: limit{&out}})
+		out := seam.Output{Max: 1024}
+		code, err := r.Exec(ctx, id, h.Exec.Command, seam.Streams{Stdout: &out, Stderr: &out})
 		if err == nil && code != 0 {
 			err = fmt.Errorf("command %q exited with %d", strings.Join(h.Exec.Command, " "), code)
 		}
@@ -87,14 +86,4 @@ func discard(res *http.Response) {
 	}
 	io.Copy(io.Discard, io.LimitReader(res.Body, 10<<10))
 	res.Body.Close()
-}
-
-// limit keeps the beginning of what is written.
-type limit struct{ *bytes.Buffer }
-
-func (l limit) Write(b []byte) (int, error) {
-	if room := 1024 - l.Len(); room > 0 {
-		l.Buffer.Write(b[:min(room, len(b))])
-	}
-	return len(b), nil
 }

@@ -1,7 +1,6 @@
 package kubelet
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -112,7 +111,7 @@ func (a *api) run(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	var out bytes.Buffer
+	var out seam.Output
 	code, err := a.Runtime.Exec(r.Context(), c.ID, strings.Fields(r.FormValue("cmd")), seam.Streams{Stdout: &out, Stderr: &out})
 	if err == nil && code != 0 {
 		err = fmt.Errorf("command terminated with exit code %d", code)
@@ -121,7 +120,7 @@ func (a *api) run(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error()+"\n"+out.String(), http.StatusInternalServerError)
 		return
 	}
-	w.Write(out.Bytes())
+	io.WriteString(w, out.String())
 }
 
 func (a *api) portForward(w http.ResponseWriter, r *http.Request) {

@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -66,23 +65,13 @@ func (w *watch) once(ctx context.Context, p *corev1.Probe) answer {
 	return answer{err: fmt.Errorf("missing probe handler for %s:%s", podspec.Full(w.pod), c.Name)}
 }
 
-// limited keeps the beginning of what is written to it.
-type limited struct{ bytes.Buffer }
-
-func (l *limited) Write(b []byte) (int, error) {
-	if room := maxOutput - l.Len(); room > 0 {
-		l.Buffer.Write(b[:min(room, len(b))])
-	}
-	return len(b), nil
-}
-
 func (w *watch) exec(ctx context.Context, command []string, timeout time.Duration) answer {
 	var env []string
 	for _, v := range w.target.Container.Env {
 		env = append(env, v.Name+"="+v.Value)
 	}
 	cmd, _ := podspec.Command(command, nil, env)
-	var out limited
+	out := seam.Output{Max: maxOutput}
 	code, err := w.m.Exec(ctx, w.target.ID, cmd, seam.Streams{Stdout: &out, Stderr: &out})
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
