@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"bramble.dev/agent"
 	"bramble.dev/agent/control"
 	"bramble.dev/runtime/image"
 )
@@ -30,7 +29,7 @@ func images(cmd *cobra.Command, run func(cmd *cobra.Command, c *control.Client, 
 		if err != nil {
 			return err
 		}
-		err = run(cmd, control.NewClient(agent.ControlSocket(d)), args)
+		err = run(cmd, control.NewClient(control.Socket(d)), args)
 		if errors.Is(err, control.ErrNoAgent) {
 			return fmt.Errorf("%w: start it first (`bramble up` or `bramble agent`), or name its --data-dir (this is %s)", control.ErrNoAgent, d)
 		}

@@ -1,0 +1,152 @@
+// Command bramble-agent is the node of a board: flags and wiring, nothing else.
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/agent"
+	"bramble.dev/cmd/footprint"
+	"bramble.dev/cmd/settings"
+	"bramble.dev/cmd/version"
+)
+
+func main() {
+	footprint.Thrifty()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := command().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		os.Exit(1)
+	}
+}
+
+// flags as they are written; config makes of them what the agent is started with.
+type flags struct {
+	token, tokenFile, brokerCA, level string
+	labels                            map[string]string
+	taints, mirrors                   []string
+	teardown                          bool
+	c                                 agent.Config
+}
+
+func command() *cobra.Command {
+	var f flags
+	cmd := &cobra.Command{
+		Use: "bramble-agent", Short: "Run the node of this board", Args: cobra.NoArgs,
+		SilenceUsage: true, SilenceErrors: true, Version: version.Version,
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.c.DataDir, "data-dir", "/var/lib/bramble", "folder that holds everything of this instance")
+	fl.StringVar(&f.c.NodeName, "node-name", "", "name of this board's node (default: its host name)")
+	fl.StringSliceVar(&f.c.Servers, "server", nil, "URL of the server's MQTT broker (mqtts://host:8883); several are tried in turn")
+	fl.StringVar(&f.token, "token", "", "token of `bramble token create`, needed the first time only")
+	fl.StringVar(&f.tokenFile, "token-file", "", "file with that token")
+	fl.StringVar(&f.brokerCA, "broker-ca", "", "PEM file with the authority of an outside broker's certificate")
+	fl.StringVar(&f.c.NodeIP, "node-ip", "", "address under which other nodes reach this one (default: the one towards the server)")
+	fl.StringToStringVar(&f.labels, "node-label", nil, "labels that the node registers with (key=value)")
+	fl.StringSliceVar(&f.taints, "node-taint", nil, "taints that the node registers with (key=value:effect)")
+	fl.IntVar(&f.c.MaxPods, "max-pods", 110, "how many pods may run here")
+	fl.StringSliceVar(&f.mirrors, "mirror", nil, "registries to ask in place of one (docker.io=https://mirror:5000; * for any), in their order")
+	fl.StringSliceVar(&f.c.InsecureRegistries, "insecure-registry", nil, "registries (host:port) that are spoken to without TLS")
+	fl.BoolVar(&f.c.SetClock, "set-clock", false, "step this board's clock forward to the server's")
+	fl.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	fl.BoolVar(&f.teardown, "teardown", false, "stop the pods and remove their mounts, interfaces, nftables table and cgroups, and end")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return f.run(cmd.Context()) }
+	settings.Bind(cmd)
+	return cmd
+}
+
+func (f *flags) run(ctx context.Context) error {
+	c, err := f.config()
+	if err != nil {
+		return err
+	}
+	if f.teardown {
+		return agent.Teardown(ctx, c)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	c.Ready = func() { group.Go(func() error { footprint.Keep(ctx, c.Logger); return nil }) }
+	group.Go(func() error {
+		err := agent.Run(ctx, c)
+		if err == nil {
+			err = context.Canceled // so that Keep ends too
+		}
+		return err
+	})
+	if err := group.Wait(); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (f *flags) config() (agent.Config, error) {
+	c := f.c
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(f.level)); err != nil {
+		return c, fmt.Errorf("--log-level %q: want debug, info, warn or error", f.level)
+	}
+	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+	c.Version, c.Labels, c.Token = version.Version, f.labels, f.token
+	if f.tokenFile != "" {
+		text, err := os.ReadFile(f.tokenFile)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return c, fmt.Errorf("--token-file: %w", err)
+		}
+		c.Token = strings.TrimSpace(string(text))
+	}
+	if f.brokerCA != "" {
+		text, err := os.ReadFile(f.brokerCA)
+		if err != nil {
+			return c, fmt.Errorf("--broker-ca: %w", err)
+		}
+		if c.BrokerRoots = x509.NewCertPool(); !c.BrokerRoots.AppendCertsFromPEM(text) {
+			return c, fmt.Errorf("--broker-ca: %s holds no certificate in PEM", f.brokerCA)
+		}
+	}
+	for _, s := range f.taints {
+		t, err := taint(s)
+		if err != nil {
+			return c, err
+		}
+		c.Taints = append(c.Taints, t)
+	}
+	for _, s := range f.mirrors {
+		registry, mirror, ok := strings.Cut(s, "=")
+		if !ok || registry == "" || mirror == "" {
+			return c, fmt.Errorf("--mirror %q: want registry=mirror, such as docker.io=http://192.168.1.2:5000", s)
+		}
+		if c.Mirrors == nil {
+			c.Mirrors = map[string][]string{}
+		}
+		c.Mirrors[registry] = append(c.Mirrors[registry], mirror)
+	}
+	return c, nil
+}
+
+// taint reads key=value:effect or key:effect, as kubectl writes them.
+func taint(s string) (corev1.Taint, error) {
+	keyValue, effect, ok := strings.Cut(s, ":")
+	key, value, _ := strings.Cut(keyValue, "=")
+	t := corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)}
+	switch t.Effect {
+	case corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute:
+	default:
+		ok = false
+	}
+	if !ok || key == "" {
+		return t, fmt.Errorf("--node-taint %q: want key=value:effect with the effect NoSchedule, PreferNoSchedule or NoExecute", s)
+	}
+	return t, nil
+}
