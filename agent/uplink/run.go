@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/url"
 	"sync"
@@ -15,7 +16,9 @@ import (
 
 // Times of an uplink.
 const (
-	maxBackoff = time.Minute
+	maxBackoff = 20 * time.Second
+	// refusedBackoff is for a node that only a person can help.
+	refusedBackoff = time.Minute
 	// answerTime is how long the server may take to answer a frame of a handshake, at first.
 	answerTime = 3 * time.Second
 	tries      = 5
@@ -37,7 +40,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	defer cancel()
 	wg.Go(func() { u.apply(ctx) })
 	defer u.end()
-	wait := u.cfg.Backoff
+	wait, last := u.cfg.Backoff, ""
 	for n := 0; ; n++ {
 		broker := u.brokers[n%len(u.brokers)]
 		worked, err := u.connect(ctx, broker)
@@ -53,9 +56,15 @@ func (u *Uplink) Run(ctx context.Context) error {
 			if !u.id.joined() {
 				return err
 			}
-			wait = maxBackoff // only a person can help, but the pods keep running
+			wait = refusedBackoff // the pods keep running
 		}
-		u.log.Warn("connection to the server lost", "broker", broker.Redacted(), "err", err, "retry", wait.Round(time.Millisecond))
+		// The same failure again and again is told once.
+		level := slog.LevelWarn
+		if err.Error() == last && !worked {
+			level = slog.LevelDebug
+		}
+		last = err.Error()
+		u.log.Log(ctx, level, "connection to the server lost", "broker", broker.Redacted(), "err", err)
 		if !sleep(ctx, wait/2+rand.N(wait)) {
 			return nil
 		}

@@ -172,7 +172,8 @@ type board struct {
 	serve  func(target string, conn net.Conn)
 	floor  func() time.Time
 
-	wires wires
+	wires   wires
+	applied atomic.Int64 // items
 
 	mu    sync.Mutex
 	acked map[string]link.Version
@@ -197,6 +198,7 @@ func (b *board) start(c *cluster, token string) {
 		Brokers: []string{c.url}, Dir: b.dir, NodeName: b.name, Token: token,
 		Load: func(set string) (*link.Set, error) { return b.sets[set], nil },
 		Apply: func(_ context.Context, set string, changes []link.Change) error {
+			b.applied.Add(int64(len(changes)))
 			for _, x := range changes {
 				if x.Value == nil {
 					b.sets[set].Delete(x.Key)
@@ -254,6 +256,9 @@ type wire struct {
 func (c *wire) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.w.in.Add(int64(n))
+	if errors.Is(err, net.ErrClosed) {
+		err = io.EOF // paho takes the other for its own doing
+	}
 	return n, err
 }
 
