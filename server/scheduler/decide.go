@@ -1,0 +1,75 @@
+package scheduler
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// noNodes is the message of a pod that finds an empty cluster.
+const noNodes = "no nodes available to schedule pods"
+
+// decision is what becomes of a pod.
+type decision struct {
+	node     string   // where it goes; empty if nowhere
+	message  string   // why nowhere
+	victims  *victims // whom to take away so that it fits
+	refusals map[string]*refusal
+	// nominated is the node that stays promised, because victims are ending there.
+	nominated string
+}
+
+// look counts what filters and scores must know about all nodes at once.
+func look(p *candidate, nodes []*nodeState) *candidate {
+	out := *p
+	out.seen = countNeighbours(&out, nodes)
+	out.counts = countSpread(&out, out.spread, nodes)
+	out.softCounts = countSpread(&out, out.spreadSoft, nodes)
+	return &out
+}
+
+// decide finds the best node for a pod among the nodes as they are. nominated
+// gives the room that pods of no less priority wait for on a node.
+func decide(p *candidate, nodes []*nodeState, nominated func(node string) []*podState) decision {
+	if len(nodes) == 0 {
+		return decision{message: noNodes}
+	}
+	p = look(p, nodes)
+	var fitting []*nodeState
+	refusals := map[string]*refusal{}
+	for _, n := range nodes {
+		with := n
+		if waiting := nominated(n.node.Name); len(waiting) > 0 {
+			with = n.with(waiting)
+		}
+		if r := refuse(p, with); r != nil {
+			refusals[n.node.Name] = r
+		} else {
+			fitting = append(fitting, n)
+		}
+	}
+	if len(fitting) > 0 {
+		return decision{node: best(p, fitting).node.Name, refusals: refusals}
+	}
+	return decision{message: explain(len(nodes), refusals), refusals: refusals}
+}
+
+// explain counts the reasons of all nodes.
+func explain(nodes int, refusals map[string]*refusal) string {
+	counts := map[string]int{}
+	for _, r := range refusals {
+		for _, reason := range r.reasons {
+			counts[reason]++
+		}
+	}
+	reasons := make([]string, 0, len(counts))
+	for reason, count := range counts {
+		reasons = append(reasons, fmt.Sprintf("%d %s", count, reason))
+	}
+	slices.Sort(reasons)
+	out := fmt.Sprintf("0/%d nodes are available:", nodes)
+	if len(reasons) > 0 {
+		out += " " + strings.Join(reasons, ", ") + "."
+	}
+	return out
+}

@@ -1,0 +1,97 @@
+package scheduler
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache"
+)
+
+// PlatformsAnnotation is where a node tells for which platforms the images are
+// that it knows: a JSON object of image name to a list like "linux/arm/v7".
+const PlatformsAnnotation = "bramble.dev/image-platforms"
+
+// platform refuses a node whose processor cannot run one of the pod's images.
+func platform(p *candidate, n *nodeState) *refusal {
+	system, processor := n.node.Labels[corev1.LabelOSStable], n.node.Labels[corev1.LabelArchStable]
+	if processor == "" {
+		return nil
+	}
+	if system == "" {
+		system = "linux"
+	}
+	for _, image := range imagesOf(p.pod) {
+		platforms := p.platforms[image]
+		if len(platforms) == 0 || slices.ContainsFunc(platforms, func(s string) bool { return runs(s, system, processor) }) {
+			continue
+		}
+		return never(fmt.Sprintf("node(s) are %s/%s, which image %s is not built for (it is for %s)", system, processor, image, strings.Join(platforms, ", ")))
+	}
+	return nil
+}
+
+// runs compares a platform with a node's system and processor. A variant is not
+// known of a node and left to it.
+func runs(platform, system, processor string) bool {
+	parts := strings.Split(platform, "/")
+	return len(parts) >= 2 && parts[0] == system && parts[1] == processor
+}
+
+func imagesOf(pod *corev1.Pod) []string {
+	var out []string
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			if image := containers[i].Image; image != "" && !slices.Contains(out, image) {
+				out = append(out, image)
+			}
+		}
+	}
+	return out
+}
+
+// PlatformsFromNodes knows of an image's platforms what nodes tell about it.
+func PlatformsFromNodes(nodes *cache.Cache[corev1.Node]) func(image string) []string {
+	var mu sync.Mutex
+	var known map[string][]string // nil: a node's word changed, and it is read again
+	nodes.OnChange(func(change cache.Change[corev1.Node]) {
+		if change.Old == nil || change.New == nil || change.Old.Annotations[PlatformsAnnotation] != change.New.Annotations[PlatformsAnnotation] {
+			mu.Lock()
+			known = nil
+			mu.Unlock()
+		}
+	})
+	return func(image string) []string {
+		mu.Lock()
+		defer mu.Unlock()
+		if known == nil {
+			known = readPlatforms(nodes.List("", nil))
+		}
+		return known[image]
+	}
+}
+
+func readPlatforms(nodes []*corev1.Node) map[string][]string {
+	out := map[string][]string{}
+	for _, node := range nodes {
+		var told map[string][]string
+		if json.Unmarshal([]byte(node.Annotations[PlatformsAnnotation]), &told) != nil {
+			continue // it says nothing, or nonsense
+		}
+		for image, platforms := range told {
+			for _, p := range platforms {
+				if !slices.Contains(out[image], p) {
+					out[image] = append(out[image], p)
+				}
+			}
+		}
+	}
+	for _, platforms := range out {
+		slices.Sort(platforms)
+	}
+	return out
+}

@@ -1,0 +1,300 @@
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
+
+	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/events"
+	"bramble.dev/server/controllers/pods"
+)
+
+// name is the scheduler that pods ask for unless they say otherwise.
+const name = corev1.DefaultSchedulerName
+
+// bindingsAtOnce bounds the bindings that are being written: they share commits.
+const bindingsAtOnce = 16
+
+// Config is what the scheduler reads and writes with.
+type Config struct {
+	Client kubernetes.Interface // of system:kube-scheduler
+	Caches *cache.Set
+	// ImagePlatforms tells for which platforms an image is built, like
+	// "linux/arm64"; nothing if that is not known. If it is nil, nodes are asked
+	// (PlatformsFromNodes).
+	ImagePlatforms func(image string) []string
+	Logger         *slog.Logger
+}
+
+type scheduler struct {
+	Config
+	events record.EventRecorder
+	pods   *cache.Cache[corev1.Pod]
+	nodes  *cache.Cache[corev1.Node]
+	state  *state
+	queue  *queue
+
+	binding chan struct{}
+	wg      sync.WaitGroup
+}
+
+// Run schedules until ctx is done, and returns when all that it started has ended.
+func Run(ctx context.Context, c Config) error {
+	recorder := events.New()
+	defer recorder.Close()
+	s := newScheduler(c, recorder.For(name, c.Client))
+	defer s.wg.Wait()
+	for _, stop := range s.watch() {
+		defer stop()
+	}
+	for {
+		it, ok := s.queue.next(ctx)
+		if !ok {
+			return ctx.Err()
+		}
+		s.schedule(ctx, it)
+	}
+}
+
+func newScheduler(c Config, recorder record.EventRecorder) *scheduler {
+	if c.ImagePlatforms == nil {
+		c.ImagePlatforms = PlatformsFromNodes(c.Caches.Nodes())
+	}
+	return &scheduler{
+		Config: c, events: recorder, pods: c.Caches.Pods(), nodes: c.Caches.Nodes(),
+		state: newState(), queue: newQueue(), binding: make(chan struct{}, bindingsAtOnce),
+	}
+}
+
+// watch feeds state and queue. Nodes come first, so that the first pods find them.
+func (s *scheduler) watch() (stops []func()) {
+	return []func(){
+		s.nodes.OnChange(s.nodeChanged),
+		s.pods.OnChange(s.podChanged),
+		s.Caches.PersistentVolumeClaims().OnChange(func(cache.Change[corev1.PersistentVolumeClaim]) { s.queue.wake(needsVolumes) }),
+		s.Caches.PersistentVolumes().OnChange(func(cache.Change[corev1.PersistentVolume]) { s.queue.wake(needsVolumes) }),
+		s.Caches.StorageClasses().OnChange(func(cache.Change[storagev1.StorageClass]) { s.queue.wake(needsVolumes) }),
+	}
+}
+
+func needsVolumes(c cares) bool { return c.volumes }
+func needsOthers(c cares) bool  { return c.others }
+
+func (s *scheduler) nodeChanged(change cache.Change[corev1.Node]) {
+	if change.New == nil {
+		s.state.dropNode(change.Old.Name)
+		s.queue.wake(needsOthers) // one place less may even out a spread
+		return
+	}
+	s.state.setNode(change.New)
+	if change.Old == nil || nodeMayHelp(change.Old, change.New) {
+		s.queue.wake(nil)
+	}
+}
+
+func (s *scheduler) podChanged(change cache.Change[corev1.Pod]) {
+	pod := change.New
+	if pod == nil {
+		s.state.dropPod(change.Old.UID)
+		s.queue.remove(change.Old.UID)
+		if change.Old.Spec.NodeName != "" || change.Old.Status.NominatedNodeName != "" {
+			s.queue.wake(nil)
+		}
+		return
+	}
+	s.state.setPod(pod)
+	switch {
+	case pod.Spec.NodeName != "":
+		s.queue.remove(pod.UID)
+		ended := pods.IsFinished(pod) && (change.Old == nil || !pods.IsFinished(change.Old))
+		if ended {
+			s.queue.wake(nil)
+		} else if change.Old == nil || change.Old.Spec.NodeName == "" {
+			s.queue.wake(needsOthers)
+		} else if !maps.Equal(change.Old.Labels, pod.Labels) {
+			s.queue.wake(nil) // it may have been what somebody must keep away from
+		}
+	case !s.ours(pod):
+		s.queue.remove(pod.UID)
+	case change.Old == nil || !s.ours(change.Old) || podMayFit(change.Old, pod):
+		s.queue.add(pod, caresOf(pod))
+	}
+}
+
+// ours says whether the pod waits for this scheduler.
+func (s *scheduler) ours(pod *corev1.Pod) bool {
+	return pod.Spec.SchedulerName == name && pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil &&
+		len(pod.Spec.SchedulingGates) == 0 && !pods.IsFinished(pod)
+}
+
+// caresOf says what may help a pod that fits nowhere: the coming of another pod
+// helps only one that looks for company or for an even spread.
+func caresOf(pod *corev1.Pod) cares {
+	c := cares{others: len(affinityOf(pod).near) > 0 || len(pod.Spec.TopologySpreadConstraints) > 0}
+	for i := range pod.Spec.Volumes {
+		c.volumes = c.volumes || pod.Spec.Volumes[i].PersistentVolumeClaim != nil || pod.Spec.Volumes[i].Ephemeral != nil
+	}
+	return c
+}
+
+// snapshot lists the nodes in a fixed order. state.mu is held, and the result
+// used only as long as it is.
+func (s *state) snapshot() []*nodeState {
+	out := make([]*nodeState, 0, len(s.nodes))
+	for _, n := range s.nodes {
+		if n.node != nil {
+			out = append(out, n)
+		}
+	}
+	slices.SortFunc(out, func(a, b *nodeState) int { return cmp.Compare(a.node.Name, b.node.Name) })
+	return out
+}
+
+// waitingFor gives the pods of no less priority that were promised room on a node.
+func (s *state) waitingFor(p *candidate) func(string) []*podState {
+	if len(s.nominated) == 0 {
+		return func(string) []*podState { return nil }
+	}
+	priority := schedulinghelper.PodPriority(p.pod)
+	return func(node string) (out []*podState) {
+		for uid, pod := range s.nominated {
+			if uid != p.pod.UID && pod.Status.NominatedNodeName == node && schedulinghelper.PodPriority(pod) >= priority {
+				out = append(out, &podState{pod: pod, requests: requestsOf(pod), affinity: affinityOf(pod)})
+			}
+		}
+		return out
+	}
+}
+
+// schedule decides about one pod and starts what follows.
+func (s *scheduler) schedule(ctx context.Context, it *item) {
+	pod, ok := s.pods.Get(it.key.Namespace, it.key.Name)
+	if !ok || pod.UID != it.uid || !s.ours(pod) {
+		s.queue.remove(it.uid)
+		return
+	}
+	p := newCandidate(pod)
+	p.world = s
+	p.platforms = map[string][]string{}
+	for _, image := range imagesOf(pod) {
+		p.platforms[image] = s.ImagePlatforms(image)
+	}
+	var missing string
+	p.volumes, missing = volumesOf(pod, s)
+
+	d := s.choose(p, missing)
+	switch {
+	case d.node == "":
+		s.refused(ctx, it, p, d)
+	case len(unbound(p)) > 0:
+		s.awaitVolumes(ctx, it, p, d.node)
+	default:
+		s.binding <- struct{}{}
+		s.wg.Go(func() {
+			defer func() { <-s.binding }()
+			s.bind(ctx, it, p, d.node)
+		})
+	}
+}
+
+// choose decides while nothing else changes.
+func (s *scheduler) choose(p *candidate, missing string) decision {
+	s.state.mu.Lock()
+	defer s.state.mu.Unlock()
+	nodes := s.state.snapshot()
+	if missing != "" && len(nodes) > 0 {
+		no := map[string]*refusal{}
+		for _, n := range nodes {
+			no[n.node.Name] = never("Preemption is not helpful for scheduling")
+		}
+		return decision{message: strings.TrimSuffix(explain(len(nodes), nil), ":") + ": " + missing + ". preemption: " + explain(len(nodes), no)}
+	}
+	nominated := s.state.waitingFor(p)
+	d := decide(p, nodes, nominated)
+	if d.node != "" {
+		if len(unbound(p)) == 0 {
+			s.state.assumeLocked(p, d.node)
+		}
+		return d
+	}
+	if len(nodes) == 0 {
+		return d
+	}
+	var why string
+	if s.state.endingFor(p) {
+		d.nominated = p.pod.Status.NominatedNodeName
+		why = "preemption: not eligible due to a terminating pod on the nominated node."
+	} else {
+		d.victims, why = preempt(p, nodes, d.refusals, s.budgets(d), nominated)
+	}
+	if why != "" {
+		d.message += " " + why
+	}
+	return d
+}
+
+// budgets are asked for only when a preemption may help.
+func (s *scheduler) budgets(d decision) []*policyv1.PodDisruptionBudget {
+	for _, r := range d.refusals {
+		if r.resolvable {
+			return s.Caches.PodDisruptionBudgets().List("", nil)
+		}
+	}
+	return nil
+}
+
+// endingFor says that a pod of less priority is still on its way out of the
+// node that was promised to this one. state.mu is held.
+func (s *state) endingFor(p *candidate) bool {
+	promised := p.pod.Status.NominatedNodeName
+	n, ok := s.nodes[promised]
+	if promised == "" || !ok {
+		return false
+	}
+	for _, other := range n.pods {
+		if other.pod.DeletionTimestamp != nil && schedulinghelper.PodPriority(other.pod) < schedulinghelper.PodPriority(p.pod) {
+			return true
+		}
+	}
+	return false
+}
+
+// NamespaceLabels implements World.
+func (s *scheduler) NamespaceLabels(namespace string) labels.Set {
+	ns, ok := s.Caches.Namespaces().Get("", namespace)
+	if !ok {
+		return nil
+	}
+	return ns.Labels
+}
+
+// Claim, Volume and Class implement Storage.
+func (s *scheduler) Claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
+	return s.Caches.PersistentVolumeClaims().Get(namespace, name)
+}
+
+func (s *scheduler) Volume(name string) (*corev1.PersistentVolume, bool) {
+	return s.Caches.PersistentVolumes().Get("", name)
+}
+
+func (s *scheduler) Class(name string) (*storagev1.StorageClass, bool) {
+	return s.Caches.StorageClasses().Get("", name)
+}
+
+// writeTimeout bounds one write, so that a stuck one does not hold a slot for ever.
+const writeTimeout = 30 * time.Second

@@ -1,0 +1,151 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache/cachetest"
+	"bramble.dev/server/controllers/pods"
+)
+
+// start runs a scheduler against a stand-in API.
+func start(t *testing.T, nodes ...*corev1.Node) *cachetest.API {
+	t.Helper()
+	api := cachetest.New()
+	for _, n := range nodes {
+		addNode(t, api, n)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	set := api.Set(t)
+	go func() {
+		defer close(done)
+		_ = Run(ctx, Config{Client: api.Client(), Caches: set, Logger: slog.New(slog.DiscardHandler)})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return api
+}
+
+func addNode(t *testing.T, api *cachetest.API, n *corev1.Node) {
+	t.Helper()
+	if _, err := api.Client().CoreV1().Nodes().Create(t.Context(), n.DeepCopy(), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addPod(t *testing.T, api *cachetest.API, p *corev1.Pod) {
+	t.Helper()
+	if _, err := api.Client().CoreV1().Pods(p.Namespace).Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func get(t *testing.T, api *cachetest.API, name string) *corev1.Pod {
+	t.Helper()
+	p, err := api.Client().CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for range 2000 {
+		if ok() {
+			return
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	t.Fatalf("timed out waiting until %s", what)
+}
+
+func TestBindsAndTells(t *testing.T) {
+	api := start(t, node("a", 4, 8))
+	addPod(t, api, pod("fits", "1"))
+	addPod(t, api, pod("large", "9"))
+	eventually(t, "one is bound", func() bool { return get(t, api, "fits").Spec.NodeName == "a" })
+	eventually(t, "the other knows why not", func() bool {
+		c := pods.Condition(get(t, api, "large"), corev1.PodScheduled)
+		return c != nil && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable &&
+			strings.HasPrefix(c.Message, "0/1 nodes are available: 1 Insufficient cpu. preemption: ")
+	})
+	eventually(t, "events say both", func() bool {
+		said := map[string]string{}
+		for _, e := range cachetest.All[corev1.Event](api, "", "events") {
+			said[e.Reason] = e.Message
+		}
+		return said["Scheduled"] == "Successfully assigned default/fits to a" && strings.HasPrefix(said["FailedScheduling"], "0/1 nodes are available")
+	})
+	addNode(t, api, node("b", 16, 8))
+	eventually(t, "a larger node takes it", func() bool { return get(t, api, "large").Spec.NodeName == "b" })
+}
+
+func TestANodeThatIsFreedTakesTheNext(t *testing.T) {
+	api := start(t, node("a", 2, 8))
+	addPod(t, api, pod("first", "2"))
+	eventually(t, "the first is bound", func() bool { return get(t, api, "first").Spec.NodeName == "a" })
+	addPod(t, api, pod("second", "2"))
+	eventually(t, "the second waits", func() bool { return pods.Condition(get(t, api, "second"), corev1.PodScheduled) != nil })
+	now := int64(0)
+	if err := api.Client().CoreV1().Pods("default").Delete(t.Context(), "first", metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is bound", func() bool { return get(t, api, "second").Spec.NodeName == "a" })
+}
+
+func TestPreempts(t *testing.T) {
+	api := start(t, node("a", 2, 8))
+	addPod(t, api, pod("cheap", "2"))
+	eventually(t, "the cheap one runs", func() bool { return get(t, api, "cheap").Spec.NodeName == "a" })
+	addPod(t, api, pod("dear", "2", priority(100)))
+	eventually(t, "it is asked to go", func() bool { return get(t, api, "cheap").DeletionTimestamp != nil })
+	if c := pods.Condition(get(t, api, "cheap"), corev1.DisruptionTarget); c == nil || c.Reason != corev1.PodReasonPreemptionByScheduler {
+		t.Errorf("the victim is not told: %v", c)
+	}
+	if n := get(t, api, "dear").Status.NominatedNodeName; n != "a" {
+		t.Errorf("promised is node %q", n)
+	}
+	// Another of less priority must not take the place that was made.
+	addPod(t, api, pod("sly", "1"))
+	now := int64(0)
+	if err := api.Client().CoreV1().Pods("default").Delete(t.Context(), "cheap", metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the dear one runs", func() bool { return get(t, api, "dear").Spec.NodeName == "a" })
+	if n := get(t, api, "sly").Spec.NodeName; n != "" {
+		t.Errorf("the sly one is on %q", n)
+	}
+}
+
+func TestMany(t *testing.T) {
+	nodes := make([]*corev1.Node, 10)
+	for i := range nodes {
+		nodes[i] = node(fmt.Sprint("n", i), 64, 64)
+	}
+	api := start(t, nodes...)
+	for i := range 100 {
+		addPod(t, api, pod(fmt.Sprint("p", i), "100m"))
+	}
+	perNode := map[string]int{}
+	eventually(t, "all are bound", func() bool {
+		clear(perNode)
+		for _, p := range cachetest.All[corev1.Pod](api, "", "pods") {
+			perNode[p.Spec.NodeName]++
+		}
+		return perNode[""] == 0
+	})
+	for name, n := range perNode {
+		if n != 10 {
+			t.Errorf("%s has %d pods, want 10", name, n)
+		}
+	}
+}

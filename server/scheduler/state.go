@@ -1,0 +1,191 @@
+package scheduler
+
+import (
+	"sync"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/controllers/pods"
+)
+
+// podState is a pod that takes room on a node.
+type podState struct {
+	pod      *corev1.Pod
+	requests amounts
+	affinity podAffinity
+	assumed  bool // it was decided here and the API has not said so yet
+}
+
+// nodeState is a node with what runs there. Decisions read it, only state
+// changes it.
+type nodeState struct {
+	node        *corev1.Node // nil while only its pods are known
+	allocatable amounts
+	pods        map[types.UID]*podState
+	withRules   map[types.UID]*podState // those of pods that have rules about others
+	requested   amounts
+	counted     amounts // requested, with a minimum for each pod, for scores
+}
+
+func newNodeState() *nodeState {
+	return &nodeState{allocatable: amounts{}, pods: map[types.UID]*podState{}, withRules: map[types.UID]*podState{}, requested: amounts{}, counted: amounts{}}
+}
+
+func (n *nodeState) add(p *podState) {
+	n.pods[p.pod.UID] = p
+	if !p.affinity.empty() {
+		n.withRules[p.pod.UID] = p
+	}
+	n.requested.add(p.requests)
+	n.counted.add(atLeast(p.requests))
+}
+
+func (n *nodeState) remove(p *podState) {
+	delete(n.pods, p.pod.UID)
+	delete(n.withRules, p.pod.UID)
+	n.requested.sub(p.requests)
+	n.counted.sub(atLeast(p.requests))
+}
+
+func atLeast(a amounts) amounts {
+	return amounts{
+		corev1.ResourceCPU:    max(a[corev1.ResourceCPU], defaultMilliCPU),
+		corev1.ResourceMemory: max(a[corev1.ResourceMemory], defaultMemory),
+	}
+}
+
+// with is the node as it would be with pods that are about to come.
+func (n *nodeState) with(more []*podState) *nodeState {
+	out := n.without(nil)
+	for _, p := range more {
+		if _, there := out.pods[p.pod.UID]; !there {
+			out.add(p)
+		}
+	}
+	return out
+}
+
+// without is the node as it would be if some of its pods were gone.
+func (n *nodeState) without(gone []*podState) *nodeState {
+	out := newNodeState()
+	out.node, out.allocatable = n.node, n.allocatable
+	for _, p := range n.pods {
+		out.add(p)
+	}
+	for _, p := range gone {
+		out.remove(p)
+	}
+	return out
+}
+
+// state is what the scheduler knows of nodes and pods, changed by the caches'
+// handlers and by its own decisions.
+type state struct {
+	mu    sync.Mutex
+	nodes map[string]*nodeState
+	where map[types.UID]string // of every pod that takes room
+	// nominated pods wait on a node for victims to end.
+	nominated map[types.UID]*corev1.Pod
+}
+
+func newState() *state {
+	return &state{nodes: map[string]*nodeState{}, where: map[types.UID]string{}, nominated: map[types.UID]*corev1.Pod{}}
+}
+
+func (s *state) node(name string) *nodeState {
+	n := s.nodes[name]
+	if n == nil {
+		n = newNodeState()
+		s.nodes[name] = n
+	}
+	return n
+}
+
+func (s *state) setNode(node *corev1.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.node(node.Name)
+	n.node = node
+	n.allocatable = amountsOf(node.Status.Allocatable)
+}
+
+func (s *state) dropNode(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.node(name)
+	n.node = nil
+	if len(n.pods) == 0 {
+		delete(s.nodes, name)
+	}
+}
+
+// setPod takes in a pod as the API knows it; it takes room when it is bound and
+// not finished.
+func (s *state) setPod(pod *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if pod.Spec.NodeName == "" {
+		if pod.Status.NominatedNodeName != "" {
+			s.nominated[pod.UID] = pod
+		} else {
+			delete(s.nominated, pod.UID)
+		}
+		return // an assumed one keeps its room until the API knows
+	}
+	delete(s.nominated, pod.UID)
+	s.free(pod.UID)
+	if pods.IsFinished(pod) {
+		return
+	}
+	s.node(pod.Spec.NodeName).add(&podState{pod: pod, requests: requestsOf(pod), affinity: affinityOf(pod)})
+	s.where[pod.UID] = pod.Spec.NodeName
+}
+
+func (s *state) dropPod(uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.nominated, uid)
+	s.free(uid)
+}
+
+func (s *state) free(uid types.UID) {
+	name, ok := s.where[uid]
+	if !ok {
+		return
+	}
+	delete(s.where, uid)
+	n := s.nodes[name]
+	n.remove(n.pods[uid])
+	if n.node == nil && len(n.pods) == 0 {
+		delete(s.nodes, name)
+	}
+}
+
+// assumeLocked gives a pod its room on a node before the API knows. mu is held.
+func (s *state) assumeLocked(p *candidate, node string) {
+	s.free(p.pod.UID)
+	pod := p.pod.DeepCopy()
+	pod.Spec.NodeName = node
+	s.node(node).add(&podState{pod: pod, requests: p.requests, affinity: p.affinity, assumed: true})
+	s.where[pod.UID] = node
+	delete(s.nominated, pod.UID)
+}
+
+// forget takes an assumption back.
+func (s *state) forget(uid types.UID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if name, ok := s.where[uid]; ok && s.nodes[name].pods[uid].assumed {
+		s.free(uid)
+	}
+}
+
+func (s *state) nominate(pod *corev1.Pod, node string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	pod = pod.DeepCopy()
+	pod.Status.NominatedNodeName = node
+	s.nominated[pod.UID] = pod
+}

@@ -1,0 +1,124 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/controllers/pods"
+)
+
+// maxNote is how long an event's text may be.
+const maxNote = 1024
+
+// bind writes a decision. The pod has its room already.
+func (s *scheduler) bind(ctx context.Context, it *item, p *candidate, node string) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	err := s.Client.CoreV1().Pods(p.pod.Namespace).Bind(ctx, &corev1.Binding{
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.pod.Namespace, Name: p.pod.Name, UID: p.pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
+	}, metav1.CreateOptions{})
+	if err == nil {
+		s.events.Eventf(p.pod, corev1.EventTypeNormal, "Scheduled", "Successfully assigned %v/%v to %v", p.pod.Namespace, p.pod.Name, node)
+		return // the queue forgets it when the cache shows it bound
+	}
+	s.state.forget(p.pod.UID)
+	s.queue.wake(nil)
+	if apierrors.IsNotFound(err) {
+		s.queue.remove(it.uid)
+		return
+	}
+	if ctx.Err() == nil && !apierrors.IsConflict(err) {
+		s.Logger.Warn("a pod could not be bound and is tried again", "pod", it.key.String(), "node", node, "err", err)
+		s.tell(ctx, p.pod, corev1.PodReasonSchedulerError, fmt.Sprintf("binding rejected: %v", err), "")
+	}
+	s.queue.wait(it, true)
+}
+
+// refused tells why a pod fits nowhere and, if that helps, takes others away.
+func (s *scheduler) refused(ctx context.Context, it *item, p *candidate, d decision) {
+	node := d.nominated
+	if d.victims != nil {
+		node = d.victims.node
+		s.state.nominate(p.pod, node)
+	}
+	s.tell(ctx, p.pod, corev1.PodReasonUnschedulable, d.message, node)
+	if d.victims != nil {
+		s.evict(ctx, p.pod, d.victims)
+	}
+	s.queue.wait(it, false)
+}
+
+// tell writes the condition, unless it says so already, and an event.
+func (s *scheduler) tell(ctx context.Context, pod *corev1.Pod, reason, message, nominated string) {
+	note := message
+	if len(note) > maxNote {
+		note = note[:maxNote-len(" ...")] + " ..."
+	}
+	s.events.Event(pod, corev1.EventTypeWarning, "FailedScheduling", note)
+	now := pods.Condition(pod, corev1.PodScheduled)
+	if now != nil && now.Status == corev1.ConditionFalse && now.Reason == reason && now.Message == message && pod.Status.NominatedNodeName == nominated {
+		return
+	}
+	changed := pod.DeepCopy()
+	changed.Status.NominatedNodeName = nominated
+	pods.SetCondition(changed, corev1.PodCondition{
+		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: reason, Message: message, LastTransitionTime: metav1.Now(),
+	})
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if err := pods.PatchStatus(ctx, s.Client, pod, changed); err != nil && !apierrors.IsNotFound(err) && ctx.Err() == nil {
+		s.Logger.Warn("a pod cannot be told why it waits", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+	}
+}
+
+// evict asks the victims to go. Their end wakes the pod that they go for.
+func (s *scheduler) evict(ctx context.Context, preemptor *corev1.Pod, v *victims) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	for _, victim := range v.pods {
+		pod := victim.pod
+		if pod.DeletionTimestamp != nil {
+			continue
+		}
+		marked := pod.DeepCopy()
+		pods.SetCondition(marked, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
+			Reason:  corev1.PodReasonPreemptionByScheduler,
+			Message: fmt.Sprintf("%s: preempting to accommodate a higher priority pod", preemptor.Spec.SchedulerName),
+		})
+		if err := pods.PatchStatus(ctx, s.Client, pod, marked); err != nil && !apierrors.IsNotFound(err) {
+			s.Logger.Warn("a pod could not be marked as preempted", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+		}
+		err := s.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
+		if err != nil && !apierrors.IsNotFound(err) {
+			s.Logger.Warn("a pod could not be preempted", "pod", pod.Namespace+"/"+pod.Name, "err", err)
+			continue
+		}
+		s.events.Eventf(pod, corev1.EventTypeNormal, "Preempted", "Preempted by pod %v on node %v", preemptor.UID, v.node)
+	}
+}
+
+// awaitVolumes tells the provisioners of the pod's claims where it will run, and
+// lets it wait for them: a claim's change wakes it.
+func (s *scheduler) awaitVolumes(ctx context.Context, it *item, p *candidate, node string) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	retry := false
+	for _, claim := range unbound(p) {
+		if claim.Annotations[selectedNode] == node {
+			continue
+		}
+		claim = claim.DeepCopy()
+		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, selectedNode, node)
+		if _, err := s.Client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{}); err != nil {
+			retry = true
+		}
+	}
+	s.queue.wait(it, retry)
+}
