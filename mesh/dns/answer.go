@@ -97,21 +97,34 @@ func (s *Server) answer(q *dns.Msg) *dns.Msg {
 	} else if len(m.Answer) == 0 {
 		m.Ns = []dns.RR{soa}
 	}
+	s.spread(m.Answer)
 	return m
+}
+
+// spread puts addresses into another order each time, because most clients take the first.
+func (s *Server) spread(rrs []dns.RR) {
+	for len(rrs) > 0 && rrs[0].Header().Rrtype == dns.TypeCNAME {
+		rrs = rrs[1:]
+	}
+	if len(rrs) > 1 && (rrs[0].Header().Rrtype == dns.TypeA || rrs[0].Header().Rrtype == dns.TypeAAAA) {
+		s.shuffle(len(rrs), func(i, j int) { rrs[i], rrs[j] = rrs[j], rrs[i] })
+	}
 }
 
 func (s *Server) ask(name string, qtype uint16) (result, dns.RR, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	r, ok := s.zone.ask(name, qtype)
-	return r, s.zone.soa(), ok
+	return r, s.zone.soa(name), ok
 }
 
 // follow completes an answer with what the name at its end has, because the resolvers in C libraries
 // do not ask again.
 func (s *Server) follow(m, q *dns.Msg, to string) {
 	qtype := q.Question[0].Qtype
-	for range 8 { // aliases of aliases
+	seen := map[string]bool{strings.ToLower(q.Question[0].Name): true}
+	for len(seen) < 8 && !seen[strings.ToLower(to)] { // aliases of aliases, but no circle
+		seen[strings.ToLower(to)] = true
 		r, soa, ok := s.ask(strings.ToLower(to), qtype)
 		if !ok {
 			next := q.Copy()

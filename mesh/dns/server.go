@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -47,6 +48,7 @@ type Server struct {
 	Options
 	queries chan struct{}
 	forward *forwarder
+	shuffle func(n int, swap func(i, j int))
 
 	mu   sync.RWMutex
 	zone *zone
@@ -66,7 +68,7 @@ func Open(o Options) *Server {
 	if o.Enter == nil {
 		o.Enter = func(f func() error) error { return f() }
 	}
-	return &Server{Options: o, zone: newZone(), queries: make(chan struct{}, maxQueries), forward: newForwarder(o.Enter)}
+	return &Server{Options: o, zone: newZone(), queries: make(chan struct{}, maxQueries), forward: newForwarder(o.Enter), shuffle: rand.Shuffle}
 }
 
 // Set makes the server answer by the configuration.

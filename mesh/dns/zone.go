@@ -127,16 +127,22 @@ func (z *zone) only(have, want uint16, rr dns.RR) result {
 func (z *zone) apex(qtype uint16) result {
 	switch qtype {
 	case dns.TypeSOA:
-		return result{answer: []dns.RR{z.soa()}}
+		return result{answer: []dns.RR{z.soa(z.domain)}}
 	case dns.TypeNS:
 		return result{answer: []dns.RR{&dns.NS{Hdr: header(z.domain, dns.TypeNS), Ns: "ns." + z.domain}}}
 	}
 	return nothing()
 }
 
-// soa says how long to believe that something does not exist.
-func (z *zone) soa() dns.RR {
-	return &dns.SOA{Hdr: header(z.domain, dns.TypeSOA), Ns: "ns." + z.domain, Mbox: "hostmaster." + z.domain, Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl}
+// soa says how long to believe that a name or type does not exist.
+func (z *zone) soa(name string) dns.RR {
+	apex := z.domain
+	for _, r := range []string{"in-addr.arpa.", "ip6.arpa."} {
+		if strings.HasSuffix(name, "."+r) {
+			apex = r
+		}
+	}
+	return &dns.SOA{Hdr: header(apex, dns.TypeSOA), Ns: "ns." + z.domain, Mbox: "hostmaster." + z.domain, Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl}
 }
 
 // address is the answer with what addresses of the asked family a name has.
@@ -203,7 +209,7 @@ func (z *zone) service(name string, labels []string, qtype uint16) result {
 		return z.srv(e, name, base, "", "")
 	case len(rest) == 0:
 		if headless(e.Service) {
-			return z.address(name, qtype, endpointAddresses(e)...)
+			return z.address(name, qtype, endpointAddresses(e, "")...)
 		}
 		return z.address(name, qtype, clusterIPs(e.Service)...)
 	case len(rest) == 1 && strings.HasPrefix(rest[0], "_"): // _tcp above the ports: no data of its own
@@ -244,12 +250,7 @@ func external(e catalog.Entry, name string, rest []string) result {
 
 // endpoint answers for <hostname or dashed address>.<service>....
 func (z *zone) endpoint(e catalog.Entry, name, label string, qtype uint16) result {
-	var addrs []netip.Addr
-	for _, ep := range endpointsOf(e) {
-		if ep.label == label {
-			addrs = append(addrs, ep.addr)
-		}
-	}
+	addrs := endpointAddresses(e, label)
 	if len(addrs) == 0 {
 		return unknown()
 	}
@@ -400,11 +401,12 @@ func endpointsOf(e catalog.Entry) []endpoint {
 	return out
 }
 
-func endpointAddresses(e catalog.Entry) []netip.Addr {
+// endpointAddresses are the distinct addresses of a Service's endpoints, or of those with a label.
+func endpointAddresses(e catalog.Entry, label string) []netip.Addr {
 	var out []netip.Addr
 	seen := map[netip.Addr]bool{}
 	for _, ep := range endpointsOf(e) {
-		if !seen[ep.addr] {
+		if (label == "" || ep.label == label) && !seen[ep.addr] {
 			seen[ep.addr] = true
 			out = append(out, ep.addr)
 		}

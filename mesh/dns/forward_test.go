@@ -1,0 +1,229 @@
+package dns
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// resolver is a real name server with answers made by a function.
+func resolver(t testing.TB, h dns.HandlerFunc) string {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pc, err := net.ListenPacket("udp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*dns.Server{{Listener: l, Handler: h}, {PacketConn: pc, Handler: h}} {
+		started := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(started) }
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			s.ActivateAndServe()
+		}()
+		<-started
+		t.Cleanup(func() { s.Shutdown(); <-done })
+	}
+	return l.Addr().String()
+}
+
+func answerA(name string, ttl uint32, ips ...string) []dns.RR {
+	var out []dns.RR
+	for _, ip := range ips {
+		out = append(out, &dns.A{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: ttl}, A: net.ParseIP(ip)})
+	}
+	return out
+}
+
+func TestForward(t *testing.T) {
+	var asked atomic.Int64
+	up := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		asked.Add(1)
+		m := new(dns.Msg)
+		m.SetReply(q)
+		name := q.Question[0].Name
+		switch {
+		case strings.HasPrefix(name, "big."):
+			for i := range 100 {
+				m.Answer = append(m.Answer, answerA(name, 60, fmt.Sprintf("192.0.2.%d", i))...)
+			}
+			if w.LocalAddr().Network() == "udp" {
+				m.Truncate(512)
+			}
+		case strings.HasPrefix(name, "none."):
+			m.Rcode = dns.RcodeNameError
+			m.Ns = []dns.RR{&dns.SOA{Hdr: dns.RR_Header{Name: "example.com.", Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: 600}, Ns: "ns.example.com.", Mbox: "x.example.com.", Minttl: 600}}
+		case strings.HasPrefix(name, "fails."):
+			m.Rcode = dns.RcodeServerFailure
+		default:
+			m.Answer = answerA(name, 60, "192.0.2.1")
+		}
+		w.WriteMsg(m)
+	})
+	dead, err := net.ListenPacket("udp4", "127.0.0.1:0") // takes queries and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dead.Close()
+	c := testConfig()
+	c.Upstream = []string{"nonsense", dead.LocalAddr().String(), up, "10.43.0.10"}
+	s := open(t, c)
+	ask := func(name string) *dns.Msg {
+		q := query(name, dns.TypeA)
+		m := s.Answer(q, true)
+		if m.Id != q.Id || !m.Response || !m.RecursionAvailable || m.Authoritative || len(m.Question) != 1 || m.Question[0] != q.Question[0] {
+			t.Errorf("%s: header %v", name, m.MsgHdr)
+		}
+		return m
+	}
+	start := time.Now()
+	if m := ask("www.example.com"); len(m.Answer) != 1 {
+		t.Fatalf("got %s", show(m))
+	}
+	if d := time.Since(start); d < patience {
+		t.Errorf("the dead resolver was not asked first (%v)", d)
+	}
+	start = time.Now()
+	for i := range 5 {
+		ask(fmt.Sprintf("w%d.example.com", i))
+	}
+	if d := time.Since(start); d > patience {
+		t.Errorf("the dead resolver is asked again and again: %v", d)
+	}
+	n := asked.Load()
+	ask("WWW.Example.com")
+	ask("none.example.com")
+	if m := ask("none.example.com"); m.Rcode != dns.RcodeNameError || len(m.Ns) != 1 {
+		t.Errorf("none: %s", show(m))
+	}
+	if got := asked.Load() - n; got != 1 {
+		t.Errorf("%d questions were asked, want 1: the others are known", got)
+	}
+	if m := ask("big.example.com"); len(m.Answer) != 100 || m.Truncated {
+		t.Errorf("big: %d answers, truncated %v", len(m.Answer), m.Truncated)
+	}
+	if m := ask("fails.example.com"); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("fails: %s", show(m))
+	}
+	n = asked.Load()
+	ask("fails.example.com")
+	if asked.Load() == n {
+		t.Error("a failure was remembered")
+	}
+	m := s.Answer(query("outside.default.svc.cluster.local", dns.TypeA), true)
+	if got := show(m); !strings.Contains(got, "CNAME www.example.com.") || !strings.Contains(got, "www.example.com. ") || !strings.Contains(got, "192.0.2.1") {
+		t.Errorf("an external name: %s", got)
+	}
+	// The link goes down: what was known is still answered.
+	c.Upstream = nil
+	if err := s.Set(context.Background(), c); err != nil {
+		t.Fatal(err)
+	}
+	if m := ask("www.example.com"); len(m.Answer) != 1 {
+		t.Errorf("without a link: %s", show(m))
+	}
+	if m := ask("never.example.com"); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("never asked: %s", show(m))
+	}
+}
+
+// TestOneFlight: who asks what somebody is asking already waits for that answer.
+func TestOneFlight(t *testing.T) {
+	var asked atomic.Int64
+	release := make(chan struct{})
+	up := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		asked.Add(1)
+		<-release
+		m := new(dns.Msg)
+		m.SetReply(q)
+		m.Answer = answerA(q.Question[0].Name, 60, "192.0.2.1")
+		w.WriteMsg(m)
+	})
+	c := testConfig()
+	c.Upstream = []string{up}
+	s := open(t, c)
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			if m := s.Answer(query("www.example.com", dns.TypeA), false); len(m.Answer) != 1 {
+				t.Errorf("got %s", show(m))
+			}
+		})
+	}
+	for asked.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	time.Sleep(20 * time.Millisecond)
+	close(release)
+	wg.Wait()
+	if n := asked.Load(); n != 1 {
+		t.Errorf("asked %d times", n)
+	}
+}
+
+func TestCache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache()
+		m := query("www.example.com", dns.TypeA)
+		m.Answer = answerA("www.example.com.", 60, "192.0.2.1")
+		k := keyOf(m)
+		ttlAt := func() (uint32, bool) {
+			a, fresh := c.get(k, time.Now())
+			if a == nil {
+				return 0, false
+			}
+			return a.Answer[0].Header().Ttl, fresh
+		}
+		c.put(k, m, time.Now())
+		for _, step := range []struct {
+			wait  time.Duration
+			ttl   uint32
+			fresh bool
+		}{{0, 60, true}, {10 * time.Second, 50, true}, {49 * time.Second, 1, true}, {time.Second, ttl, false}, {stale, ttl, false}, {time.Second, 0, false}} {
+			time.Sleep(step.wait)
+			if ttl, fresh := ttlAt(); ttl != step.ttl || fresh != step.fresh {
+				t.Errorf("after %v more: TTL %d, fresh %v; want %d, %v", step.wait, ttl, fresh, step.ttl, step.fresh)
+			}
+		}
+		for i := range maxEntries + 100 {
+			q := query(fmt.Sprintf("n%d.example.com", i), dns.TypeA)
+			q.Answer = answerA(q.Question[0].Name, 60, "192.0.2.1")
+			c.put(keyOf(q), q, time.Now())
+			c.get(keyOf(query("n0.example.com", dns.TypeA)), time.Now())
+		}
+		if len(c.entries) != maxEntries || c.order.Len() != maxEntries {
+			t.Errorf("%d entries", len(c.entries))
+		}
+		if a, _ := c.get(keyOf(query("n0.example.com", dns.TypeA)), time.Now()); a == nil {
+			t.Error("the entry that is used all the time went")
+		}
+		if a, _ := c.get(keyOf(query("n1.example.com", dns.TypeA)), time.Now()); a != nil {
+			t.Error("the entry that nobody uses stayed")
+		}
+		for name, m := range map[string]*dns.Msg{
+			"no life":  {Answer: answerA("x.", 0, "192.0.2.1")},
+			"no SOA":   {MsgHdr: dns.MsgHdr{Rcode: dns.RcodeNameError}},
+			"failure":  {MsgHdr: dns.MsgHdr{Rcode: dns.RcodeServerFailure}},
+			"cut":      {MsgHdr: dns.MsgHdr{Truncated: true}, Answer: answerA("x.", 60, "192.0.2.1")},
+			"too long": {Answer: answerA(strings.Repeat("x.", 100), 60, strings.Fields(strings.Repeat("192.0.2.1 ", 500))...)},
+		} {
+			k := key{name: name}
+			c.put(k, m, time.Now())
+			if a, _ := c.get(k, time.Now()); a != nil {
+				t.Errorf("%s was kept", name)
+			}
+		}
+	})
+}
