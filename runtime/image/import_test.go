@@ -21,7 +21,21 @@ import (
 	"bramble.dev/runtime/testimage"
 )
 
+func tarFile(name string) tar.Header {
+	return tar.Header{Name: name, Mode: 0o644, Typeflag: tar.TypeReg}
+}
+
+func openAny(t testing.TB, dir string) *Store {
+	t.Helper()
+	return openWith(t, dir, Options{})
+}
+
 func open(t *testing.T, dir string, o Options) *Store {
+	t.Helper()
+	return openWith(t, dir, o)
+}
+
+func openWith(t testing.TB, dir string, o Options) *Store {
 	t.Helper()
 	snap, err := snapshot.Open(dir)
 	if err != nil {
