@@ -221,9 +221,9 @@ func TestNeverOvercommits(t *testing.T) {
 			for _, n := range s.snapshot() {
 				sum := amounts{}
 				for _, p := range n.pods {
-					sum.add(p.requests)
+					sum.add(p.requests, 1)
 				}
-				if sum[corev1.ResourceCPU] != n.requested[corev1.ResourceCPU] || sum[corev1.ResourceCPU] > n.allocatable[corev1.ResourceCPU] || int64(len(n.pods)) > n.allocatable[corev1.ResourcePods] {
+				if sum.cpu != n.requested.cpu || sum.cpu > n.allocatable.cpu || int64(len(n.pods)) > n.allocatable.others[corev1.ResourcePods] {
 					t.Fatalf("%s has %v of %v with %d pods", n.node.Name, n.requested, n.allocatable, len(n.pods))
 				}
 			}

@@ -2,9 +2,10 @@ package scheduler
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,22 +18,31 @@ const (
 	defaultMemory   = 200 << 20
 )
 
-// amounts are resources as numbers: CPU in thousandths, all others whole.
-type amounts map[corev1.ResourceName]int64
-
-func amountsOf(list corev1.ResourceList) amounts {
-	out := make(amounts, len(list))
-	for name, q := range list {
-		out[name] = number(name, q)
-	}
-	return out
+// amounts are resources as numbers: CPU in thousandths, all others whole. The
+// ones that every pod has are fields, because a decision reads them of every node.
+type amounts struct {
+	cpu, memory, storage int64
+	others               map[corev1.ResourceName]int64
 }
 
-func number(name corev1.ResourceName, q resource.Quantity) int64 {
-	if name == corev1.ResourceCPU {
-		return q.MilliValue()
+func amountsOf(list corev1.ResourceList) amounts {
+	var out amounts
+	for name, q := range list {
+		switch name {
+		case corev1.ResourceCPU:
+			out.cpu = q.MilliValue()
+		case corev1.ResourceMemory:
+			out.memory = q.Value()
+		case corev1.ResourceEphemeralStorage:
+			out.storage = q.Value()
+		default:
+			if out.others == nil {
+				out.others = map[corev1.ResourceName]int64{}
+			}
+			out.others[name] = q.Value()
+		}
 	}
-	return q.Value()
+	return out
 }
 
 // requestsOf is what a pod keeps from others: its containers with sidecars, or
@@ -41,76 +51,70 @@ func requestsOf(pod *corev1.Pod) amounts {
 	return amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true}))
 }
 
-func (a amounts) add(b amounts) {
-	for name, n := range b {
-		a[name] += n
-	}
-}
-
-func (a amounts) sub(b amounts) {
-	for name, n := range b {
-		a[name] -= n
+// add adds sign times b.
+func (a *amounts) add(b amounts, sign int64) {
+	a.cpu += sign * b.cpu
+	a.memory += sign * b.memory
+	a.storage += sign * b.storage
+	for name, n := range b.others {
+		if a.others == nil {
+			a.others = map[corev1.ResourceName]int64{}
+		}
+		a.others[name] += sign * n
 	}
 }
 
 // fit refuses a node that lacks what a pod asks for. Taking pods away helps
 // unless the node is too small even when it is empty.
 func fit(p *candidate, n *nodeState) *refusal {
-	var reasons []string
-	resolvable := true
-	if max := n.allocatable[corev1.ResourcePods]; int64(len(n.pods))+1 > max {
-		reasons = append(reasons, "Too many pods")
-	}
-	names := make([]corev1.ResourceName, 0, len(p.requests))
-	for name := range p.requests {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		asked := p.requests[name]
-		if asked == 0 || asked <= n.allocatable[name]-n.requested[name] {
-			continue
+	var r *refusal
+	lacks := func(reason string, resolvable bool) {
+		if r == nil {
+			r = &refusal{resolvable: true}
 		}
-		reasons = append(reasons, fmt.Sprintf("Insufficient %v", name))
-		resolvable = resolvable && asked <= n.allocatable[name]
+		r.reasons = append(r.reasons, reason)
+		r.resolvable = r.resolvable && resolvable
 	}
-	if len(reasons) == 0 {
-		return nil
+	if int64(len(n.pods))+1 > n.allocatable.others[corev1.ResourcePods] {
+		lacks("Too many pods", true)
 	}
-	return &refusal{reasons: reasons, resolvable: resolvable}
+	check := func(name corev1.ResourceName, asked, used, has int64) {
+		if asked > 0 && asked > has-used {
+			lacks(fmt.Sprintf("Insufficient %v", name), asked <= has)
+		}
+	}
+	check(corev1.ResourceCPU, p.requests.cpu, n.requested.cpu, n.allocatable.cpu)
+	check(corev1.ResourceMemory, p.requests.memory, n.requested.memory, n.allocatable.memory)
+	check(corev1.ResourceEphemeralStorage, p.requests.storage, n.requested.storage, n.allocatable.storage)
+	if len(p.requests.others) == 0 {
+		return r
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.requests.others)) {
+		check(name, p.requests.others[name], n.requested.others[name], n.allocatable.others[name])
+	}
+	return r
 }
 
 // scoreLeastAllocated prefers nodes with much left.
 func scoreLeastAllocated(p *candidate, n *nodeState) int64 {
-	var score, counted int64
-	for name, least := range map[corev1.ResourceName]int64{corev1.ResourceCPU: defaultMilliCPU, corev1.ResourceMemory: defaultMemory} {
-		has := n.allocatable[name]
-		if has == 0 {
-			continue
+	left := func(has, used int64) int64 {
+		if has == 0 || used >= has {
+			return 0
 		}
-		counted++
-		used := n.counted[name] + max(p.requests[name], least)
-		if used < has {
-			score += (has - used) * maxScore / has
-		}
+		return (has - used) * maxScore / has
 	}
-	if counted == 0 {
-		return 0
-	}
-	return score / counted
+	return (left(n.allocatable.cpu, n.counted.cpu+max(p.requests.cpu, defaultMilliCPU)) +
+		left(n.allocatable.memory, n.counted.memory+max(p.requests.memory, defaultMemory))) / 2
 }
 
 // scoreBalanced prefers nodes whose CPU and memory are used in the same measure.
 func scoreBalanced(p *candidate, n *nodeState) int64 {
-	used := func(name corev1.ResourceName) float64 {
-		if n.allocatable[name] == 0 {
+	part := func(used, has int64) float64 {
+		if has == 0 {
 			return 1
 		}
-		return min(float64(n.requested[name]+p.requests[name])/float64(n.allocatable[name]), 1)
+		return min(float64(used)/float64(has), 1)
 	}
-	difference := used(corev1.ResourceCPU) - used(corev1.ResourceMemory)
-	if difference < 0 {
-		difference = -difference
-	}
-	return int64((1 - difference/2) * maxScore)
+	difference := part(n.requested.cpu+p.requests.cpu, n.allocatable.cpu) - part(n.requested.memory+p.requests.memory, n.allocatable.memory)
+	return int64((1 - math.Abs(difference)/2) * maxScore)
 }

@@ -30,7 +30,7 @@ type nodeState struct {
 }
 
 func newNodeState() *nodeState {
-	return &nodeState{allocatable: amounts{}, pods: map[types.UID]*podState{}, withRules: map[types.UID]*podState{}, requested: amounts{}, counted: amounts{}}
+	return &nodeState{pods: map[types.UID]*podState{}, withRules: map[types.UID]*podState{}}
 }
 
 func (n *nodeState) add(p *podState) {
@@ -38,22 +38,19 @@ func (n *nodeState) add(p *podState) {
 	if !p.affinity.empty() {
 		n.withRules[p.pod.UID] = p
 	}
-	n.requested.add(p.requests)
-	n.counted.add(atLeast(p.requests))
+	n.requested.add(p.requests, 1)
+	n.counted.add(atLeast(p.requests), 1)
 }
 
 func (n *nodeState) remove(p *podState) {
 	delete(n.pods, p.pod.UID)
 	delete(n.withRules, p.pod.UID)
-	n.requested.sub(p.requests)
-	n.counted.sub(atLeast(p.requests))
+	n.requested.add(p.requests, -1)
+	n.counted.add(atLeast(p.requests), -1)
 }
 
 func atLeast(a amounts) amounts {
-	return amounts{
-		corev1.ResourceCPU:    max(a[corev1.ResourceCPU], defaultMilliCPU),
-		corev1.ResourceMemory: max(a[corev1.ResourceMemory], defaultMemory),
-	}
+	return amounts{cpu: max(a.cpu, defaultMilliCPU), memory: max(a.memory, defaultMemory)}
 }
 
 // with is the node as it would be with pods that are about to come.
