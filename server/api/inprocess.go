@@ -35,8 +35,9 @@ func (p *inProcess) config(name string, groups ...string) *rest.Config {
 	}
 	return &rest.Config{
 		Host: "http://in-process", QPS: -1, Transport: &identity{p, u}, DisableCompression: true,
-		UserAgent:     "bramble/" + name[strings.LastIndexByte(name, ':')+1:],
-		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf, AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON},
+		WarningHandler: rest.NoWarnings{},
+		UserAgent:      "bramble/" + name[strings.LastIndexByte(name, ':')+1:],
+		ContentConfig:  rest.ContentConfig{ContentType: runtime.ContentTypeProtobuf, AcceptContentTypes: runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON},
 	}
 }
 

@@ -1,14 +1,22 @@
 package api
 
 import (
+	"bytes"
+	"io"
+	"mime"
 	"net/http"
 	"strings"
 
 	batchv1beta1 "k8s.io/api/batch/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"sigs.k8s.io/yaml"
 )
 
 // oldVersion is a version that upstream has stopped to serve. Its objects are converted at the edge, both ways, with that
@@ -62,6 +70,45 @@ func lenient(h http.HandlerFunc) http.HandlerFunc {
 			r2.URL = &u
 			r = &r2
 		}
+		if strings.Contains(r.URL.Path, "/statefulsets") && (r.Method == http.MethodPost || r.Method == http.MethodPut) {
+			liftClaims(r)
+		}
 		h(w, r)
 	}
+}
+
+// liftClaims moves volumeClaimTemplates that lie in a StatefulSet's pod template, where they mean nothing, to where they belong. Old
+// servers dropped them there and did not notice that the volumes were missing; today's validation does, so that such a manifest
+// would be refused. What cannot be read is left to the handler to refuse.
+func liftClaims(r *http.Request) {
+	const field = "volumeClaimTemplates"
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
+	r.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.MultiReader(bytes.NewReader(body), r.Body), r.Body}
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil || !bytes.Contains(body, []byte(field)) || kind != runtime.ContentTypeJSON && kind != runtime.ContentTypeYAML {
+		return
+	}
+	set := map[string]any{}
+	text, err := yaml.YAMLToJSON(body)
+	if err == nil {
+		err = utiljson.Unmarshal(text, &set)
+	}
+	claims, misplaced, _ := unstructured.NestedSlice(set, "spec", "template", "spec", field)
+	_, placed, _ := unstructured.NestedFieldNoCopy(set, "spec", field)
+	if err != nil || !misplaced || placed {
+		return
+	}
+	unstructured.RemoveNestedField(set, "spec", "template", "spec", field)
+	if unstructured.SetNestedSlice(set, claims, "spec", field) != nil {
+		return
+	}
+	if text, err = utiljson.Marshal(set); err != nil {
+		return
+	}
+	warning.AddWarning(r.Context(), "", "spec.template.spec."+field+" belongs one level up and is taken as spec."+field)
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+	r.Header.Set("Content-Type", runtime.ContentTypeJSON)
 }

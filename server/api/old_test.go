@@ -37,7 +37,7 @@ func TestOldManifests(t *testing.T) {
 			map[string]any{"apiVersion": "apps/v1", "spec.selector.matchLabels.app": "nginx"}},
 		{"02-statefulset.yaml", "apps/v1beta1/statefulsets", "apps/v1/statefulsets", "web",
 			map[string]any{"apiVersion": "apps/v1beta1", "metadata.labels.app": "nginx", "spec.updateStrategy.type": "OnDelete"},
-			map[string]any{"apiVersion": "apps/v1", "spec.selector.matchLabels.app": "nginx", "spec.updateStrategy.type": "OnDelete"}},
+			map[string]any{"apiVersion": "apps/v1", "spec.selector.matchLabels.app": "nginx", "spec.updateStrategy.type": "OnDelete", "spec.template.spec.volumeClaimTemplates": nil}},
 		{"03-daemonset.yaml", "extensions/v1beta1/daemonsets", "apps/v1/daemonsets", "fluentd-elasticsearch",
 			map[string]any{"apiVersion": "extensions/v1beta1", "spec.updateStrategy.type": "OnDelete", "spec.templateGeneration": int64(1)},
 			map[string]any{"apiVersion": "apps/v1", "spec.selector.matchLabels.name": "fluentd-elasticsearch", "spec.updateStrategy.type": "OnDelete"}},
@@ -69,6 +69,9 @@ func TestOldManifests(t *testing.T) {
 				if got := field(read, path); got != want {
 					t.Errorf("read as %s: %s is %v, want %v", tt.now, path, got, want)
 				}
+			}
+			if claims, _ := field(read, "spec.volumeClaimTemplates").([]any); strings.Contains(tt.now, "statefulsets") && len(claims) != 1 {
+				t.Errorf("claims %v: they lie one level too deep in this manifest", claims)
 			}
 			if e := next(t, w); e.Object.(*unstructured.Unstructured).GetAPIVersion() != made.GetAPIVersion() {
 				t.Errorf("watched %v", e.Object)

@@ -59,6 +59,7 @@ func TestNobodyInParticular(t *testing.T) {
 }
 
 func TestServiceAccountTokens(t *testing.T) {
+	t.Parallel() // it waits for the cache of tokens that were good
 	c, ns := shared(t)
 	p := must(c.client.CoreV1().Pods(ns).Create(t.Context(), pod("holder"), metav1.CreateOptions{}))(t)
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: p.Name, UID: p.UID}}}
@@ -151,7 +152,8 @@ func TestNodeRights(t *testing.T) {
 	if _, err := me.CoreV1().ServiceAccounts(ns).CreateToken(t.Context(), "default", &authenticationv1.TokenRequest{}, metav1.CreateOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("a token for no pod: %v", err)
 	}
-	if _, err := me.CoreV1().Nodes().Patch(t.Context(), "other", "application/merge-patch+json", []byte(`{}`), metav1.PatchOptions{}); !apierrors.IsForbidden(err) {
+	must(c.client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: ns + "-other"}}, metav1.CreateOptions{}))(t)
+	if _, err := me.CoreV1().Nodes().Patch(t.Context(), ns+"-other", "application/merge-patch+json", []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("another node: %v", err)
 	}
 	mine := must(me.CoreV1().Nodes().Get(t.Context(), node.Name, metav1.GetOptions{}))(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/component-helpers/auth/rbac/reconciliation"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
 )
@@ -31,15 +32,18 @@ func (s *Server) seedRoles(ctx context.Context) error {
 			all = append(all, binding{Confirm: true, RoleBinding: reconciliation.RoleBindingAdapter{RoleBinding: &b}, Client: reconciliation.RoleBindingClientAdapter{Client: rbac, NamespaceClient: namespaces}})
 		}
 	}
+	// Side by side, because writes that wait together share a sync of the disk.
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(16)
 	for _, r := range all {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := r.run(); err != nil {
-			return err
-		}
+		work.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return r.run()
+		})
 	}
-	return nil
+	return work.Wait()
 }
 
 type role reconciliation.ReconcileRoleOptions

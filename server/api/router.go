@@ -5,6 +5,10 @@ import (
 	"strings"
 
 	restful "github.com/emicklei/go-restful/v3"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
 )
 
 // router is a tree of path segments that holds the handlers which upstream's installer registers with go-restful. The container
@@ -95,10 +99,14 @@ func (n *router) find(path string) map[string]http.HandlerFunc {
 	return below
 }
 
-// serve answers a request if the tree has its path.
+// serve answers a request if its path is in the tree, or below a group of which it serves something.
 func (n *router) serve(w http.ResponseWriter, r *http.Request) bool {
 	m := n.find(r.URL.Path)
 	if m == nil {
+		if n.hasGroup(r.URL.Path) {
+			refuse(w, r, http.StatusNotFound)
+			return true
+		}
 		return false
 	}
 	h := m[r.Method]
@@ -106,16 +114,24 @@ func (n *router) serve(w http.ResponseWriter, r *http.Request) bool {
 		h = m[http.MethodGet]
 	}
 	if h == nil {
-		var allowed []string
-		for _, k := range []string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} {
-			if m[k] != nil {
-				allowed = append(allowed, k)
-			}
-		}
-		w.Header().Set("Allow", strings.Join(allowed, ", "))
-		http.Error(w, "405: Method Not Allowed", http.StatusMethodNotAllowed)
+		refuse(w, r, http.StatusMethodNotAllowed)
 		return true
 	}
 	h(w, r)
 	return true
+}
+
+// hasGroup tells whether a path is below /api, or below /apis/<group> for a group in the tree.
+func (n *router) hasGroup(path string) bool {
+	if rest, ok := strings.CutPrefix(path, "/apis/"); ok {
+		group, _, _ := strings.Cut(rest, "/")
+		return n.literal["apis"] != nil && n.literal["apis"].literal[group] != nil
+	}
+	return strings.HasPrefix(path, "/api/")
+}
+
+// refuse answers with a Status, as clients of the API expect it.
+func refuse(w http.ResponseWriter, r *http.Request, code int) {
+	err := apierrors.NewGenericServerResponse(code, "", schema.GroupResource{}, "", "", 0, false)
+	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{}, w, r)
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,9 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	"k8s.io/kubernetes/pkg/capabilities"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 	"k8s.io/kubernetes/pkg/serviceaccount"
@@ -86,8 +89,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	// A panic in a handler is that request's alone.
-	utilruntime.ReallyCrash = false
+	settle.Do(func() { prepareUpstream(c.Logger) })
 	ctx, cancel := context.WithCancel(ctx)
 	s := &Server{config: c, log: c.Logger, inProcess: &inProcess{}, cancel: cancel}
 	if err := s.build(ctx); err != nil {
@@ -100,6 +102,22 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	}
 	s.ready.Store(true)
 	return s, nil
+}
+
+var settle sync.Once
+
+// prepareUpstream sets what upstream keeps in the process and not in a server.
+func prepareUpstream(log *slog.Logger) {
+	utilruntime.ReallyCrash = false // a panic in a handler is that request's alone
+	capabilities.Setup(true, 0)     // privileged containers may be asked for; PodSecurity says where
+	klog.SetSlogLogger(slog.New(warnings{log.Handler()}))
+}
+
+// warnings keeps upstream's chatter out of the log.
+type warnings struct{ slog.Handler }
+
+func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
 }
 
 func (s *Server) build(ctx context.Context) (err error) {
