@@ -19,7 +19,6 @@ import (
 	"bramble.dev/server/broker"
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers"
-	"bramble.dev/server/dispatch"
 	"bramble.dev/server/scheduler"
 	"bramble.dev/server/store"
 )
@@ -154,7 +153,7 @@ func run(ctx context.Context, c Config, db *store.DB, apiListener, mqttListener 
 	group.Go(func() error { return serving.Run(ctx) })
 	group.Go(func() error { return dispatcher.Run(ctx) })
 	group.Go(func() error { return controllers.Run(ctx, controllerDependencies(c, pki, caches, serving, dispatcher)) })
-	group.Go(func() error { return scheduler.Run(ctx, schedulerDependencies(c, caches, client)) })
+	group.Go(func() error { return scheduler.Run(ctx, schedulerConfig(c, caches, client)) })
 
 	info := Info{APIURL: "https://" + local(bound).String(), MQTTURL: brokerHere, CAHash: pki.CAHash(), Kubeconfig: filepath.Join(c.DataDir, "kubeconfig"), Admin: client("admin", mastersGroup)}
 	if err := pki.WriteKubeconfig(info.Kubeconfig, info.APIURL); err != nil {

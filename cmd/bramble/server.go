@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"bramble.dev/cmd/footprint"
+	"bramble.dev/cmd/version"
 	"bramble.dev/server"
 	"bramble.dev/server/auth"
 )
@@ -46,7 +47,7 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 		return server.Config{}, err
 	}
 	return server.Config{DataDir: dir, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
-		Names: f.names, Domain: f.domain, PodCIDR: pods, ServiceCIDR: services, Logger: log}, nil
+		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, Logger: log}, nil
 }
 
 func prefix(flag, s string) (netip.Prefix, error) {
