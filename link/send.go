@@ -147,6 +147,10 @@ func (s *Session) sendLarge(kind byte, body []byte) {
 	s.large = &outgoing{id: s.largeID, message: e.b}
 }
 
+// minPiece bounds from below how a stream is cut: many small pieces find a slow link's pace better
+// than few large ones, which are a queue by themselves.
+const minPiece = 2 << 10
+
 // minRoom is what must be left of a frame to begin with items or stream bytes.
 const minRoom = 512
 
@@ -221,7 +225,7 @@ func (s *Session) putStreams(p *packer, now time.Time) {
 			continue
 		}
 		room := min(p.room(), s.pace.room(paceData)-p.paced[paceItems]-p.paced[paceData])
-		piece := max(int(s.pace.window)/2, minWindow/2)
+		piece := max(int(s.pace.window)/8, minPiece)
 		if m, ok := st.fill(min(room, piece)); ok {
 			p.putPaced(typeData, m.encode(), paceData)
 		} else {

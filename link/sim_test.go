@@ -28,7 +28,7 @@ type network struct {
 	n      int
 	bytes  [2]int // that reached an end
 	log    func(to int, frame []byte)
-	order  bool
+	spins  int
 }
 
 // end is one side: its session, and what was applied there.
@@ -175,7 +175,13 @@ func (n *network) run(limit time.Duration, done func() bool) bool {
 			return false
 		}
 		if !next.After(n.now) {
+			// A deadline that stays in the past makes a driver spin.
+			if n.spins++; n.spins > 50 {
+				n.t.Fatalf("spinning: %v at %v; %+v %+v", next, n.now, n.ends[0].s.pace, n.ends[1].s.pace)
+			}
 			next = n.now.Add(time.Millisecond)
+		} else {
+			n.spins = 0
 		}
 		n.now = next
 		for len(n.queue) > 0 && !n.queue[0].at.After(n.now) {
