@@ -9,6 +9,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"bramble.dev/mesh/ipam"
 	"bramble.dev/mesh/services"
 	"bramble.dev/mesh/vxlan"
 )
@@ -71,6 +72,10 @@ func (c Config) withDefaults() Config {
 		c.VNI = 1
 	}
 	return c
+}
+
+func (c Config) tunnel(mtu int) vxlan.Config {
+	return vxlan.Config{Node: c.Node, NodeIP: c.NodeIP, PodCIDR: c.PodCIDR, Gateway: ipam.Gateway(c.PodCIDR), VNI: c.VNI, Port: c.Port, MTU: mtu, Peers: c.Peers}
 }
 
 // check names the field that makes a configuration impossible.

@@ -154,9 +154,7 @@ func (m *Mesh) Set(ctx context.Context, c Config) error {
 			Addresses: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}, Services: c.Services, Endpoints: c.EndpointSlices, Upstream: c.Upstream})
 	})
 	part("Services", func() error { return m.setServices(ctx) })
-	part("the tunnel to other nodes", func() error {
-		return m.tunnel.Set(ctx, vxlan.Config{Node: c.Node, NodeIP: c.NodeIP, PodCIDR: c.PodCIDR, Gateway: gw, VNI: c.VNI, Port: c.Port, MTU: mtu, Peers: c.Peers})
-	})
+	part("the tunnel to other nodes", func() error { return m.tunnel.Set(ctx, c.tunnel(mtu)) })
 	return errors.Join(errs...)
 }
 
@@ -169,7 +167,8 @@ func (m *Mesh) setServices(ctx context.Context) error {
 	}
 	slices.SortFunc(pods, func(a, b services.Pod) int { return a.IP.Compare(b.IP) })
 	return m.services.Set(ctx, services.Config{
-		Node: c.Node, Zone: c.Zone, Bridge: m.bridge.Name, Tunnel: m.tunnel.Name, Gateway: ipam.Gateway(c.PodCIDR),
+		Node: c.Node, Zone: c.Zone, Bridge: m.bridge.Name, Tunnel: m.tunnel.Name,
+		VNI: c.VNI, TunnelPort: c.Port, Peers: vxlan.Hosts(c.tunnel(0)), Gateway: ipam.Gateway(c.PodCIDR),
 		PodCIDR: c.PodCIDR, Cluster: c.ClusterCIDR, ServiceIPs: c.ServiceCIDR, DNS: c.DNS, Resolver: m.dns.Addr(), API: c.API,
 		Services: c.Services, Endpoints: c.EndpointSlices, Pods: pods,
 	})

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -42,13 +43,13 @@ func (b *Bridge) Attach(ctx context.Context, p Pod) (string, error) {
 	if err := makeNetNS(path); err != nil {
 		return "", fmt.Errorf("make the network namespace of pod %s: %w", p.ID, err)
 	}
-	if err := b.connect(path, p); err != nil {
+	if err := b.connect(ctx, path, p); err != nil {
 		return "", fmt.Errorf("connect pod %s: %w", p.ID, err)
 	}
 	return path, nil
 }
 
-func (b *Bridge) connect(path string, p Pod) error {
+func (b *Bridge) connect(ctx context.Context, path string, p Pod) error {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
 		return err
@@ -79,10 +80,37 @@ func (b *Bridge) connect(path string, p Pod) error {
 	case err != nil:
 		return err
 	}
+	if err := b.inner(inside, eth0, p.IP); err != nil {
+		return err
+	}
 	if err := b.outer(master, p.IP); err != nil {
 		return err
 	}
-	return b.inner(inside, eth0, p.IP)
+	if err := up(ctx, inside, "eth0"); err != nil {
+		return err
+	}
+	return errors.Join(up(ctx, b.host.Handle, b.vethName(p.IP)), up(ctx, b.host.Handle, b.Name))
+}
+
+// up waits until a link passes packets. The kernel gets there a moment after it was told to, and drops
+// what is sent before: a container's first DNS query would be lost, and asked again five seconds later.
+func up(ctx context.Context, h *netlink.Handle, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	for wait := 250 * time.Microsecond; ; wait = min(2*wait, 20*time.Millisecond) {
+		l, err := h.LinkByName(name)
+		if err != nil {
+			return fmt.Errorf("look for %s: %w", name, err)
+		}
+		if s := l.Attrs().OperState; s == netlink.OperUp || s == netlink.OperUnknown {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %s to come up: %w", name, ctx.Err())
+		case <-time.After(wait):
+		}
+	}
 }
 
 // pair makes a pair of links, one end on the bridge and one in the pod, in one request: to move a

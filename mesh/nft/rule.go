@@ -222,6 +222,20 @@ func (b *Builder) Dport(p uint16) *Builder {
 	return b.say("th dport", strconv.Itoa(int(p)))
 }
 
+// UDPPort compares the destination port of UDP.
+func (b *Builder) UDPPort(p uint16) *Builder {
+	b.L4Proto(UDP).Dport(p)
+	b.words = b.words[:len(b.words)-4]
+	return b.say("udp dport", strconv.Itoa(int(p)))
+}
+
+// VNI compares the network identifier of a VXLAN packet; say UDPPort first.
+func (b *Builder) VNI(n uint32) *Builder {
+	b.payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 12, 3, 0) // behind UDP's header and VXLAN's flags
+	b.cmp(false, 0, []byte{byte(n >> 16), byte(n >> 8), byte(n)})
+	return b.say("@th,96,24", "0x"+strconv.FormatUint(uint64(n), 16))
+}
+
 // Redirects matches ICMP redirects.
 func (b *Builder) Redirects() *Builder {
 	b.needIPv4()
@@ -234,7 +248,7 @@ func (b *Builder) Redirects() *Builder {
 
 // State matches any of the connection states, by their names.
 func (b *Builder) State(names ...string) *Builder {
-	bits := map[string]uint32{"invalid": 1, "established": 2, "related": 4, "new": 8}
+	bits := map[string]uint32{"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 	var m uint32
 	for _, n := range names {
 		m |= bits[n]

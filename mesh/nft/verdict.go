@@ -51,7 +51,7 @@ func (b *Builder) load(fields []Field) string {
 }
 
 // lookup finds the key from register 0 in a set; a dreg >= 0 takes the data, verdict the verdict.
-func (b *Builder) lookup(set string, dreg int, verdict bool) {
+func (b *Builder) lookup(set string, dreg int, verdict, not bool) {
 	b.use(set)
 	b.expr("lookup", func(w *buffer) {
 		w.string(unix.NFTA_LOOKUP_SET, set)
@@ -62,20 +62,30 @@ func (b *Builder) lookup(set string, dreg int, verdict bool) {
 		case dreg >= 0:
 			w.u32(unix.NFTA_LOOKUP_DREG, reg(dreg))
 		}
+		if not {
+			w.u32(unix.NFTA_LOOKUP_FLAGS, unix.NFT_LOOKUP_F_INV)
+		}
 	})
 }
 
 // In matches packets whose fields are in the set.
 func (b *Builder) In(set string, fields ...Field) *Builder {
 	key := b.load(fields)
-	b.lookup(set, -1, false)
+	b.lookup(set, -1, false, false)
 	return b.say(key, "@"+set)
+}
+
+// NotIn matches packets whose fields are not in the set.
+func (b *Builder) NotIn(set string, fields ...Field) *Builder {
+	key := b.load(fields)
+	b.lookup(set, -1, false, true)
+	return b.say(key, "!= @"+set)
 }
 
 // Vmap goes where the map leads for the fields; a packet that is not in it goes on.
 func (b *Builder) Vmap(set string, fields ...Field) Rule {
 	key := b.load(fields)
-	b.lookup(set, 0, true)
+	b.lookup(set, 0, true, false)
 	return b.say(key, "vmap", "@"+set).done()
 }
 
@@ -115,7 +125,7 @@ func (b *Builder) nat(typ uint32, port bool) {
 // DNATMap sends the packet to the address and port that the map has for the fields.
 func (b *Builder) DNATMap(set string, fields ...Field) Rule {
 	key := b.load(fields)
-	b.lookup(set, 0, false)
+	b.lookup(set, 0, false, false)
 	b.nat(unix.NFT_NAT_DNAT, true)
 	return b.say("dnat ip to", key, "map", "@"+set).done()
 }
@@ -202,6 +212,12 @@ func (b *Builder) Accept() Rule {
 func (b *Builder) Drop() Rule {
 	b.verdict(nfDrop, "")
 	return b.say("drop").done()
+}
+
+// Notrack lets the packet pass without a tracked connection.
+func (b *Builder) Notrack() Rule {
+	b.expr("notrack", func(*buffer) {})
+	return b.say("notrack").done()
 }
 
 func (b *Builder) reject(typ uint32, code uint8) {

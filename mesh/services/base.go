@@ -24,11 +24,13 @@ var (
 	// outside holds the endpoints that are no pods (a host's own address, the API server): the way
 	// back from them leads here only when they see this node as the source.
 	outside = nft.Set{Name: "outside", Key: vipKey}
+	peers   = nft.Set{Name: "peers", Key: []nft.Type{nft.Addr}}
 )
 
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
 const (
+	raw    = -300
 	dstnat = -100
 	filter = 0
 	srcnat = 100
@@ -43,12 +45,20 @@ const (
 // pod of this node through a node port keeps its address: the answer comes back through here anyway.
 func base(c Config) *piece {
 	p := newPiece()
-	for _, s := range []nft.Set{vips, nodePorts, closedVIPs, closedPorts, hostIPPorts, hostPorts, hairpin, outside} {
+	for _, s := range []nft.Set{vips, nodePorts, closedVIPs, closedPorts, hostIPPorts, hostPorts, hairpin, outside, peers} {
 		p.set(s)
 	}
 	hook := func(name, typ string, h nft.Hook, priority int32, rules ...nft.Rule) {
 		p.chains[name] = chain{base: &nft.Base{Type: typ, Hook: h, Priority: priority}, rules: rules}
 	}
+	// The tunnel takes packets from peers alone: whoever else could send one would be in the pods'
+	// network. Its packets never have an answer by their ports, so to track them costs an entry for
+	// each flow inside and tells nothing.
+	hook("tunnel-in", "filter", nft.Prerouting, raw,
+		nft.New().UDPPort(c.TunnelPort).VNI(c.VNI).NotIn("peers", nft.Saddr).Drop(),
+		nft.New().UDPPort(c.TunnelPort).VNI(c.VNI).Notrack(),
+	)
+	hook("tunnel-out", "filter", nft.Output, raw, nft.New().UDPPort(c.TunnelPort).VNI(c.VNI).Notrack())
 	hook("nat-prerouting", "nat", nft.Prerouting, dstnat, nft.New().Jump("services"))
 	hook("nat-output", "nat", nft.Output, dstnat, nft.New().Jump("services"))
 	p.chain("services",
@@ -61,7 +71,7 @@ func base(c Config) *piece {
 		nft.New().Vmap("node-ports", nft.Port...),
 	)
 	hook("nat-postrouting", "nat", nft.Postrouting, srcnat, sources(c)...)
-	established := nft.New().State("established", "related").Accept()
+	established := nft.New().State("established", "related", "untracked").Accept()
 	// route_localnet lets 127.0.0.1 reach node ports, and would let pods reach what listens on the
 	// host's loopback: CVE-2020-8558.
 	hook("input", "filter", nft.Input, filter,
@@ -132,6 +142,15 @@ func api(p *piece, c Config) {
 	}
 	p.chain("api", nft.New().L4Proto(nft.TCP).DNAT(c.API))
 	p.add(vips, nft.Element{Key: nft.MakeKey(c.ServiceIPs.Masked().Addr().Next(), uint8(nft.TCP), uint16(443)), Value: nft.Value{Goto: "api"}, Comment: "default/kubernetes"})
+}
+
+// tunnelPeers is who may send through the tunnel.
+func tunnelPeers(list []netip.Addr) *piece {
+	p := newPiece()
+	for _, a := range list {
+		p.add(peers, nft.Element{Key: nft.MakeKey(a)})
+	}
+	return p
 }
 
 // pods is what the attached pods need.

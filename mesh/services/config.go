@@ -13,6 +13,9 @@ type Config struct {
 	Node, Zone string         // of this node
 	Bridge     string         // the link that this node's pods hang on
 	Tunnel     string         // the link to other nodes' pods
+	VNI        uint32         // of the tunnel
+	TunnelPort uint16         // of UDP
+	Peers      []netip.Addr   // the hosts at the tunnel's other ends
 	Gateway    netip.Addr     // the bridge's address
 	PodCIDR    netip.Prefix   // this node's pods
 	Cluster    netip.Prefix   // all nodes' pods

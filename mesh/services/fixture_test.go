@@ -39,7 +39,7 @@ const table = "bramble-abcdef"
 
 func testConfig() Config {
 	return Config{
-		Node: "n1", Zone: "z1", Bridge: "br-abcdef", Tunnel: "vx-abcdef", Gateway: netip.MustParseAddr("10.42.1.1"),
+		Node: "n1", Zone: "z1", Bridge: "br-abcdef", Tunnel: "vx-abcdef", VNI: 7, TunnelPort: 8472, Gateway: netip.MustParseAddr("10.42.1.1"),
 		PodCIDR: netip.MustParsePrefix("10.42.1.0/24"), Cluster: netip.MustParsePrefix("10.42.0.0/16"), ServiceIPs: netip.MustParsePrefix("10.43.0.0/16"),
 		DNS: netip.MustParseAddr("10.43.0.10"), Resolver: netip.MustParseAddrPort("10.42.1.1:53"), API: netip.MustParseAddrPort("10.42.1.1:6444"),
 	}
@@ -130,6 +130,7 @@ func everything() Config {
 		slice("empty", http), slice("away", http, ep("10.42.2.6", "n2")),
 		slice("hostnet", http, ep("192.168.1.2", "n2")), slice("headless", http, both...), slice("other", http, both...), slice("sticky-local", http, both...),
 	}
+	c.Peers = []netip.Addr{netip.MustParseAddr("192.168.1.2"), netip.MustParseAddr("192.168.1.3")}
 	c.Pods = []Pod{
 		{IP: netip.MustParseAddr("10.42.1.5"), Ports: []HostPort{{HostPort: 8081, Port: 80}, {HostPort: 8081, Port: 81, Protocol: corev1.ProtocolUDP}}},
 		{IP: netip.MustParseAddr("10.42.1.6"), Ports: []HostPort{{HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: 8082, Port: 80, Protocol: corev1.ProtocolTCP}}},

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
@@ -32,6 +34,7 @@ type Proxy struct {
 	planner  planner
 	fixed    Config // the last configuration without its lists
 	pods     []Pod
+	peers    []netip.Addr
 	handle   uint64 // of the table in the kernel; 0: unknown
 }
 
@@ -64,7 +67,7 @@ func (p *Proxy) Set(ctx context.Context, c Config) error {
 // apply brings the wanted state up to date.
 func (p *Proxy) apply(ch *change, flows *flows, c Config) {
 	fixed := c
-	fixed.Services, fixed.Endpoints, fixed.Pods = nil, nil, nil
+	fixed.Services, fixed.Endpoints, fixed.Pods, fixed.Peers = nil, nil, nil, nil
 	changed := p.catalog.Update(c.Services, c.Endpoints)
 	if !reflect.DeepEqual(fixed, p.fixed) {
 		p.fixed = fixed
@@ -80,9 +83,13 @@ func (p *Proxy) apply(ch *change, flows *flows, c Config) {
 			}
 		}
 	}
+	if !slices.Equal(c.Peers, p.peers) {
+		p.peers = slices.Clone(c.Peers)
+		p.state.replace(ch, owner{Name: "peers"}, tunnelPeers(c.Peers))
+	}
 	if !reflect.DeepEqual(c.Pods, p.pods) {
 		flows.pods(p.pods, c.Pods)
-		p.pods = append([]Pod(nil), c.Pods...)
+		p.pods = slices.Clone(c.Pods)
 		p.state.replace(ch, owner{Name: "pods"}, pods(c.Pods))
 	}
 	for _, k := range changed {

@@ -44,6 +44,18 @@ func Wanted(c Config) State {
 	return s
 }
 
+// Hosts lists the hosts at the other ends, in order.
+func Hosts(c Config) []netip.Addr {
+	var out []netip.Addr
+	for _, p := range c.Peers {
+		if remote(c, p) {
+			out = append(out, p.IP)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
 func remote(c Config, p Peer) bool {
 	return p.Node != c.Node && p.IP.Is4() && p.IP != c.NodeIP && p.PodCIDR.IsValid() && p.PodCIDR.Addr().Is4() &&
 		p.PodCIDR.Masked() != c.PodCIDR.Masked() && len(p.MAC) == 6
