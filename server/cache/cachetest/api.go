@@ -30,12 +30,11 @@ type API struct {
 	Source *Source
 	// Now stamps creation and deletion.
 	Now func() time.Time
-	// Fail, if set, may refuse a write: verb is create, update, patch or delete.
-	Fail func(verb string, gr schema.GroupResource, object runtime.Object) error
 	// Wrote, if set, is told of every write after it was made.
 	Wrote func(verb string, gr schema.GroupResource, subresource string, object runtime.Object)
 
 	mu      sync.Mutex
+	fail    func(verb string, gr schema.GroupResource, object runtime.Object) error
 	objects map[schema.GroupResource]map[types.NamespacedName]runtime.Object
 	uids    int
 }
@@ -43,6 +42,19 @@ type API struct {
 // New makes an empty API.
 func New() *API {
 	return &API{Source: NewSource(), Now: time.Now, objects: map[schema.GroupResource]map[types.NamespacedName]runtime.Object{}}
+}
+
+// SetFail makes a function refuse writes: verb is create, update, patch or delete.
+func (a *API) SetFail(fail func(verb string, gr schema.GroupResource, object runtime.Object) error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.fail = fail
+}
+
+func (a *API) failing() func(verb string, gr schema.GroupResource, object runtime.Object) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.fail
 }
 
 // Prefix is where the source keeps a resource.

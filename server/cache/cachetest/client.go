@@ -147,14 +147,16 @@ func (a *API) serve(gr schema.GroupResource, action clienttesting.Action) (runti
 }
 
 func (a *API) refuse(verb string, gr schema.GroupResource, object runtime.Object) error {
-	if a.Fail == nil {
+	fail := a.failing()
+	if fail == nil {
 		return nil
 	}
-	return a.Fail(verb, gr, object)
+	return fail(verb, gr, object)
 }
 
 func (a *API) refuseByKey(verb string, gr schema.GroupResource, key types.NamespacedName) error {
-	if a.Fail == nil {
+	fail := a.failing()
+	if fail == nil {
 		return nil
 	}
 	a.mu.Lock()
@@ -163,7 +165,7 @@ func (a *API) refuseByKey(verb string, gr schema.GroupResource, key types.Namesp
 	if err != nil {
 		return err
 	}
-	return a.Fail(verb, gr, object)
+	return fail(verb, gr, object)
 }
 
 func (a *API) bind(b *corev1.Binding) (runtime.Object, error) {
@@ -189,8 +191,8 @@ func (a *API) patch(gr schema.GroupResource, key types.NamespacedName, act clien
 	if err != nil {
 		return nil, err
 	}
-	if a.Fail != nil {
-		if err := a.Fail("patch", gr, old); err != nil {
+	if a.fail != nil {
+		if err := a.fail("patch", gr, old); err != nil {
 			return nil, err
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -23,7 +24,6 @@ import (
 	"k8s.io/client-go/tools/record"
 	library "k8s.io/endpointslice"
 	libraryutil "k8s.io/endpointslice/util"
-	"k8s.io/klog/v2"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -139,7 +139,7 @@ func (c *controller) reconcile(_ context.Context, key loop.Key) error {
 		return errors.New("EndpointSlice informer cache is out of date")
 	}
 	changed := c.triggers.ComputeEndpointLastChangeTriggerTime(key.Namespace, service, selected)
-	err := c.reconciler.Reconcile(klog.Background(), service, selected, slices, changed)
+	err := c.reconciler.Reconcile(logr.Discard(), service, selected, slices, changed)
 	switch {
 	case err == nil, apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause), apierrors.IsNotFound(err):
 		return nil
