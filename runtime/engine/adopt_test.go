@@ -152,6 +152,9 @@ func TestReboot(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
+	if err := syscall.Kill(parentOf(t, running.Pid), syscall.SIGKILL); err != nil { // a reboot leaves no shim to write anything
+		t.Fatal(err)
+	}
 	dir, err := sandbox.Open(filepath.Join(c.Dir, "pods"))
 	if err != nil {
 		t.Fatal(err)

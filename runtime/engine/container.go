@@ -92,7 +92,7 @@ func (e *Engine) StartContainer(ctx context.Context, sandboxID string, s Contain
 	switch {
 	case err == nil:
 		e.began(t, state)
-	case errors.As(err, &refused) && refused.Code != 0:
+	case errors.As(err, &refused) && refused.Starter():
 		x := sandbox.Exit{Code: startErrCode, Failed: true, FinishedAt: time.Now()}
 		e.end(t, x)
 		if back := e.giveBack(ctx, t); back != nil {

@@ -77,7 +77,7 @@ func (e *Engine) exec(ctx context.Context, id string, cmd []string, s Streams) (
 	process, err := t.pod.client.Exec(ctx, run, files...)
 	if err != nil {
 		var refused *shim.Error
-		if errors.As(err, &refused) && refused.Code != 0 {
+		if errors.As(err, &refused) && refused.Starter() {
 			return -1, &StartError{e.runcSays(log)}
 		}
 		return -1, err

@@ -100,11 +100,14 @@ func (e *Error) Error() string {
 	switch {
 	case e.Errno != 0:
 		return fmt.Sprintf("shim: %s: %v", e.What, e.Errno)
-	case e.Code != 0:
-		return fmt.Sprintf("shim: %s ended with code %d", e.What, e.Code)
+	case e.Starter():
+		return fmt.Sprintf("shim: the program that starts containers ended with code %d", e.Code)
 	}
 	return "shim: " + e.What
 }
+
+// Starter says that it was the starter that failed: it ran, and left no process behind.
+func (e *Error) Starter() bool { return e.What == "starter" }
 
 func failure(f fields) error {
 	what, _ := f.get("error")
