@@ -201,6 +201,12 @@ func (i *images) Pull(ctx context.Context, ref string, o image.PullOptions) (ima
 	return i.Store.Pull(ctx, ref, o)
 }
 
+// Import implements control.Images.
+func (i *images) Import(ctx context.Context, r io.Reader) ([]image.Image, error) {
+	defer i.changed()
+	return i.Store.Import(ctx, r)
+}
+
 // Remove implements control.Images.
 func (i *images) Remove(ctx context.Context, ref string) error {
 	defer i.changed()

@@ -33,7 +33,10 @@ func (a *agent) openParts(ctx context.Context) error {
 		return err
 	}
 	a.closers = append(a.closers, e.Close)
-	store := &images{e.Images(), func() { a.self.poke() }}
+	store := &images{e.Images(), func() {
+		a.self.poke()
+		a.pods.ObjectsChanged("")
+	}}
 	a.runtime, a.images = &runtime{Engine: e}, nodeImages{store}
 	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Dir: c.dir("mesh"), Logger: a.log})
 	if err != nil {

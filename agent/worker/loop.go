@@ -143,17 +143,32 @@ func (w *worker) notice(ctx context.Context, d Desired, refresh, retry bool) {
 	}
 	if retry {
 		w.memory.Volumes.NotBefore, w.memory.Sandbox.NotBefore = time.Time{}, time.Time{}
-		for name, past := range w.memory.Containers {
-			if past.Waiting != nil && past.Waiting.Reason == errConfig {
-				past.NotBefore = time.Time{}
-				w.memory.Containers[name] = past
-			}
+		for c := range podspec.All(d.Pod) {
+			w.unblock(ctx, c)
 		}
 	}
 	if refresh && w.volumes != nil {
 		if err := w.m.Volumes.Refresh(ctx, d.Pod); err != nil {
 			w.log.Warn("volumes could not be refreshed", "error", err)
 		}
+	}
+}
+
+// unblock lets a container be tried again that waits for something which may be there now.
+func (w *worker) unblock(ctx context.Context, c podspec.Container) {
+	past, known := w.memory.Containers[c.Name]
+	if known && past.Waiting != nil && past.Waiting.Reason == errConfig {
+		past.NotBefore = time.Time{}
+		w.memory.Containers[c.Name] = past
+	}
+	waits := known && past.Waiting != nil && slices.Contains([]string{errImagePull, imagePullBackOff, errNeverPull}, past.Waiting.Reason)
+	if !waits && w.jobs[imageWork(c.Name)] == nil {
+		return
+	}
+	if _, here := w.m.Images.Resolve(ctx, podspec.ImageRef(c.Image)); here && c.ImagePullPolicy != corev1.PullAlways {
+		w.cancel(imageWork(c.Name))
+		past.NotBefore, past.Image = time.Time{}, Image{}
+		w.memory.Containers[c.Name] = past
 	}
 }
 

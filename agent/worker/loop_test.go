@@ -483,6 +483,33 @@ func TestPullPolicies(t *testing.T) {
 	})
 }
 
+func TestImportedImageEndsAPull(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.images.SetError("nginx:1", errors.New("no route to host"))
+		n.images.Delay = time.Hour
+		n.m.Set([]*corev1.Pod{pod()})
+		n.after(time.Minute)
+		n.expect("u1", "Pending app:ContainerCreating/0")
+		n.images.SetError("nginx:1", nil)
+		n.m.ObjectsChanged("")
+		n.after(time.Second)
+		n.expect("u1", "Running app:running/0+")
+	})
+}
+
+func TestImportedImageIsTakenAtOnce(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.images.SetError("nginx:1", errors.New("no route to host"))
+		n.m.Set([]*corev1.Pod{pod()})
+		n.after(10 * time.Minute)
+		n.expect("u1", "Pending app:ImagePullBackOff/0")
+		n.images.SetError("nginx:1", nil)
+		n.m.ObjectsChanged("")
+		n.after(time.Second)
+		n.expect("u1", "Running app:running/0+")
+	})
+}
+
 func TestDeletionWhilePulling(t *testing.T) {
 	simulate(t, func(n *node) {
 		n.images.SetError("nginx:1", errors.New("x"))

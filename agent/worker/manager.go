@@ -226,8 +226,9 @@ func (m *Manager) Wake(uid types.UID) {
 	}
 }
 
-// ObjectsChanged tells the workers of a namespace's pods that an object that they may refer to has
-// changed: volumes are refreshed, and what failed is tried again. An empty namespace means all.
+// ObjectsChanged tells the workers of a namespace's pods that an object that they may refer to, or
+// an image, has changed: volumes are refreshed, and what failed is tried again. An empty namespace
+// means all.
 func (m *Manager) ObjectsChanged(namespace string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
