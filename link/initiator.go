@@ -31,6 +31,7 @@ type Initiator struct {
 	private hpke.PrivateKey
 	frame   []byte
 
+	secrets     secrets
 	keys        *Keys
 	time        time.Time
 	incarnation string
@@ -98,6 +99,7 @@ func (i *Initiator) Receive(frame []byte) error {
 	if err := i.authenticate(s, prefix, sealed); err != nil {
 		return err
 	}
+	i.secrets = s
 	return i.answer(s, w, frame)
 }
 

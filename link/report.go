@@ -76,13 +76,13 @@ func (r *PodReport) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("link: report of pod %s: %w", r.UID, err)
 	}
 	var e encoder
-	e.byte(flag(r.Terminated))
+	e.byte(boolByte(r.Terminated))
 	e.string(string(r.UID))
 	e.bytes(status)
 	return e.b, nil
 }
 
-func flag(b bool) byte {
+func boolByte(b bool) byte {
 	if b {
 		return 1
 	}
