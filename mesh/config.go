@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -19,6 +20,7 @@ type Options struct {
 	Instance string // six hexadecimal digits that tell this agent's links and tables from others'
 	Dir      string // what must outlive the agent: address leases, pods' namespaces
 	Logger   *slog.Logger
+	Recheck  time.Duration // how often to look after what others did to the mesh; 0: 30 s
 }
 
 // Config is all that the node's network is made of. Its objects must not be changed afterwards: an

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -32,7 +33,7 @@ func snapshot(n *nstest.NS) string {
 			return cmd[0] == "bridge" && !strings.Contains(l, "permanent")
 		})
 		slices.Sort(lines) // the kernel's order is not the same after a reload
-		b.WriteString(strings.Join(cmd, " ") + "\n" + strings.Join(lines, "\n"))
+		b.WriteString(strings.Join(cmd, " ") + "\n" + strings.Join(lines, "\n") + "\n")
 	}
 	return b.String()
 }
@@ -381,4 +382,38 @@ func TestConfigErrors(t *testing.T) {
 			t.Errorf("instance %q was taken", i)
 		}
 	}
+}
+
+// TestOthersAreUndone: what a hand or a daemon did to the mesh is put right without a Set.
+func TestOthersAreUndone(t *testing.T) {
+	c := newCluster(t, 2)
+	h := c.hosts[0]
+	h.Must(h.Mesh.Close)
+	h.opts.Recheck = 20 * time.Millisecond
+	h.open()
+	c.services = []*corev1.Service{newService("web", "10.43.7.7", corev1.ServicePort{Port: 80, NodePort: 30080})}
+	c.set()
+	h.pod("a")
+	want := snapshot(h.NS)
+	for _, cmd := range []string{
+		"nft flush ruleset", "ip link set br-000001 down", "ip link del vx-000001", "ip addr flush dev br-000001",
+		"ip route flush proto 178", "bridge fdb del " + address("000002", "vxlan").String() + " dev vx-000001",
+	} {
+		args := strings.Fields(cmd)
+		h.Run(args[0], args[1:]...)
+		end := time.Now().Add(10 * time.Second)
+		for got := snapshot(h.NS); indexless(got) != indexless(want); got = snapshot(h.NS) {
+			if time.Now().After(end) {
+				t.Fatalf("after %s:\n%s", cmd, differences(indexless(want), indexless(got)))
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
+// indexless forgets the numbers of links: one that was made anew has another.
+func indexless(s string) string {
+	lines := strings.Split(regexp.MustCompile(`(?m)^\d+: `).ReplaceAllString(s, ""), "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }

@@ -13,11 +13,13 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/mesh/bridge"
 	"bramble.dev/mesh/dns"
+	"bramble.dev/mesh/firewall"
 	"bramble.dev/mesh/internal/kernel"
 	"bramble.dev/mesh/ipam"
 	"bramble.dev/mesh/nft"
@@ -35,6 +37,10 @@ type Mesh struct {
 	tunnel   *vxlan.Tunnel
 	services *services.Proxy
 	dns      *dns.Server
+	firewall *firewall.Firewall
+
+	end     context.CancelFunc
+	watcher sync.WaitGroup
 
 	mu     sync.Mutex
 	config Config                  // of the last Set
@@ -52,6 +58,9 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Recheck <= 0 {
+		o.Recheck = 30 * time.Second
+	}
 	m := &Mesh{Options: o, pods: map[string]services.Pod{}}
 	if m.host, err = kernel.Open(); err != nil {
 		return nil, fmt.Errorf("open the mesh: %w", err)
@@ -68,8 +77,39 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 	m.tunnel = vxlan.Open(m.host, vxlan.Options{Name: "vx-" + o.Instance, MAC: m.MAC()})
 	m.services = services.Open(m.nft, services.Options{Table: "bramble-" + o.Instance, Logger: o.Logger, Conntrack: conntrack{m.host}})
 	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
+	m.firewall = firewall.Open(firewall.Options{Instance: o.Instance, Bridge: m.bridge.Name, Table: m.services.Table, Logger: o.Logger, Chains: m.nft.BaseChains, Enter: m.host.Do})
 	m.adopt()
+	watch, end := context.WithCancel(context.WithoutCancel(ctx))
+	m.end = end
+	m.watcher.Go(func() { m.watch(watch) })
 	return m, nil
+}
+
+// watch puts right from time to time what others did to the mesh: a `flush ruleset`, a network manager
+// that tidies up, a Docker that is started. It costs a few questions to the kernel.
+func (m *Mesh) watch(ctx context.Context) {
+	tick := time.NewTicker(m.Recheck)
+	defer tick.Stop()
+	said := ""
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		m.mu.Lock()
+		var err error
+		if m.ready {
+			err = m.set(ctx)
+		}
+		m.mu.Unlock()
+		if now := fmt.Sprint(err); err != nil && ctx.Err() == nil && now != said {
+			m.Logger.Error("the node's network cannot be kept as it should be", "err", err)
+			said = now
+		} else if err == nil {
+			said = ""
+		}
+	}
 }
 
 // address is a link's Ethernet address, the same after every start.
@@ -108,6 +148,8 @@ func pod(l ipam.Lease) services.Pod {
 
 // Close stops the name server and lets go of the kernel. Everything else serves on.
 func (m *Mesh) Close() error {
+	m.end()
+	m.watcher.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	err := errors.Join(m.dns.Close(), m.nft.Close())
@@ -137,6 +179,12 @@ func (m *Mesh) Set(ctx context.Context, c Config) error {
 		return fmt.Errorf("set up the mesh: %w", err)
 	}
 	m.config, m.ready = c, true
+	return m.set(ctx)
+}
+
+// set makes the network what the last configuration says.
+func (m *Mesh) set(ctx context.Context) error {
+	c := m.config
 	gw := ipam.Gateway(c.PodCIDR)
 	mtu, err := m.mtu(c.NodeIP)
 	errs := []error{err}
@@ -155,6 +203,7 @@ func (m *Mesh) Set(ctx context.Context, c Config) error {
 	})
 	part("Services", func() error { return m.setServices(ctx) })
 	part("the tunnel to other nodes", func() error { return m.tunnel.Set(ctx, c.tunnel(mtu)) })
+	part("the host's firewall", func() error { return m.firewall.Set(ctx, firewall.Config{TunnelPort: c.Port}) })
 	return errors.Join(errs...)
 }
 
@@ -253,7 +302,7 @@ func (m *Mesh) Teardown(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ready = false
-	errs := []error{m.dns.Close(), m.services.Teardown(ctx), m.tunnel.Teardown(ctx), m.bridge.Teardown(ctx)}
+	errs := []error{m.dns.Close(), m.firewall.Teardown(ctx), m.services.Teardown(ctx), m.tunnel.Teardown(ctx), m.bridge.Teardown(ctx)}
 	for _, l := range m.pool.List() {
 		errs = append(errs, m.pool.Release(l.ID))
 	}
