@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -16,55 +17,63 @@ import (
 )
 
 // BenchmarkStart compares a pod's start (sandbox, pause, one container; the image is there) with a bare `runc run` of
-// the same image and command, which the budget is a multiple of:
+// the same image and command, by turns, and reports the medians and their ratio, for which the budget is 2:
 //
 //	go test ./runtime/engine -run '^$' -bench Start -benchtime 30x
 func BenchmarkStart(b *testing.B) {
 	e := openEngine(b, config(b))
 	importImage(b, e, testImage, testimage.Options{})
 	ctx := context.Background()
-	b.Run("what=runc", func(b *testing.B) {
-		dir := bareBundle(b, e)
-		for i := 0; b.Loop(); i++ {
-			id := fmt.Sprintf("bare%d", i)
-			pid := filepath.Join(dir, "pid")
-			run := exec.Command(e.cfg.Runc, "--root", filepath.Join(dir, "root"), "run", "--detach", "--pid-file", pid, "--bundle", dir, id)
-			run.Stdout, run.Stderr = nil, nil
-			if err := run.Run(); err != nil {
-				b.Fatal(err)
-			}
-			b.StopTimer()
-			if out, err := exec.Command(e.cfg.Runc, "--root", filepath.Join(dir, "root"), "delete", "--force", id).CombinedOutput(); err != nil {
-				b.Fatalf("%v: %s", err, out)
-			}
-			b.StartTimer()
+	dir, ns := bareBundle(b, e), netns(b)
+	var bare, sandboxes, whole []float64
+	for i := 0; b.Loop(); i++ {
+		id, root := fmt.Sprintf("bare%d", i), filepath.Join(dir, "root")
+		run := exec.Command(e.cfg.Runc, "--root", root, "run", "--detach", "--pid-file", filepath.Join(dir, "pid"), "--bundle", dir, id)
+		t := time.Now()
+		if err := run.Run(); err != nil {
+			b.Fatal(err)
 		}
-	})
-	b.Run("what=pod", func(b *testing.B) {
-		ns := netns(b)
-		var sandboxes, containers time.Duration
-		for i := 0; b.Loop(); i++ {
-			pod := testPod(fmt.Sprintf("bench-%d", i), sh("sleep 1000"))
-			t0 := time.Now()
-			s, err := e.RunSandbox(ctx, SandboxSpec{Pod: pod, Hostname: pod.Name, NetNS: ns})
-			if err != nil {
-				b.Fatal(err)
-			}
-			t1 := time.Now()
-			if _, err := e.StartContainer(ctx, s.ID, containerSpec(e, pod, 0)); err != nil {
-				b.Fatal(err)
-			}
-			sandboxes += t1.Sub(t0)
-			containers += time.Since(t1)
-			b.StopTimer()
-			if err := e.RemoveSandbox(ctx, s.ID); err != nil {
-				b.Fatal(err)
-			}
-			b.StartTimer()
+		bare = append(bare, time.Since(t).Seconds()*1000)
+		if out, err := exec.Command(e.cfg.Runc, "--root", root, "delete", "--force", id).CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, out)
 		}
-		b.ReportMetric(float64(sandboxes.Milliseconds())/float64(b.N), "sandbox-ms")
-		b.ReportMetric(float64(containers.Milliseconds())/float64(b.N), "container-ms")
-	})
+		pod := testPod(fmt.Sprintf("bench-%d", i), sh("sleep 1000"))
+		t = time.Now()
+		s, err := e.RunSandbox(ctx, SandboxSpec{Pod: pod, Hostname: pod.Name, NetNS: ns})
+		if err != nil {
+			b.Fatal(err)
+		}
+		sandboxes = append(sandboxes, time.Since(t).Seconds()*1000)
+		if _, err := e.StartContainer(ctx, s.ID, containerSpec(e, pod, 0)); err != nil {
+			b.Fatal(err)
+		}
+		whole = append(whole, time.Since(t).Seconds()*1000)
+		if err := e.RemoveSandbox(ctx, s.ID); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(median(bare), "runc-ms")
+	b.ReportMetric(median(sandboxes), "sandbox-ms")
+	b.ReportMetric(median(whole), "pod-ms")
+	b.ReportMetric(median(whole)/median(bare), "ratio")
+}
+
+func median(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// BenchmarkExec runs a command in a container, as a probe does.
+func BenchmarkExec(b *testing.B) {
+	e := openEngine(b, config(b))
+	importImage(b, e, testImage, testimage.Options{})
+	pod := testPod("exec", sh("sleep 1000"))
+	c := start(b, e, runSandbox(b, e, pod), pod, 0)
+	for b.Loop() {
+		if code, err := e.Exec(context.Background(), c.ID, []string{"true"}, Streams{}); err != nil || code != 0 {
+			b.Fatal(code, err)
+		}
+	}
 }
 
 // bareBundle makes a bundle as `runc spec` would, on an overlay of the image.
@@ -76,8 +85,7 @@ func bareBundle(b *testing.B, e *Engine) string {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = e.snap.Unmount("bare") })
-	make := exec.Command(e.cfg.Runc, "spec", "--bundle", dir)
-	if out, err := make.CombinedOutput(); err != nil {
+	if out, err := exec.Command(e.cfg.Runc, "spec", "--bundle", dir).CombinedOutput(); err != nil {
 		b.Fatalf("%v: %s", err, out)
 	}
 	raw, err := os.ReadFile(filepath.Join(dir, "config.json"))
@@ -90,8 +98,7 @@ func bareBundle(b *testing.B, e *Engine) string {
 	}
 	spec.Process.Args, spec.Process.Terminal, spec.Process.Rlimits, spec.Root.Path = []string{"sh", "-c", "sleep 1000"}, false, nil, root
 	spec.Linux.CgroupsPath = e.cgroup.Path("bare")
-	raw, err = json.Marshal(spec)
-	if err != nil {
+	if raw, err = json.Marshal(spec); err != nil {
 		b.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o600); err != nil {
