@@ -77,7 +77,7 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 	m.tunnel = vxlan.Open(m.host, vxlan.Options{Name: "vx-" + o.Instance, MAC: m.MAC()})
 	m.services = services.Open(m.nft, services.Options{Table: "bramble-" + o.Instance, Logger: o.Logger, Conntrack: conntrack{m.host}})
 	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
-	m.firewall = firewall.Open(firewall.Options{Instance: o.Instance, Bridge: m.bridge.Name, Table: m.services.Table, Logger: o.Logger, Chains: m.nft.BaseChains, Enter: m.host.Do})
+	m.firewall = firewall.Open(firewall.Options{Instance: o.Instance, Bridge: m.bridge.Name, Tunnel: m.tunnel.Name, Table: m.services.Table, Logger: o.Logger, Chains: m.nft.BaseChains, Enter: m.host.Do})
 	m.adopt()
 	watch, end := context.WithCancel(context.WithoutCancel(ctx))
 	m.end = end

@@ -19,6 +19,7 @@ import (
 type Options struct {
 	Instance string
 	Bridge   string
+	Tunnel   string
 	Table    string // our own nftables table, which drops nothing that we want
 	Logger   *slog.Logger
 	Chains   func() ([]nft.Hooked, error) // nft.Conn.BaseChains
@@ -51,7 +52,7 @@ func (f *Firewall) Set(ctx context.Context, c Config) error {
 	n := namesOf(f.Instance)
 	var errs []error
 	for _, program := range f.backends(hooked) {
-		errs = append(errs, f.mend(ctx, program, func(r ruleset) map[string][]string { return wanted(r, n, f.Bridge, c.TunnelPort) }))
+		errs = append(errs, f.mend(ctx, program, func(r ruleset) map[string][]string { return wanted(r, n, f.Bridge, f.Tunnel, c.TunnelPort) }))
 	}
 	f.name(hooked)
 	return errors.Join(errs...)
@@ -131,7 +132,7 @@ func (f *Firewall) name(hooked []nft.Hooked) {
 		}
 		chain := strings.Join([]string{family, h.Table, h.Chain}, " ")
 		f.say(slog.LevelWarn, "an nftables chain of this host drops packets of pods by its policy", "chain", chain,
-			"remedy", fmt.Sprintf("nft insert rule %s iifname %s accept; nft insert rule %s oifname %s accept (and in /etc/nftables.conf)", chain, f.Bridge, chain, f.Bridge))
+			"remedy", fmt.Sprintf("nft insert rule %s iifname { %s, %s } accept; nft insert rule %s oifname { %s, %s } accept (and the same in /etc/nftables.conf)", chain, f.Bridge, f.Tunnel, chain, f.Bridge, f.Tunnel))
 	}
 }
 

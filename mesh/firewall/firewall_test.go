@@ -25,6 +25,7 @@ func lines(s string) []string {
 
 func TestPlan(t *testing.T) {
 	const in, out = "-i br-1 -m comment --comment bramble-1 -j ACCEPT", "-o br-1 -m comment --comment bramble-1 -j ACCEPT"
+	const tin, tout = "-i vx-1 -m comment --comment bramble-1 -j ACCEPT", "-o vx-1 -m comment --comment bramble-1 -j ACCEPT"
 	const udp = "-p udp -m udp --dport 8472 -m comment --comment bramble-1 -j ACCEPT"
 	for _, tt := range []struct {
 		name, rules, want string
@@ -32,13 +33,17 @@ func TestPlan(t *testing.T) {
 		{"nothing drops", "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-N DOCKER-USER", ""},
 		{"Docker", "-P INPUT ACCEPT\n-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN", `
 			-I DOCKER-USER 1 ` + in + `
-			-I DOCKER-USER 2 ` + out},
-		{"Docker, mended", "-P INPUT ACCEPT\n-P FORWARD DROP\n-N DOCKER-USER\n-A DOCKER-USER " + in + "\n-A DOCKER-USER " + out + "\n-A DOCKER-USER -j RETURN", ""},
+			-I DOCKER-USER 2 ` + out + `
+			-I DOCKER-USER 3 ` + tin + `
+			-I DOCKER-USER 4 ` + tout},
+		{"Docker, mended", "-P INPUT ACCEPT\n-P FORWARD DROP\n-N DOCKER-USER\n-A DOCKER-USER " + in + "\n-A DOCKER-USER " + out + "\n-A DOCKER-USER " + tin + "\n-A DOCKER-USER " + tout + "\n-A DOCKER-USER -j RETURN", ""},
 		{"ufw", "-P INPUT DROP\n-P FORWARD DROP\n-A FORWARD -j ufw-before-forward", `
 			-N BRAMBLE-1
 			-N BRAMBLE-IN-1
 			-A BRAMBLE-1 ` + in + `
 			-A BRAMBLE-1 ` + out + `
+			-A BRAMBLE-1 ` + tin + `
+			-A BRAMBLE-1 ` + tout + `
 			-A BRAMBLE-IN-1 ` + in + `
 			-A BRAMBLE-IN-1 ` + udp + `
 			-I FORWARD 1 -j BRAMBLE-1
@@ -46,6 +51,8 @@ func TestPlan(t *testing.T) {
 		{"Docker came after ufw", "-P INPUT DROP\n-P FORWARD DROP\n-N DOCKER-USER\n-N BRAMBLE-1\n-N BRAMBLE-IN-1\n-A FORWARD -j BRAMBLE-1\n-A BRAMBLE-1 " + in + "\n-A BRAMBLE-1 " + out + "\n-A BRAMBLE-IN-1 " + in + "\n-A BRAMBLE-IN-1 " + udp + "\n-A INPUT -j BRAMBLE-IN-1", `
 			-I DOCKER-USER 1 ` + in + `
 			-I DOCKER-USER 2 ` + out + `
+			-I DOCKER-USER 3 ` + tin + `
+			-I DOCKER-USER 4 ` + tout + `
 			-D BRAMBLE-1 ` + in + `
 			-D BRAMBLE-1 ` + out + `
 			-D FORWARD -j BRAMBLE-1
@@ -55,7 +62,7 @@ func TestPlan(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := parse(tt.rules)
-			got := plan(r, namesOf("1"), wanted(r, namesOf("1"), "br-1", 8472))
+			got := plan(r, namesOf("1"), wanted(r, namesOf("1"), "br-1", "vx-1", 8472))
 			if want := lines(tt.want); !slices.Equal(got, want) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 			}
@@ -72,7 +79,7 @@ func open(t *testing.T, ns *nstest.NS, log *bytes.Buffer) *Firewall {
 			return err
 		}
 		t.Cleanup(func() { conn.Close() })
-		f = Open(Options{Instance: "000001", Bridge: "br-000001", Table: "bramble-000001", Logger: slog.New(slog.NewTextHandler(log, nil)),
+		f = Open(Options{Instance: "000001", Bridge: "br-000001", Tunnel: "vx-000001", Table: "bramble-000001", Logger: slog.New(slog.NewTextHandler(log, nil)),
 			Chains: conn.BaseChains, Enter: func(f func() error) error { return f() }})
 		return nil
 	})
@@ -129,7 +136,7 @@ func TestSomebodysNftables(t *testing.T) {
 	for range 2 {
 		ns.Must(func() error { return f.Set(context.Background(), Config{}) })
 	}
-	if got := log.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, "nft insert rule inet guard through iifname br-000001 accept") {
+	if got := log.String(); strings.Count(got, "level=WARN") != 1 || !strings.Contains(got, "nft insert rule inet guard through iifname { br-000001, vx-000001 } accept") {
 		t.Errorf("said:\n%s", got)
 	}
 	if after := ns.Run("nft", "list", "ruleset"); after != before {

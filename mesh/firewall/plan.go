@@ -47,14 +47,14 @@ func (n names) accept(match string) string {
 }
 
 // wanted are the rules that a ruleset needs, by chain.
-func wanted(r ruleset, n names, bridge string, tunnelPort uint16) map[string][]string {
+func wanted(r ruleset, n names, bridge, tunnel string, tunnelPort uint16) map[string][]string {
 	out := map[string][]string{}
 	if r.policies["FORWARD"] == "DROP" {
-		both := []string{n.accept("-i " + bridge), n.accept("-o " + bridge)}
+		all := []string{n.accept("-i " + bridge), n.accept("-o " + bridge), n.accept("-i " + tunnel), n.accept("-o " + tunnel)}
 		if _, ok := r.chains[docker]; ok {
-			out[docker] = both
+			out[docker] = all
 		} else {
-			out[n.forward] = both
+			out[n.forward] = all
 			out["FORWARD"] = []string{"-j " + n.forward}
 		}
 	}
