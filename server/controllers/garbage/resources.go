@@ -3,6 +3,7 @@ package garbage
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -41,7 +42,8 @@ func (k *kinds) discover(client discovery.DiscoveryInterface) ([]schema.GroupVer
 			continue
 		}
 		for _, r := range list.APIResources {
-			if !slices.Contains(r.Verbs, "get") {
+			// A subresource ("replicasets/status") has the kind of its object, but no objects of its own.
+			if !slices.Contains(r.Verbs, "get") || strings.Contains(r.Name, "/") {
 				continue
 			}
 			byKind[gv.WithKind(r.Kind)] = target{resource: gv.WithResource(r.Name), namespaced: r.Namespaced}

@@ -22,6 +22,7 @@ func (c *Controller) client(id identity) metadata.ResourceInterface {
 // delete removes an object if it still is the one, and at the version, that was
 // judged.
 func (c *Controller) delete(ctx context.Context, id identity, version string, p metav1.DeletionPropagation) error {
+	c.Log.Debug("delete what nobody owns any more", "object", describe(id), "uid", id.uid, "propagation", p)
 	preconditions := &metav1.Preconditions{UID: &id.uid}
 	if version != "" {
 		preconditions.ResourceVersion = &version
