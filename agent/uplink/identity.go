@@ -46,6 +46,7 @@ type identity struct {
 
 	mu          sync.Mutex
 	certificate []byte // DER
+	former      []byte // given up while the node joins again
 	ca          *x509.Certificate
 	counter     uint64
 	reserved    uint64
@@ -274,8 +275,32 @@ func (id *identity) keep(certificate, ca []byte) error {
 	if err := writeFile(filepath.Join(id.dir, certificateFile), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})); err != nil {
 		return fmt.Errorf("uplink: %w", err)
 	}
-	id.certificate = certificate
+	id.certificate, id.former = certificate, nil
 	return nil
+}
+
+// rejoin gives up a certificate that the server does not take any more, if there is a token to get
+// another one with. It does not when another board has taken the name: that board may just be off.
+func (id *identity) rejoin(code link.RefuseCode) bool {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	if id.token == nil || id.certificate == nil || code != link.RefuseToken && code != link.RefuseCounter {
+		return false
+	}
+	id.certificate, id.former = nil, id.certificate
+	return true
+}
+
+// restore takes the given up certificate again, when the token is refused too. The node goes on
+// without the server, and the token is not tried again.
+func (id *identity) restore() bool {
+	id.mu.Lock()
+	defer id.mu.Unlock()
+	if id.former == nil {
+		return false
+	}
+	id.certificate, id.former, id.token = id.former, nil, nil
+	return true
 }
 
 // renewBefore is how long before its end a certificate is renewed. That it may have begun in the

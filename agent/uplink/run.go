@@ -42,7 +42,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 	defer u.end()
 	wait, last := u.cfg.Backoff, ""
 	for n := 0; ; n++ {
-		broker := u.brokers[n%len(u.brokers)]
+		broker := u.broker(n)
 		worked, err := u.connect(ctx, broker)
 		u.connected.Store(false)
 		if ctx.Err() != nil {
@@ -53,10 +53,13 @@ func (u *Uplink) Run(ctx context.Context) error {
 		}
 		var refusal *link.Refusal
 		if errors.As(err, &refusal) && !refusal.Temporary() {
-			if !u.id.joined() {
+			if !u.id.joined() && !u.id.restore() {
 				return err
 			}
 			wait = refusedBackoff // the pods keep running
+			if u.id.rejoin(refusal.Code) {
+				wait = u.cfg.Backoff
+			}
 		}
 		// The same failure again and again is told once.
 		level := slog.LevelWarn

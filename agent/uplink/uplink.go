@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,7 +69,7 @@ var ErrNotConnected = errors.New("uplink: not connected to the server")
 type Uplink struct {
 	cfg     Config
 	log     *slog.Logger
-	brokers []*url.URL
+	brokers atomic.Pointer[[]*url.URL]
 	id      *identity
 	indexes map[link.SetID]*link.Set // of what was applied
 
@@ -96,15 +97,8 @@ func Open(_ context.Context, cfg Config) (*Uplink, error) {
 		cfg.Backoff = time.Second
 	}
 	u := &Uplink{cfg: cfg, log: cfg.Logger, wake: make(chan struct{}, 1), work: make(chan struct{}, 1), indexes: map[link.SetID]*link.Set{}}
-	for _, s := range cfg.Brokers {
-		b, err := carrier.ParseURL(s)
-		if err != nil {
-			return nil, err
-		}
-		u.brokers = append(u.brokers, b)
-	}
-	if len(u.brokers) == 0 {
-		return nil, errors.New("uplink: no broker URL")
+	if err := u.SetBrokers(nil); err != nil {
+		return nil, err
 	}
 	var err error
 	if u.id, err = openIdentity(cfg.Dir, cfg.NodeName, cfg.Token); err != nil {
@@ -118,6 +112,34 @@ func Open(_ context.Context, cfg Config) (*Uplink, error) {
 		u.indexes[set] = last.Index()
 	}
 	return u, nil
+}
+
+// SetBrokers adds URLs of brokers that the cluster has named to the configured ones. They are used
+// from the next connection on, so that a node finds a server that has moved.
+func (u *Uplink) SetBrokers(more []string) error {
+	var brokers []*url.URL
+	seen := map[string]bool{}
+	for _, s := range append(slices.Clone(u.cfg.Brokers), more...) {
+		b, err := carrier.ParseURL(s)
+		if err != nil {
+			return err
+		}
+		if !seen[b.String()] {
+			seen[b.String()] = true
+			brokers = append(brokers, b)
+		}
+	}
+	if len(brokers) == 0 {
+		return errors.New("uplink: no broker URL")
+	}
+	u.brokers.Store(&brokers)
+	return nil
+}
+
+// broker is the one to use for the n-th connection.
+func (u *Uplink) broker(n int) *url.URL {
+	brokers := *u.brokers.Load()
+	return brokers[n%len(brokers)]
 }
 
 func poke(c chan struct{}) {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"k8s.io/client-go/kubernetes"
 
 	"bramble.dev/link"
@@ -64,6 +66,7 @@ type Dispatcher struct {
 	log       *slog.Logger
 	topics    link.Topics
 	responder *link.Responder
+	pace      *rate.Limiter // of handshakes, which anybody can begin and which cost a signature
 	started   time.Time
 	seed      maphash.Seed
 
@@ -98,7 +101,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		topics:   link.Topics{Cluster: link.ClusterID(cfg.Identity.CAHash())},
 		admitted: make(chan struct{}, admissions),
 		nodes:    map[string]*node{}, greeters: map[string]*greeter{},
-		shared: newDerived(),
+		shared: newDerived(), pace: rate.NewLimiter(400, 800),
 	}
 	d.dirty.wake = make(chan struct{}, 1)
 	d.responder = link.NewResponder(link.ResponderConfig{
@@ -181,6 +184,9 @@ func (d *Dispatcher) handle(ctx context.Context, m message) {
 			d.publish(m.place, link.Reject(link.RejectSession, number))
 		}
 		return
+	}
+	if !d.pace.Allow() {
+		return // an honest agent tries again
 	}
 	reply, agent, err := d.responder.Receive(m.place, m.payload, now)
 	switch {

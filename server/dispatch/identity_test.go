@@ -221,3 +221,24 @@ func TestRenewal(t *testing.T) {
 	b.start(c, "")
 	eventually(t, 10*time.Second, "connected with the new one", b.u.Connected)
 }
+
+// TestRejoin: a node whose certificate the server does not take any more joins again if it has a token.
+func TestRejoin(t *testing.T) {
+	c := newCluster(t)
+	c.start()
+	b := c.board("pi1")
+	b.start(c, c.token)
+	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	_ = b.stop()
+	if err := os.WriteFile(filepath.Join(b.dir, "session"), []byte("0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.start(c, "")
+	time.Sleep(300 * time.Millisecond)
+	if b.u.Connected() {
+		t.Error("let in with an old counter")
+	}
+	_ = b.stop()
+	b.start(c, c.token)
+	eventually(t, 10*time.Second, "joined again", b.u.Connected)
+}

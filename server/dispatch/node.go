@@ -30,8 +30,9 @@ type node struct {
 	since    time.Time // of online
 	heard    time.Time
 	will     time.Time
-	report   *link.NodeReport // the newest
-	renew    bool             // report is to be written again
+	report   *link.NodeReport  // the newest
+	pods     map[string][]byte // the newest reports of pods, by key
+	renew    bool              // they are to be written again
 }
 
 func poke(c chan struct{}) {
@@ -51,7 +52,7 @@ func (d *Dispatcher) connect(ctx context.Context, agent *link.Agent, greeting li
 	n.mu.Lock()
 	if n.instance != agent.Instance {
 		// What another installation reported says nothing of this one.
-		n.instance, n.report = agent.Instance, nil
+		n.instance, n.report, n.pods = agent.Instance, nil, nil
 		n.reports = link.NewIndex()
 	}
 	n.spki = agent.SPKI

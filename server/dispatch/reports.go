@@ -1,8 +1,10 @@
 package dispatch
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -82,6 +84,9 @@ func isMalformed(err error) bool {
 
 func (n *node) write(ctx context.Context, c link.Change) error {
 	kind, rest, _ := strings.Cut(c.Key, "/")
+	if kind == "pods" {
+		n.remember(c)
+	}
 	switch {
 	case c.Value == nil:
 		return nil // the node has nothing to say of it any more
@@ -91,7 +96,7 @@ func (n *node) write(ctx context.Context, c link.Change) error {
 			return malformed{err}
 		}
 		n.mu.Lock()
-		n.report, n.renew = r, false
+		n.report = r
 		n.mu.Unlock()
 		return n.d.writeNode(ctx, n.name, r)
 	case kind == "pods":
@@ -111,22 +116,43 @@ func (n *node) write(ctx context.Context, c link.Change) error {
 	return nil // of a later version
 }
 
-// refresh writes the node's report again after it was away, because its conditions were changed.
+// remember keeps the newest report of a pod.
+func (n *node) remember(c link.Change) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c.Value == nil {
+		delete(n.pods, c.Key)
+		return
+	}
+	if n.pods == nil {
+		n.pods = map[string][]byte{}
+	}
+	n.pods[c.Key] = bytes.Clone(c.Value)
+}
+
+// refresh writes what the node reported again after it was away: while it was, others wrote that
+// its state is unknown and its pods are not ready, and the node does not repeat itself.
 func (n *node) refresh(ctx context.Context) {
 	n.mu.Lock()
-	r := n.report
-	due := n.renew && r != nil
+	due := n.renew
 	n.renew = false
+	report, pods := n.report, maps.Clone(n.pods)
 	n.mu.Unlock()
 	if !due {
 		return
 	}
-	if err := n.d.writeNode(ctx, n.name, r); err != nil && ctx.Err() == nil {
-		n.d.log.Warn("a node's status is not written yet", "node", n.name, "err", err)
-		n.mu.Lock()
-		n.renew = true
-		n.mu.Unlock()
-		time.AfterFunc(time.Second, func() { poke(n.work) })
+	if report != nil {
+		if err := n.d.writeNode(ctx, n.name, report); err != nil && ctx.Err() == nil {
+			n.d.log.Warn("a node's status is not written yet", "node", n.name, "err", err)
+			n.mu.Lock()
+			n.renew = true
+			n.mu.Unlock()
+			time.AfterFunc(time.Second, func() { poke(n.work) })
+			return
+		}
+	}
+	for key, value := range pods {
+		n.applyOne(ctx, link.Change{Key: key, Value: value})
 	}
 }
 
@@ -182,6 +208,9 @@ func (n *node) writePod(ctx context.Context, namespace, name string, r *link.Pod
 		if pod.UID != r.UID || pod.Spec.NodeName != n.name {
 			return nil // another pod of the name, or no longer this node's
 		}
+		if ended(pod.Status.Phase) && !ended(r.Status.Phase) {
+			return nil // somebody ended it meanwhile; the node is told
+		}
 		status := mergePodStatus(pod.Status, r.Status)
 		if equality.Semantic.DeepEqual(status, pod.Status) {
 			break
@@ -210,6 +239,8 @@ func (n *node) writePod(ctx context.Context, namespace, name string, r *link.Pod
 	}
 	return nil
 }
+
+func ended(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
 
 // removePod removes a pod object at once.
 func (d *Dispatcher) removePod(ctx context.Context, pod *corev1.Pod) error {

@@ -28,7 +28,7 @@ func trimMeta(m metav1.ObjectMeta) metav1.ObjectMeta {
 func trimPod(in *corev1.Pod) *corev1.Pod {
 	out := &corev1.Pod{ObjectMeta: trimMeta(in.ObjectMeta), Spec: in.Spec}
 	out.Generation = in.Generation
-	if in.Status.Phase == corev1.PodSucceeded || in.Status.Phase == corev1.PodFailed {
+	if ended(in.Status.Phase) {
 		// A node that lost its memory must not run it again.
 		out.Status.Phase = in.Status.Phase
 	}
