@@ -19,6 +19,7 @@ import (
 	"bramble.dev/agent/status"
 	"bramble.dev/mesh"
 	"bramble.dev/runtime/engine"
+	"bramble.dev/storage"
 )
 
 // openParts opens runtime, mesh and storage.
@@ -56,7 +57,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	if !a.self.address().IsValid() {
 		a.log.Warn("the node has no address yet; it is looked for")
 	}
-	a.volumes, err = openVolumes(c.dir("volumes"), objects{a.catalog, a.tokens, func() corev1.ResourceList { return a.self.allocatable() }}, a.log)
+	a.volumes, err = storage.Open(c.dir("volumes"), objects{a.catalog, a.tokens, func() corev1.ResourceList { return a.self.allocatable() }}, a.log)
 	return err
 }
 

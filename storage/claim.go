@@ -1,0 +1,44 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// mountClaim gives what the volume bound to a claim is: a path of this node, or an export.
+func mountClaim(ctx context.Context, v volume, s *corev1.VolumeSource) (string, error) {
+	name := s.PersistentVolumeClaim.ClaimName
+	claim, ok := v.objects.PersistentVolumeClaim(v.pod.Namespace, name)
+	if !ok {
+		return "", fmt.Errorf("persistentvolumeclaim %q not found", name)
+	}
+	if claim.Status.Phase != corev1.ClaimBound || claim.Spec.VolumeName == "" {
+		return "", fmt.Errorf("PVC %s/%s is not bound", v.pod.Namespace, name)
+	}
+	if claim.Spec.VolumeMode != nil && *claim.Spec.VolumeMode == corev1.PersistentVolumeBlock {
+		return "", fmt.Errorf("PVC %s/%s has volumeMode Block, which is not supported: use Filesystem", v.pod.Namespace, name)
+	}
+	pv, ok := v.objects.PersistentVolume(claim.Spec.VolumeName)
+	if !ok {
+		return "", fmt.Errorf("persistentvolume %q not found", claim.Spec.VolumeName)
+	}
+	if ref := pv.Spec.ClaimRef; ref == nil || ref.UID != claim.UID {
+		return "", fmt.Errorf("PV %s is bound to another claim", pv.Name)
+	}
+	return v.mountPersistent(ctx, pv)
+}
+
+func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume) (string, error) {
+	switch s := pv.Spec.PersistentVolumeSource; {
+	case s.HostPath != nil:
+		return hostPath(s.HostPath)
+	case s.Local != nil:
+		return s.Local.Path, checkHostPath(s.Local.Path, corev1.HostPathDirectory)
+	case s.NFS != nil:
+		return v.mountExport(ctx, s.NFS, pv.Spec.MountOptions)
+	default:
+		return "", fmt.Errorf("the driver for %s volumes is not part of Bramble: %s", sourceName(s), instead)
+	}
+}

@@ -1,0 +1,123 @@
+package storage
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// mountsBelow lists the mount points at and below a folder, the deepest first. It reads mountinfo (proc_pid_mountinfo(5)) and
+// touches none of them: asking a file system whose server is away would hang.
+func mountsBelow(dir string) ([]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var found []string
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20) // an overlay's options are long
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 5 {
+			continue
+		}
+		if at := unescape(fields[4]); at == dir || strings.HasPrefix(at, dir+"/") {
+			found = append(found, at)
+		}
+	}
+	sort.Sort(sort.Reverse(sort.StringSlice(found)))
+	return found, lines.Err()
+}
+
+// unescape undoes the octal escapes of space, tab, newline and backslash.
+func unescape(s string) string {
+	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
+}
+
+func isMountPoint(dir string) (bool, error) {
+	below, err := mountsBelow(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range below {
+		if m == dir {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// mountTmpfs mounts memory at dir unless it is there already. A size of 0 is the kernel's default, half of the memory.
+func mountTmpfs(dir string, size int64, mode fs.FileMode) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if there, err := isMountPoint(dir); err != nil || there {
+		return err
+	}
+	options := fmt.Sprintf("mode=%o", mode)
+	if size > 0 {
+		options += fmt.Sprintf(",size=%d", size)
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
+	}
+	return nil
+}
+
+// removeAll removes a folder, but never what is mounted in it: an unmount that was missed must not cost data.
+func removeAll(dir string) error {
+	left, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("%s is still mounted", left[0])
+	}
+	return os.RemoveAll(dir)
+}
+
+// makeDir makes a folder with the mode, whatever the umask.
+func makeDir(dir string, mode fs.FileMode) error {
+	if err := os.Mkdir(dir, mode); errors.Is(err, fs.ErrExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return os.Chmod(dir, mode)
+}
+
+// What a pod's fsGroup may do in a volume, as kubelet has it: write where the pod may, read where content is shown to it.
+const (
+	groupWrites fs.FileMode = 0o660
+	groupReads  fs.FileMode = 0o440
+)
+
+// own gives a tree to a group; new files inherit it.
+func own(dir string, group int64, may fs.FileMode) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if err := os.Lchown(path, -1, int(group)); err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil || info.Mode()&fs.ModeSymlink != 0 {
+			return err
+		}
+		mode := info.Mode() | may
+		if d.IsDir() {
+			mode |= 0o110 | fs.ModeSetgid
+		}
+		return os.Chmod(path, mode)
+	})
+}

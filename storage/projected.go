@@ -1,0 +1,78 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// mountProjected shows several sources in one folder.
+func mountProjected(ctx context.Context, v volume, s *corev1.VolumeSource) (string, error) {
+	all, mode := files{}, modeOf(s.Projected.DefaultMode)
+	var errs []error
+	for _, source := range s.Projected.Sources {
+		part, err := v.projection(ctx, source, mode)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		maps.Copy(all, part)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return "", err
+	}
+	return v.show(all)
+}
+
+func (v volume) projection(ctx context.Context, p corev1.VolumeProjection, mode int32) (files, error) {
+	switch {
+	case p.ConfigMap != nil:
+		return v.configMapFiles(p.ConfigMap.Name, p.ConfigMap.Items, mode, p.ConfigMap.Optional)
+	case p.Secret != nil:
+		return v.secretFiles(p.Secret.Name, p.Secret.Items, mode, p.Secret.Optional)
+	case p.DownwardAPI != nil:
+		return v.downwardFiles(p.DownwardAPI.Items, mode)
+	case p.ServiceAccountToken != nil:
+		return v.tokenFile(ctx, p.ServiceAccountToken, mode)
+	default:
+		return nil, errors.New("this kind of projection is not part of Bramble yet: it has configMap, secret, downwardAPI and serviceAccountToken")
+	}
+}
+
+// tokenFile is a token of the pod's service account. Who may read it follows KEP-1205: the group of the pod if it has one; the
+// one user of all containers; or everybody in the pod.
+func (v volume) tokenFile(ctx context.Context, p *corev1.ServiceAccountTokenProjection, mode int32) (files, error) {
+	token, err := v.objects.Token(ctx, v.pod, p)
+	if err != nil {
+		return nil, err
+	}
+	f := file{data: []byte(token), mode: mode}
+	if c := v.pod.Spec.SecurityContext; c != nil && c.FSGroup != nil {
+		f.mode = 0o600
+	} else if user := onlyUser(v.pod); user != nil {
+		f.mode, f.user = 0o600, user
+	}
+	return files{p.Path: f}, nil
+}
+
+// onlyUser is the user that all containers of a pod run as, nil if there are several or none is said.
+func onlyUser(pod *corev1.Pod) *int64 {
+	var user *int64
+	all := append(append([]corev1.Container{}, pod.Spec.InitContainers...), pod.Spec.Containers...)
+	for _, c := range all {
+		var u *int64
+		if s := pod.Spec.SecurityContext; s != nil {
+			u = s.RunAsUser
+		}
+		if s := c.SecurityContext; s != nil && s.RunAsUser != nil {
+			u = s.RunAsUser
+		}
+		if u == nil || user != nil && *user != *u {
+			return nil
+		}
+		user = u
+	}
+	return user
+}

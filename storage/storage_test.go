@@ -1,0 +1,347 @@
+package storage
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// cluster is what the node knows.
+type cluster struct {
+	configMaps map[string]map[string]string
+	secrets    map[string]map[string]string
+	claims     map[string]*corev1.PersistentVolumeClaim
+	volumes    map[string]*corev1.PersistentVolume
+	token      string
+}
+
+func (c *cluster) ConfigMap(_, name string) (*corev1.ConfigMap, bool) {
+	data, ok := c.configMaps[name]
+	return &corev1.ConfigMap{Data: data}, ok
+}
+
+func (c *cluster) Secret(_, name string) (*corev1.Secret, bool) {
+	data, ok := c.secrets[name]
+	s := &corev1.Secret{Data: map[string][]byte{}}
+	for k, v := range data {
+		s.Data[k] = []byte(v)
+	}
+	return s, ok
+}
+
+func (c *cluster) PersistentVolumeClaim(_, name string) (*corev1.PersistentVolumeClaim, bool) {
+	p, ok := c.claims[name]
+	return p, ok
+}
+
+func (c *cluster) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
+	p, ok := c.volumes[name]
+	return p, ok
+}
+
+func (c *cluster) Token(context.Context, *corev1.Pod, *corev1.ServiceAccountTokenProjection) (string, error) {
+	if c.token == "" {
+		return "", fmt.Errorf("no server answers yet")
+	}
+	return c.token, nil
+}
+
+func (c *cluster) Field(pod *corev1.Pod, ref *corev1.ObjectFieldSelector) (string, error) {
+	if ref.FieldPath == "metadata.name" {
+		return pod.Name, nil
+	}
+	return "", fmt.Errorf("unsupported fieldPath: %s", ref.FieldPath)
+}
+
+func (c *cluster) Resource(*corev1.Pod, *corev1.ResourceFieldSelector) (string, error) {
+	return "1", nil
+}
+
+// The tests mount: they run in a process with mounts of its own, which end with it.
+func TestMain(m *testing.M) {
+	if os.Getenv("BRAMBLE_STORAGE_MOUNTS") == "" {
+		os.Exit(inNewMounts())
+	}
+	os.Exit(m.Run())
+}
+
+// inNewMounts runs this test binary again as a child that has mounts of its own.
+func inNewMounts() int {
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		fmt.Fprintln(os.Stderr, "these tests mount, and need root:", err)
+		return 1
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		fmt.Fprintln(os.Stderr, "private mounts:", err)
+		return 1
+	}
+	p, err := os.StartProcess("/proc/self/exe", os.Args, &os.ProcAttr{Env: append(os.Environ(), "BRAMBLE_STORAGE_MOUNTS=1"), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	state, err := p.Wait()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return state.ExitCode()
+}
+
+func open(t *testing.T, c *cluster) *Volumes {
+	t.Helper()
+	v, err := Open(filepath.Join(t.TempDir(), "volumes"), c, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := v.Sweep(context.Background(), nil); err != nil {
+			t.Error(err)
+		}
+		if left, _ := mountsBelow(v.dir); len(left) > 0 {
+			t.Errorf("still mounted: %v", left)
+		}
+	})
+	return v
+}
+
+func podWith(source corev1.VolumeSource) *corev1.Pod {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p", UID: "uid-1"},
+		Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: source}}, Containers: []corev1.Container{{Name: "c"}}}}
+}
+
+// tree prints what a container would see: name, mode and content, following links.
+func tree(t *testing.T, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	var walk func(rel string)
+	walk = func(rel string) {
+		entries, err := os.ReadDir(filepath.Join(dir, rel))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			name := filepath.Join(rel, e.Name())
+			if strings.HasPrefix(name, "..") {
+				continue
+			}
+			info, err := os.Stat(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.IsDir() {
+				walk(name)
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&b, "%s %o %s\n", name, info.Mode().Perm(), data)
+		}
+	}
+	walk("")
+	return b.String()
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestMount(t *testing.T) {
+	host := t.TempDir()
+	c := &cluster{
+		configMaps: map[string]map[string]string{"conf": {"a": "1", "b": "2"}},
+		secrets:    map[string]map[string]string{"sec": {"user": "admin"}},
+		token:      "jwt",
+		claims: map[string]*corev1.PersistentVolumeClaim{
+			"bound":   {ObjectMeta: metav1.ObjectMeta{UID: "c1"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound}},
+			"waiting": {Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}},
+		},
+		volumes: map[string]*corev1.PersistentVolume{"pv": {Spec: corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{UID: "c1"},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: host}}}}},
+	}
+	if err := os.WriteFile(filepath.Join(host, "kept"), []byte("data"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	configMap := func(name string, s corev1.ConfigMapVolumeSource) corev1.VolumeSource {
+		s.Name = name
+		return corev1.VolumeSource{ConfigMap: &s}
+	}
+	tests := []struct {
+		name   string
+		source corev1.VolumeSource
+		want   string
+		err    string
+	}{
+		{name: "config map", source: configMap("conf", corev1.ConfigMapVolumeSource{}), want: "a 644 1\nb 644 2\n"},
+		{name: "items and modes", source: configMap("conf", corev1.ConfigMapVolumeSource{DefaultMode: ptr(int32(0o400)), Items: []corev1.KeyToPath{{Key: "a", Path: "deep/er/x"}, {Key: "b", Path: "y", Mode: ptr(int32(0o600))}}}),
+			want: "deep/er/x 400 1\ny 600 2\n"},
+		{name: "missing", source: configMap("none", corev1.ConfigMapVolumeSource{}), err: `MountVolume.SetUp failed for volume "v" : configmap "none" not found`},
+		{name: "missing and optional", source: configMap("none", corev1.ConfigMapVolumeSource{Optional: ptr(true)}), want: ""},
+		{name: "missing key", source: configMap("conf", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}), err: "configmap references non-existent config key: z"},
+		{name: "path that leads out", source: configMap("conf", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "a", Path: "x/../../y"}}}), err: `must not contain ".."`},
+		{name: "secret", source: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "sec"}}, want: "user 644 admin\n"},
+		{name: "secret without the key", source: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "sec", Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}}, err: "references non-existent secret key: z"},
+		{name: "downward", source: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{{Path: "name", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}}}, want: "name 644 p\n"},
+		{name: "projected", source: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "conf"}, Items: []corev1.KeyToPath{{Key: "a", Path: "ca.crt"}}}},
+		}}}, want: "ca.crt 644 1\ntoken 644 jwt\n"},
+		{name: "empty", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, want: ""},
+		{name: "empty in memory", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: ptr(resource.MustParse("1Mi"))}}, want: ""},
+		{name: "huge pages", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: "HugePages"}}, err: "emptyDir.medium"},
+		{name: "claim", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "bound"}}, want: "kept 644 data\n"},
+		{name: "claim that waits", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "waiting"}}, err: "is not bound"},
+		{name: "claim that is not there", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "none"}}, err: `persistentvolumeclaim "none" not found`},
+		{name: "host", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathDirectory)}}, want: "kept 644 data\n"},
+		{name: "host path of another type", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathFile)}}, err: "hostPath type check failed: " + host + " is not a file"},
+		{name: "a cloud's disk", source: corev1.VolumeSource{AWSElasticBlockStore: &corev1.AWSElasticBlockStoreVolumeSource{}}, err: "the driver for awsElasticBlockStore volumes is not part of Bramble: use hostPath"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			v := open(t, c)
+			for range 2 { // the second time finds everything as it is
+				paths, err := v.Mount(t.Context(), podWith(tt.source))
+				if tt.err != "" {
+					if err == nil || !strings.Contains(err.Error(), tt.err) {
+						t.Fatalf("error %v, want %q", err, tt.err)
+					}
+					continue
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := tree(t, paths["v"]); got != tt.want {
+					t.Fatalf("got\n%swant\n%s", got, tt.want)
+				}
+			}
+		})
+	}
+	if _, err := os.Stat(filepath.Join(host, "kept")); err != nil {
+		t.Fatalf("the host's file is gone with the pods: %v", err)
+	}
+}
+
+// A reader that follows ..data sees the old files or the new ones, and the folder of the version it opened stays whole.
+func TestRefresh(t *testing.T) {
+	c := &cluster{configMaps: map[string]map[string]string{"conf": {"a": "old", "gone": "x"}}}
+	v := open(t, c)
+	pod := podWith(corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "conf"}}})
+	paths, err := v.Mount(t.Context(), pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.Readlink(filepath.Join(paths["v"], "..data"))
+	if err := v.Refresh(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := os.Readlink(filepath.Join(paths["v"], "..data")); after != before {
+		t.Fatal("a refresh without a change wrote")
+	}
+	c.configMaps["conf"] = map[string]string{"a": "new", "b": "more"}
+	if err := v.Refresh(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := tree(t, paths["v"]), "a 644 new\nb 644 more\n"; got != want {
+		t.Fatalf("got\n%swant\n%s", got, want)
+	}
+	if _, err := os.Stat(filepath.Join(paths["v"], before)); !os.IsNotExist(err) {
+		t.Fatal("the old version is still there")
+	}
+	delete(c.configMaps, "conf")
+	if err := v.Refresh(t.Context(), pod); err == nil {
+		t.Fatal("a ConfigMap that is gone is no error")
+	}
+	if got, want := tree(t, paths["v"]), "a 644 new\nb 644 more\n"; got != want {
+		t.Fatalf("what the pod has is gone: %s", got)
+	}
+}
+
+func TestGroupAndUser(t *testing.T) {
+	c := &cluster{token: "jwt", configMaps: map[string]map[string]string{}}
+	v := open(t, c)
+	source := corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}}}}
+	pod := podWith(source)
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(1234))}
+	paths, err := v.Mount(t.Context(), pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := owner(t, paths["v"]+"/token"), "0:1234 640"; got != want {
+		t.Errorf("with fsGroup: %s, want %s", got, want)
+	}
+	pod = podWith(source)
+	pod.UID, pod.Spec.SecurityContext = "uid-2", &corev1.PodSecurityContext{RunAsUser: ptr(int64(1000))}
+	if paths, err = v.Mount(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := owner(t, paths["v"]+"/token"), "1000:0 600"; got != want {
+		t.Errorf("with one user: %s, want %s", got, want)
+	}
+	if err := v.Refresh(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func owner(t *testing.T, path string) string {
+	t.Helper()
+	var s unix.Stat_t
+	if err := unix.Stat(path, &s); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d:%d %o", s.Uid, s.Gid, s.Mode&0o777)
+}
+
+// What a killed agent left of pods that are gone is taken away, and nothing of those that are kept.
+func TestSweep(t *testing.T) {
+	v := open(t, &cluster{})
+	memory := corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}
+	for _, uid := range []types.UID{"a", "b"} {
+		pod := podWith(memory)
+		pod.UID = uid
+		if _, err := v.Mount(t.Context(), pod); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := Open(v.dir, v.objects, v.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Sweep(t.Context(), []types.UID{"b"}); err != nil {
+		t.Fatal(err)
+	}
+	left, err := mountsBelow(v.dir)
+	if err != nil || len(left) != 1 || left[0] != filepath.Join(v.dir, "b", "v") {
+		t.Fatalf("mounted: %v, %v", left, err)
+	}
+}
+
+func TestNFSOptions(t *testing.T) {
+	tests := []struct {
+		readOnly bool
+		options  []string
+		flags    uintptr
+		data     string
+	}{
+		{false, nil, unix.MS_NOSUID | unix.MS_NODEV, "addr=192.0.2.1,vers=4.2,hard"},
+		{true, []string{"nfsvers=4.1", "soft", "timeo=50"}, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY, "addr=192.0.2.1,vers=4.1,soft,timeo=50"},
+		{false, []string{"ro", "noatime", "addr=203.0.113.9"}, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY | unix.MS_NOATIME, "addr=192.0.2.1,vers=4.2,hard"},
+	}
+	for _, tt := range tests {
+		flags, data := nfsOptions("192.0.2.1", tt.readOnly, tt.options)
+		if flags != tt.flags || data != tt.data {
+			t.Errorf("%v: got %#x %q, want %#x %q", tt.options, flags, data, tt.flags, tt.data)
+		}
+	}
+}
