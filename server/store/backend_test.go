@@ -119,7 +119,7 @@ func sqliteBackend(t *testing.T) *backend {
 
 // etcdBackends starts one etcd for all tests; each has its own prefix.
 func etcdBackends(suite *testing.T) func(t *testing.T) *backend {
-	url := etcd.Start(suite, "--watch-progress-notify-interval=1s")
+	url := etcd.Start(suite, "--watch-progress-notify-interval=1s").URL
 	tests := 0
 	return func(t *testing.T) *backend {
 		tests++

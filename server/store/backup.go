@@ -90,12 +90,8 @@ func verify(ctx context.Context, path string) error {
 		return err
 	}
 	defer c.close()
-	id, err := c.value("pragma application_id")
-	if err != nil {
+	if err := checkHeader(c); err != nil {
 		return damaged(err)
-	}
-	if id.(int64) != applicationID {
-		return fmt.Errorf("%w (its application id is %#x)", ErrForeign, id)
 	}
 	var said any
 	if said, err = c.value("pragma integrity_check(1)"); err == nil && said != "ok" {

@@ -121,6 +121,9 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	d.expiry = newExpiry()
 	d.disk.failed = o.failed
 	if err := d.open(ctx); err != nil {
+		if corrupt(err) {
+			err = fmt.Errorf("%w: %w%s", ErrCorrupt, err, remedy)
+		}
 		return nil, fmt.Errorf("open store %s: %w", o.Path, err)
 	}
 	d.stage.start(d.rev)
@@ -145,7 +148,7 @@ func (d *DB) open(ctx context.Context) (err error) {
 	if d.disk.conn, err = openWriter(path, d.opts.FirstRevision); err != nil {
 		return err
 	}
-	if err = d.disk.prepare(path); err != nil {
+	if err = d.disk.prepare(); err != nil {
 		return err
 	}
 	if d.reader, err = openReader(path); err != nil {

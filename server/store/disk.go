@@ -1,37 +1,37 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
-	"os"
 )
 
-// checkpointPages is how long the log may grow.
-const checkpointPages = 4000
+// checkpointPages is how long the log may grow: about 8 MB.
+const checkpointPages = 16000
 
 // disk is the file as its one writer sees it.
 type disk struct {
-	conn *conn
-	put  *stmt
-	del  *stmt
-	shm  *os.File // the log's index, for its length
+	conn   *conn
+	put    *stmt
+	del    *stmt
+	length *stmt // of the log
 
 	reserved     int64 // no revision above it was handed out
 	lastRow      int64
 	lastResource int64
+	commits      int64
 	failure      error // after which nothing is written
 
 	failed func(step string) error // for tests
 }
 
-func (k *disk) prepare(path string) (err error) {
-	if k.put, err = k.conn.prepare("replace into objects(id, resource, key, revision, expires, size, value) values(?, ?, ?, ?, ?, ?, ?)"); err != nil {
+func (k *disk) prepare() (err error) {
+	// An upsert and not a replace: only so SQLite overwrites a row of equal size in place.
+	if k.put, err = k.conn.prepare("insert into objects(id, resource, key, revision, expires, size, value) values(?, ?, ?, ?, ?, ?, ?) on conflict(id) do update set revision = excluded.revision, expires = excluded.expires, size = excluded.size, value = excluded.value"); err != nil {
 		return err
 	}
 	if k.del, err = k.conn.prepare("delete from objects where id = ?"); err != nil {
 		return err
 	}
-	k.shm, err = os.Open(path + "-shm")
+	k.length, err = k.conn.prepare("pragma wal_checkpoint(noop)")
 	return err
 }
 
@@ -99,14 +99,13 @@ func (k *disk) fill(p *plan) (fresh []*resource, err error) {
 	return fresh, nil
 }
 
-// logIsLong reads the number of frames from the log's index; the layout is part of SQLite's file format.
 func (k *disk) logIsLong() bool {
-	const mxFrame = 16
-	var b [4]byte
-	if _, err := k.shm.ReadAt(b[:], mxFrame); err != nil {
-		return false
-	}
-	return binary.NativeEndian.Uint32(b[:]) >= checkpointPages
+	var pages int64
+	err := k.length.query(func(r row) error {
+		pages = r[1].(int64)
+		return nil
+	})
+	return err == nil && pages >= checkpointPages
 }
 
 func (k *disk) checkpoint(mode string) error {
@@ -119,14 +118,10 @@ func (k *disk) checkpoint(mode string) error {
 }
 
 func (k *disk) close() error {
-	for _, s := range []*stmt{k.put, k.del} {
+	for _, s := range []*stmt{k.put, k.del, k.length} {
 		if s != nil {
 			s.close()
 		}
 	}
-	err := k.conn.close()
-	if k.shm != nil {
-		k.shm.Close() // last: a process that closes a file gives up its locks on it, SQLite's too
-	}
-	return err
+	return k.conn.close()
 }

@@ -1,6 +1,9 @@
 package store
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // CompactForTest forgets what was before a revision, as time does.
 func (d *DB) CompactForTest(rev int64) {
@@ -42,4 +45,23 @@ func (d *DB) StoredForTest(prefix, key string) ([]byte, error) {
 	}
 	v, _, err := d.reader.read(it.row)
 	return v, err
+}
+
+// CheckpointForTest empties the log, as it happens every few thousand pages.
+func (d *DB) CheckpointForTest() {
+	if err := d.disk.checkpoint("passive"); err != nil {
+		panic(err)
+	}
+}
+
+func SetClockForTest(o *Options, now func() time.Time) { o.now = now }
+
+// SetFailureForTest is asked before each commit and checkpoint; it may fail, wait, or count.
+func SetFailureForTest(o *Options, failed func(step string) error) { o.failed = failed }
+
+// StagedForTest is how many writes wait for the next commit.
+func (d *DB) StagedForTest() int {
+	d.stage.mu.Lock()
+	defer d.stage.mu.Unlock()
+	return len(d.stage.open.changes)
 }

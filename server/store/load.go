@@ -24,7 +24,7 @@ func (d *DB) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = c.query("select id, resource, key, revision, expires, size from objects", func(r row) error {
+	return c.query("select id, resource, key, revision, expires, size from objects", func(r row) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -44,10 +44,6 @@ func (d *DB) load(ctx context.Context) error {
 		d.expiry.replace(res, nil, it)
 		return nil
 	})
-	if corrupt(err) {
-		return fmt.Errorf("%w: %w%s", ErrCorrupt, err, remedy)
-	}
-	return err
 }
 
 // loadMeta starts at the reserved revision: whatever was handed out before is not above it.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 
 	"github.com/mattn/go-sqlite3"
@@ -20,10 +21,8 @@ type conn struct {
 type row = []driver.Value
 
 func openConn(path string) (*conn, error) {
-	if strings.ContainsAny(path, "?") {
-		return nil, fmt.Errorf("path %q: a question mark is not allowed", path)
-	}
-	c, err := (&sqlite3.SQLiteDriver{}).Open(path)
+	u := url.URL{Scheme: "file", Path: path} // a name may hold what means something to SQLite
+	c, err := (&sqlite3.SQLiteDriver{}).Open(u.String())
 	if err != nil {
 		return nil, err
 	}
