@@ -16,7 +16,8 @@ type Conn struct {
 	mu  sync.Mutex
 	fd  int
 	seq uint32
-	buf []byte
+	buf []byte // of the last small transaction
+	in  []byte // for answers
 }
 
 // Dial opens a connection.
@@ -144,15 +145,17 @@ type header struct {
 
 // receive reads one datagram and calls f with each message until it says that all is read.
 func (c *Conn) receive(flags int, f func(h header, data []byte) bool) error {
-	buf := make([]byte, 64<<10)
-	n, _, err := unix.Recvfrom(c.fd, buf, flags)
+	if c.in == nil {
+		c.in = make([]byte, 32<<10) // the kernel's own bound for one datagram of a dump
+	}
+	n, _, err := unix.Recvfrom(c.fd, c.in, flags)
 	if err == unix.EINTR {
 		return errMore
 	}
 	if err != nil {
 		return err
 	}
-	buf = buf[:n]
+	buf := c.in[:n]
 	for len(buf) >= unix.SizeofNlMsghdr {
 		size := int(binary.NativeEndian.Uint32(buf))
 		if size < unix.SizeofNlMsghdr || size > len(buf) {

@@ -135,7 +135,7 @@ func parseElement(v []byte) Element {
 	attributes(v, func(typ uint16, v []byte) {
 		switch typ {
 		case unix.NFTA_SET_ELEM_KEY:
-			attributes(v, func(_ uint16, v []byte) { e.Key = Key(v) })
+			attributes(v, func(_ uint16, v []byte) { e.Key = Key(v) }) // a copy
 		case unix.NFTA_SET_ELEM_DATA:
 			attributes(v, func(typ uint16, v []byte) {
 				if typ == unix.NFTA_DATA_VALUE {

@@ -49,7 +49,7 @@ func (p *port) balance(f front, list string, eps []netip.AddrPort) string {
 		slot := name + "-" + strconv.Itoa(i)
 		s := nft.Set{Name: slot, Key: f.keyTypes, Data: target}
 		p.add(s, nft.Element{Key: f.key, Value: nft.Value{Data: nft.MakeKey(e.Addr(), e.Port())}})
-		p.shared(slot, func() []nft.Rule { return []nft.Rule{nft.New().DNATMap(slot, f.keyFields...)} })
+		p.chain(slot, p.commonRule(slot, func() nft.Rule { return nft.New().DNATMap(slot, f.keyFields...) }))
 		chains[i] = slot
 	}
 	if len(eps) == 1 {
@@ -67,8 +67,17 @@ func (p *piece) shared(name string, rules func() []nft.Rule) {
 
 func (p *port) spread(name string, chains []string) string {
 	name += "/" + strconv.Itoa(len(chains))
-	p.shared(name, func() []nft.Rule { return []nft.Rule{nft.New().Spread(chains)} })
+	p.chain(name, p.commonRule(name, func() nft.Rule { return nft.New().Spread(chains) }))
 	return name
+}
+
+func (pl planner) commonRule(name string, build func() nft.Rule) nft.Rule {
+	r, ok := pl.common[name]
+	if !ok {
+		r = build()
+		pl.common[name] = r
+	}
+	return r
 }
 
 // split lets pods and this host go one way and everybody else another ("" drops).

@@ -27,6 +27,9 @@ type memory struct {
 type planner struct {
 	cluster netip.Prefix // of pods
 	here    place
+	// common holds the chains that many Services lead to, so that they are not made for each anew.
+	// There are as many as the largest Service has endpoints.
+	common map[string]nft.Rule
 }
 
 // port is one port of a Service on its way into the table.

@@ -72,8 +72,8 @@ func (p *Proxy) apply(ch *change, flows *flows, c Config) {
 	if !reflect.DeepEqual(fixed, p.fixed) {
 		p.fixed = fixed
 		p.state.replace(ch, owner{}, base(c))
-		pl := planner{cluster: c.Cluster.Masked(), here: place{c.Node, c.Zone}}
-		if pl != p.planner {
+		pl := planner{cluster: c.Cluster.Masked(), here: place{c.Node, c.Zone}, common: map[string]nft.Rule{}}
+		if pl.cluster != p.planner.cluster || pl.here != p.planner.here {
 			p.planner = pl
 			changed = p.catalog.Keys()
 			for o := range p.memories { // what is gone since
