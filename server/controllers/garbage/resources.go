@@ -10,11 +10,9 @@ import (
 	"k8s.io/client-go/discovery"
 )
 
-// ignored resources are not watched: they have no owners and come in masses.
-var ignored = map[schema.GroupResource]bool{
-	{Resource: "events"}:                         true,
-	{Group: "events.k8s.io", Resource: "events"}: true,
-}
+// ignored resources are not watched: Events have no owners and come in masses,
+// and what the group extensions serves is another group's.
+func ignored(gr schema.GroupResource) bool { return gr.Resource == "events" || gr.Group == "extensions" }
 
 type target struct {
 	resource   schema.GroupVersionResource
@@ -48,7 +46,7 @@ func (k *kinds) discover(client discovery.DiscoveryInterface) ([]schema.GroupVer
 			}
 			byKind[gv.WithKind(r.Kind)] = target{resource: gv.WithResource(r.Name), namespaced: r.Namespaced}
 			gr := schema.GroupResource{Group: gv.Group, Resource: r.Name}
-			if _, seen := watched[gr]; seen || ignored[gr] {
+			if _, seen := watched[gr]; seen || ignored(gr) {
 				continue
 			}
 			if slices.Contains(r.Verbs, "delete") && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "watch") {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -150,9 +151,10 @@ func deletable(lists []*metav1.APIResourceList) ([]schema.GroupVersionResource, 
 			continue
 		}
 		for _, r := range list.APIResources {
-			// The versions of a group show the same objects, the preferred one first.
+			// The versions of a group show the same objects, the preferred one first;
+			// the groups that are left out show those of another.
 			gr := schema.GroupResource{Group: gv.Group, Resource: r.Name}
-			if r.Namespaced && !seen[gr] && gr != (schema.GroupResource{Group: "events.k8s.io", Resource: "events"}) {
+			if r.Namespaced && !seen[gr] && gr.Group != "extensions" && gr.Group != "events.k8s.io" && !strings.Contains(r.Name, "/") {
 				seen[gr] = true
 				out = append(out, gv.WithResource(r.Name))
 			}
