@@ -126,6 +126,14 @@ func (c Client) dial(ctx context.Context) (*net.UnixConn, error) {
 	defer unix.Close(dir)
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/s", dir))
+	for wait := time.Millisecond; errors.Is(err, unix.EAGAIN); wait = min(2*wait, 100*time.Millisecond) { // it is being asked by many
+		select {
+		case <-time.After(wait):
+			conn, err = d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/s", dir))
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 	if err != nil {
 		if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
 			err = fmt.Errorf("%w: %s: %w", ErrGone, filepath.Join(c.Dir, "s"), err)

@@ -371,6 +371,20 @@ int children_left(void)
 	return !(waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) < 0 && errno == ECHILD);
 }
 
+/* Orphans of a pod with the host's process namespace are given to us, and nobody has told us of them. */
+static void kill_children(void)
+{
+	char text[4096], *at = text, *end;
+	int fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	ssize_t n = read(fd, text, sizeof text - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = 0;
+	for (pid_t pid; (pid = strtol(at, &end, 10)) > 0 && *end == ' '; at = end)
+		kill(pid, SIGKILL);
+}
+
 void tasks_kill(void)
 {
 	for (struct task *t = tasks; t; t = t->next) {
@@ -381,6 +395,7 @@ void tasks_kill(void)
 	}
 	if (pause_pid > 0)
 		kill(pause_pid, SIGKILL);
+	kill_children();
 }
 
 int task_signal(struct task *t, int sig)
