@@ -93,6 +93,7 @@ type have struct {
 const (
 	haveResume = 1 << iota // what was under way is lost: the transport was cut
 	haveBusy               // items have arrived that are not applied yet
+	haveUnsure             // the replica does not know whether it is equal to the source
 )
 
 func (m have) encode() []byte {
@@ -247,6 +248,9 @@ const (
 	itemsDeflated
 )
 
+// minDeflate is the size from which changes are worth compressing.
+const minDeflate = 100
+
 // encode compresses the changes if that makes them smaller.
 func (m *items) encode(compress func([]byte) []byte) []byte {
 	var body encoder
@@ -270,7 +274,9 @@ func (m *items) encode(compress func([]byte) []byte) []byte {
 	}
 	var flags byte
 	content := body.b
-	if small := compress(content); len(small) > 0 && len(small) < len(content) {
+	if len(content) < minDeflate {
+		// not worth it
+	} else if small := compress(content); len(small) > 0 && len(small) < len(content) {
 		content, flags = small, itemsDeflated
 	}
 	if m.last {

@@ -140,6 +140,9 @@ func (r *replica) have() have {
 	if r.busy || len(r.queue) > 0 {
 		h.flags |= haveBusy
 	}
+	if !r.synced {
+		h.flags |= haveUnsure
+	}
 	return h
 }
 

@@ -82,6 +82,9 @@ func (s *Session) settle(now time.Time) {
 	}
 	if s.cfg.Agent && now.Sub(s.lastSent) >= KeepaliveInterval {
 		s.ping = true
+		for _, r := range s.replicas {
+			r.owe = r.owe || !r.synced // the word that it is equal was lost
+		}
 	}
 	for _, st := range s.streams {
 		if st.settle(now, s.pace.timeout()) {

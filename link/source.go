@@ -130,7 +130,7 @@ func (r *source) have(h have, fresh salt) {
 	switch m, ok := r.mark(h.root); {
 	case h.root == root:
 		r.reached(seq)
-		r.confirm = true
+		r.confirm = h.flags&haveUnsure != 0
 	case ok:
 		r.reached(m.seq)
 	case h.root == Digest{}:
