@@ -12,7 +12,9 @@ import (
 
 // ignored resources are not watched: Events have no owners and come in masses,
 // and what the group extensions serves is another group's.
-func ignored(gr schema.GroupResource) bool { return gr.Resource == "events" || gr.Group == "extensions" }
+func ignored(gr schema.GroupResource) bool {
+	return gr.Resource == "events" || gr.Group == "extensions"
+}
 
 type target struct {
 	resource   schema.GroupVersionResource
