@@ -119,7 +119,7 @@ func newTask(p *pod, s ContainerSpec, img image.Image) *task {
 	}
 	return &task{pod: p, state: Created, exited: make(chan struct{}), rec: sandbox.Container{
 		ID: newID(), Name: c.Name, Attempt: s.Attempt, Image: c.Image, ImageID: img.ID, SpecHash: s.SpecHash, LogPath: s.LogPath, Layers: img.Layers,
-		CreatedAt: time.Now(), StopSignal: stop, TTY: c.TTY, Stdin: c.Stdin,
+		CreatedAt: time.Now(), StopSignal: stop, TTY: c.TTY, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
 		FallbackLogs: c.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError,
 	}}
 }
@@ -188,7 +188,7 @@ func (e *Engine) runTask(t *task) shim.Task {
 	bundle := e.bundle(t)
 	run := shim.Task{
 		ID: t.rec.ID, PidFile: filepath.Join(bundle, "pid"), Log: t.rec.LogPath, LogSize: e.cfg.LogSize, LogFiles: e.cfg.LogFiles,
-		ExitFile: e.dir.ExitFile(t.pod.rec.ID, t.rec.ID), OOMFile: e.cgroup.OOMFile(e.cgroupOf(t)), Stdin: t.rec.Stdin,
+		ExitFile: e.dir.ExitFile(t.pod.rec.ID, t.rec.ID), OOMFile: e.cgroup.OOMFile(e.cgroupOf(t)), Stdin: t.rec.Stdin, Once: t.rec.StdinOnce,
 	}
 	run.Args = []string{e.cfg.Runc, "--root", e.runcRoot(), "--log", filepath.Join(bundle, "runc.log"), "--log-format", "json",
 		"run", "--detach", "--bundle", bundle, "--pid-file", run.PidFile}

@@ -83,7 +83,9 @@ func (e *Engine) exec(ctx context.Context, id string, cmd []string, s Streams) (
 		return -1, err
 	}
 	if err := io.start(s); err != nil {
-		_ = process.Wait
+		over, cancel := context.WithCancel(ctx)
+		cancel() // kills it
+		_, _ = process.Wait(over)
 		return -1, err
 	}
 	code, err := process.Wait(ctx)

@@ -38,10 +38,10 @@ func (e *Engine) RunSandbox(ctx context.Context, s SandboxSpec) (Sandbox, error)
 	p := &pod{rec: sandbox.Record{
 		ID: newID(), UID: s.Pod.UID, Namespace: s.Pod.Namespace, Name: s.Pod.Name, Attempt: s.Attempt, CreatedAt: time.Now(), BootID: e.bootID,
 		Hostname: s.Hostname, NetNS: s.NetNS, ResolvConf: s.ResolvConf, HostsFile: s.HostsFile, HostIPC: spec.HostIPC,
-		Cgroup:    fmt.Sprintf("pod%s_%d", s.Pod.UID, s.Attempt),
 		SharedPID: spec.HostPID || (spec.ShareProcessNamespace != nil && *spec.ShareProcessNamespace),
 	}}
 	p.short = short(p.rec.ID)
+	p.rec.Cgroup = "pod" + strings.ReplaceAll(string(s.Pod.UID), "/", "_") + "_" + p.short
 	p.client = shim.Client{Dir: e.run(p)}
 	if s.Hostname == "" || spec.HostNetwork {
 		p.rec.Hostname, _ = os.Hostname()
@@ -49,7 +49,14 @@ func (e *Engine) RunSandbox(ctx context.Context, s SandboxSpec) (Sandbox, error)
 	if err := e.runSandbox(ctx, p, s); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		return Sandbox{}, fmt.Errorf("run sandbox of pod %s: %w", where, errors.Join(err, e.dismantle(undo, p)))
+		left := e.dismantle(undo, p)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.pods, p.rec.ID)
+		if left != nil { // whoever lists sandboxes sees it, as one that is not ready, and can remove it
+			p.pause, e.pods[p.rec.ID] = 0, p
+		}
+		return Sandbox{}, fmt.Errorf("run sandbox of pod %s: %w", where, errors.Join(err, left))
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

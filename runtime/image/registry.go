@@ -23,7 +23,7 @@ import (
 type source struct {
 	host, repository string
 	client           *http.Client
-	scheme           string
+	base             *http.Transport
 }
 
 const manifestTypes = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, " +
@@ -104,13 +104,13 @@ func (s *Store) connect(ctx context.Context, host string, n Name, auth Auth) (*s
 		base.CloseIdleConnections()
 		return nil, fmt.Errorf("registry %s: %w", host, err)
 	}
-	return &source{host: repo.RegistryStr(), repository: repo.RepositoryStr(), client: &http.Client{Transport: rt}, scheme: "https"}, nil
+	return &source{host: repo.RegistryStr(), repository: repo.RepositoryStr(), client: &http.Client{Transport: rt}, base: base}, nil
 }
 
-func (src *source) close() { src.client.CloseIdleConnections() }
+func (src *source) close() { src.base.CloseIdleConnections() }
 
 func (src *source) request(ctx context.Context, method, what, ref string) (*http.Request, error) {
-	url := fmt.Sprintf("%s://%s/v2/%s/%s/%s", src.scheme, src.host, src.repository, what, ref)
+	url := fmt.Sprintf("https://%s/v2/%s/%s/%s", src.host, src.repository, what, ref) // the transport below knows if it is not
 	return http.NewRequestWithContext(ctx, method, url, nil)
 }
 

@@ -60,6 +60,7 @@ type Container struct {
 	StopSignal   string    `json:"stopSignal,omitempty"`
 	TTY          bool      `json:"tty,omitempty"`
 	Stdin        bool      `json:"stdin,omitempty"`
+	StdinOnce    bool      `json:"stdinOnce,omitempty"`
 	FallbackLogs bool      `json:"fallbackLogs,omitempty"` // the message may be the end of the log
 
 	Exit *Exit `json:"exit,omitempty"` // set when everything that the container held has been given back

@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -413,8 +414,11 @@ void conns_sweep(void)
 		}
 		*p = c->next;
 		struct task *t = c->task;
-		if (t && t->waiter == c)
+		if (t && t->waiter == c) {
 			t->waiter = NULL;
+			if (t->kind == EXEC) /* nobody is left to take its output and its exit code */
+				task_signal(t, SIGKILL);
+		}
 		if (t && c->mode == ATTACHED && t->once)
 			task_close_stdin(t);
 		next_message(c);

@@ -214,6 +214,26 @@ func TestEndsAlone(t *testing.T) {
 	}
 }
 
+// TestDeserted closes the connection of whoever asked for a command: the command is killed.
+func TestDeserted(t *testing.T) {
+	c, dir := startShim(t)
+	p, err := c.Exec(t.Context(), Task{ID: "x", PidFile: filepath.Join(dir, "pid"), Args: starter(dir, "echo $$ > "+dir+"/self; exec sleep 1000")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.conn.Close()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		err := c.Signal(t.Context(), "x", 0)
+		var gone *Error
+		if errors.As(err, &gone) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("it still runs: %v", err)
+		}
+	}
+}
+
 // TestManyClients connects more clients than it takes at a time.
 func TestManyClients(t *testing.T) {
 	c, dir := startShim(t)

@@ -315,7 +315,7 @@ static void starter_ended(struct task *t, int code, int64_t at)
 			ended(t, early[i].code, early[i].at);
 			return;
 		}
-	if (shutting_down)
+	if (shutting_down || (t->kind == EXEC && !t->waiter))
 		kill(t->pid, SIGKILL);
 }
 
