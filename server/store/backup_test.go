@@ -20,6 +20,7 @@ import (
 // TestBackupAndRestore backs up while sixteen writers write, goes on, and restores: what the backup has is there, under
 // a new incarnation and above every revision that was handed out.
 func TestBackupAndRestore(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	path, backup := filepath.Join(dir, "state.db"), filepath.Join(dir, "backup.db")
 	db := openDB(t, func(o *store.Options) { o.Path = path })

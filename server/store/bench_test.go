@@ -19,6 +19,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/kubernetes"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -209,17 +210,24 @@ func filled(b *testing.B, n int, cache int64) storage.Interface {
 }
 
 func fill(t testing.TB, s storage.Interface, n int) {
+	t.Helper()
+	if err := fillFrom(t.Context(), s, n); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func fillFrom(ctx context.Context, s storage.Interface, n int) error {
 	var next atomic.Int64
-	var wg sync.WaitGroup
+	var g errgroup.Group
 	for range 64 {
-		wg.Go(func() {
+		g.Go(func() error {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				if err := s.Create(t.Context(), key(i), configMap(i), nil, 0); err != nil {
-					t.Error(err)
-					return
+				if err := s.Create(ctx, key(i), configMap(i), nil, 0); err != nil {
+					return err
 				}
 			}
+			return nil
 		})
 	}
-	wg.Wait()
+	return g.Wait()
 }

@@ -164,6 +164,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestSlowWatch: a watch that does not read holds nobody up and no memory, and is cut off with 410.
 func TestSlowWatch(t *testing.T) {
+	t.Parallel()
 	db := openDB(t, func(o *store.Options) { o.RingBytes = 2000; o.RingAge = time.Nanosecond })
 	s := configMaps(db)
 	w, err := s.Watch(t.Context(), "/configmaps", storage.ListOptions{ResourceVersion: "1", Recursive: true, Predicate: storage.Everything})

@@ -19,6 +19,7 @@ import (
 // TestContract runs upstream's own tests of storage.Interface over this store and over upstream's etcd3 on a real
 // etcd, so that both promise the same.
 func TestContract(t *testing.T) {
+	t.Parallel()
 	for name, prepare := range backends {
 		t.Run(name, func(t *testing.T) {
 			open := prepare(t)

@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 		crashingWriter(path)
 		return
 	}
+	if spec := os.Getenv(memoryEnv); spec != "" {
+		measureMemory(spec)
+		return
+	}
 	os.Exit(m.Run())
 }
 
@@ -77,6 +81,7 @@ func crashingWriter(path string) {
 
 // TestCrash kills a writing process again and again: whatever was acknowledged is there, and no revision comes twice.
 func TestCrash(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state.db")
 	acked := map[string]string{} // key -> the latest acknowledged content
 	seen := map[string]string{}  // revision -> what it was given to

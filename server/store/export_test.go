@@ -65,3 +65,8 @@ func (d *DB) StagedForTest() int {
 	defer d.stage.mu.Unlock()
 	return len(d.stage.open.changes)
 }
+
+var (
+	PackForTest   = pack
+	UnpackForTest = unpack
+)

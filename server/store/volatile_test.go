@@ -77,6 +77,7 @@ func reopen(t *testing.T, path string) *store.DB {
 }
 
 func TestVolatile(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state.db")
 	now := time.Now()
 	db := openDB(t, func(o *store.Options) { o.Path = path; store.SetClockForTest(o, func() time.Time { return now }) })
@@ -181,6 +182,7 @@ func TestVolatileBound(t *testing.T) {
 
 // TestExpiryIsLazy: an object that ends is gone for readers at once, and its row goes with a later commit.
 func TestExpiryIsLazy(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "state.db")
 	db := openDB(t, func(o *store.Options) { o.Path = path })
 	s := configMaps(db)
