@@ -35,10 +35,18 @@ func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume
 	case s.HostPath != nil:
 		return hostPath(s.HostPath)
 	case s.Local != nil:
-		return s.Local.Path, checkHostPath(s.Local.Path, corev1.HostPathDirectory)
+		return v.mountLocal(s.Local.Path)
 	case s.NFS != nil:
 		return v.mountExport(ctx, s.NFS, pv.Spec.MountOptions)
 	default:
 		return "", fmt.Errorf("the driver for %s volumes is not part of Bramble: %s", sourceName(s), instead)
 	}
+}
+
+// mountLocal gives a folder of this node, which the pod's fsGroup gets, other than that of a hostPath.
+func (v volume) mountLocal(path string) (string, error) {
+	if err := checkHostPath(path, corev1.HostPathDirectory); err != nil {
+		return "", err
+	}
+	return path, v.setGroupOnce(path)
 }

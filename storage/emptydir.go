@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -27,13 +30,61 @@ func mountEmptyDir(_ context.Context, v volume, s *corev1.VolumeSource) (string,
 	default:
 		return "", fmt.Errorf("emptyDir.medium %q is not supported on this node: leave it empty, or use Memory", m)
 	}
-	return v.path, v.setGroup(v.path, groupWrites)
+	return v.path, v.setGroupOnce(v.path)
 }
 
 // setGroup gives a folder to the pod's fsGroup.
 func (v volume) setGroup(dir string, may fs.FileMode) error {
-	if c := v.pod.Spec.SecurityContext; c != nil && c.FSGroup != nil {
-		return own(dir, *c.FSGroup, may)
+	if g := v.fsGroup(); g != nil {
+		return own(dir, *g, may)
 	}
 	return nil
+}
+
+func (v volume) fsGroup() *int64 {
+	if c := v.pod.Spec.SecurityContext; c != nil {
+		return c.FSGroup
+	}
+	return nil
+}
+
+// setGroupOnce gives a folder in which the pod writes to its fsGroup, before its first container starts. Later it must not: a
+// program that has made something private (a database its data, 0700) would not start on it again. What was done is noted
+// beside the volumes, after it was done.
+func (v volume) setGroupOnce(dir string) error {
+	g := v.fsGroup()
+	if g == nil {
+		return nil
+	}
+	note := filepath.Join(v.podDir(v.pod.UID), owned, v.name)
+	if _, err := os.Lstat(note); err == nil {
+		return nil
+	}
+	if !v.keepsGroup(dir, *g) {
+		if err := own(dir, *g, groupWrites); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(note), 0o750); err != nil {
+		return err
+	}
+	return os.WriteFile(note, nil, 0o600)
+}
+
+// owned is the folder of notes; no volume can be called so.
+const owned = ".owned"
+
+// keepsGroup is fsGroupChangePolicy: OnRootMismatch leaves a tree alone whose root is as it should be.
+func (v volume) keepsGroup(dir string, group int64) bool {
+	p := v.pod.Spec.SecurityContext.FSGroupChangePolicy
+	if p == nil || *p != corev1.FSGroupChangeOnRootMismatch {
+		return false
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return false
+	}
+	const want = groupWrites | 0o110
+	s, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int64(s.Gid) == group && info.Mode()&want == want && info.Mode()&fs.ModeSetgid != 0
 }

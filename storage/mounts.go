@@ -67,7 +67,12 @@ func mountTmpfs(dir string, size int64, mode fs.FileMode) error {
 	if size > 0 {
 		options += fmt.Sprintf(",size=%d", size)
 	}
-	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+	// What lies in memory must not reach the card as swap; kernels before 6.4 cannot promise it.
+	err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options+",noswap")
+	if err == unix.EINVAL {
+		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options)
+	}
+	if err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
 	}
 	return nil

@@ -41,18 +41,16 @@ func (v volume) projection(ctx context.Context, p corev1.VolumeProjection, mode 
 	}
 }
 
-// tokenFile is a token of the pod's service account. Who may read it follows KEP-1205: the group of the pod if it has one; the
-// one user of all containers; or everybody in the pod.
+// tokenFile is a token of the pod's service account. Who may read it follows KEP-1205: the one user of all containers and the
+// group of the pod, if there are such; otherwise whom the volume's mode lets.
 func (v volume) tokenFile(ctx context.Context, p *corev1.ServiceAccountTokenProjection, mode int32) (files, error) {
 	token, err := v.objects.Token(ctx, v.pod, p)
 	if err != nil {
 		return nil, err
 	}
-	f := file{data: []byte(token), mode: mode}
-	if c := v.pod.Spec.SecurityContext; c != nil && c.FSGroup != nil {
+	f := file{data: []byte(token), mode: mode, user: onlyUser(v.pod)}
+	if f.user != nil || v.fsGroup() != nil {
 		f.mode = 0o600
-	} else if user := onlyUser(v.pod); user != nil {
-		f.mode, f.user = 0o600, user
 	}
 	return files{p.Path: f}, nil
 }

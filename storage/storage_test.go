@@ -292,6 +292,76 @@ func TestGroupAndUser(t *testing.T) {
 	if err := v.Refresh(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
+	pod.UID, pod.Spec.SecurityContext.FSGroup = "uid-3", ptr(int64(1234))
+	if paths, err = v.Mount(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := owner(t, paths["v"]+"/token"), "1000:1234 640"; got != want {
+		t.Errorf("with both: %s, want %s", got, want)
+	}
+}
+
+// A volume in which the pod writes gets its group before the pod starts, and is left alone after that: also by the agent that
+// comes after a killed one.
+func TestGroupOnce(t *testing.T) {
+	local := t.TempDir()
+	claim := func(policy corev1.PodFSGroupChangePolicy) *corev1.Pod {
+		pod := podWith(corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "bound"}})
+		pod.UID = types.UID(policy)
+		pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(1234)), FSGroupChangePolicy: &policy}
+		return pod
+	}
+	empty := func(medium corev1.StorageMedium) *corev1.Pod {
+		pod := podWith(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: medium}})
+		pod.UID = types.UID("empty" + medium)
+		pod.Spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: ptr(int64(1234))}
+		return pod
+	}
+	c := &cluster{
+		claims: map[string]*corev1.PersistentVolumeClaim{"bound": {ObjectMeta: metav1.ObjectMeta{UID: "c1"},
+			Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound}}},
+		volumes: map[string]*corev1.PersistentVolume{"pv": {Spec: corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{UID: "c1"},
+			PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: local}}}}},
+	}
+	v := open(t, c)
+	for _, pod := range []*corev1.Pod{empty(corev1.StorageMediumDefault), empty(corev1.StorageMediumMemory), claim(corev1.FSGroupChangeAlways)} {
+		t.Run(string(pod.UID), func(t *testing.T) {
+			paths, err := v.Mount(t.Context(), pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			private := filepath.Join(paths["v"], "data")
+			if err := os.Mkdir(private, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			again, err := Open(v.dir, c, v.log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := again.Mount(t.Context(), pod); err != nil {
+				t.Fatal(err)
+			}
+			// The group is inherited from the folder; the mode is the program's.
+			if got, want := owner(t, private), "0:1234 700"; got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		})
+	}
+	private := filepath.Join(local, "data")
+	if _, err := v.Mount(t.Context(), claim(corev1.FSGroupChangeOnRootMismatch)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := owner(t, private), "0:1234 700"; got != want {
+		t.Errorf("another pod, OnRootMismatch: %s, want %s", got, want)
+	}
+	pod := claim(corev1.FSGroupChangeAlways)
+	pod.UID = "another"
+	if _, err := v.Mount(t.Context(), pod); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := owner(t, private), "0:1234 770"; got != want {
+		t.Errorf("another pod, Always: %s, want %s", got, want)
+	}
 }
 
 func owner(t *testing.T, path string) string {
