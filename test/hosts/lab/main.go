@@ -31,8 +31,8 @@ func main() {
 	err := run(*count, *keep, *logs, hosts.ClusterOptions{
 		Bin: absolute(*bin), Images: list(*images, ","), ServerArgs: strings.Fields(*server), AgentArgs: strings.Fields(*agent),
 	}, flag.Args())
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	// The command's own exit code is passed on in silence; a program that failed while the lab was made is told of.
+	if exit, ok := err.(*exec.ExitError); ok {
 		os.Exit(exit.ExitCode())
 	}
 	if err != nil {
