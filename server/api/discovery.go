@@ -6,6 +6,7 @@ import (
 	restful "github.com/emicklei/go-restful/v3"
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	upstream "k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
@@ -52,6 +53,21 @@ func (d *discovery) addGroup(name string, versions []string) {
 	g.PreferredVersion = g.Versions[0]
 	d.groups.AddGroup(g)
 	d.route(upstream.NewAPIGroupHandler(legacyscheme.Codecs, g).WebService())
+}
+
+// replaceLegacy serves these resources as a version's own document, in place of the one that upstream's installer has made.
+func (d *discovery) replaceLegacy(gv schema.GroupVersion, resources []apidiscoveryv2.APIResourceDiscovery) {
+	var list []metav1.APIResource
+	for _, r := range resources {
+		namespaced := r.Scope == apidiscoveryv2.ScopeNamespace
+		one := metav1.APIResource{Name: r.Resource, SingularName: r.SingularResource, Namespaced: namespaced, Kind: r.ResponseKind.Kind, Verbs: r.Verbs, ShortNames: r.ShortNames, Categories: r.Categories}
+		list = append(list, one)
+		for _, sub := range r.Subresources {
+			list = append(list, metav1.APIResource{Name: r.Resource + "/" + sub.Subresource, Namespaced: namespaced, Kind: sub.ResponseKind.Kind, Group: sub.ResponseKind.Group, Version: sub.ResponseKind.Version, Verbs: sub.Verbs})
+		}
+	}
+	lister := upstream.APIResourceListerFunc(func() []metav1.APIResource { return list })
+	d.routes.add("GET", "/apis/"+gv.String(), upstream.NewAPIVersionHandler(legacyscheme.Codecs, gv, lister).ServeHTTP)
 }
 
 // serve adds the two roots.

@@ -84,6 +84,10 @@ func (i *installer) group(g *group, info *genericapiserver.APIGroupInfo) error {
 		if err != nil {
 			return fmt.Errorf("version %s: %w", v.name, err)
 		}
+		if v.old && g.storages == nil {
+			plainNames(resources)
+			i.discovery.replaceLegacy(schema.GroupVersion{Group: g.name, Version: v.name}, resources)
+		}
 		i.discovery.add(g, v.name, len(versions)-n, resources)
 		names = append(names, v.name)
 	}

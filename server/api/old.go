@@ -5,8 +5,10 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"regexp"
 	"strings"
 
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	batchv1beta1 "k8s.io/api/batch/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -59,6 +61,14 @@ func init() {
 	metav1.AddToGroupVersion(legacyscheme.Scheme, gv)
 }
 
+// plainNames announces the resources of a group that repeats others' under their full names alone: a short name, or "all", means the
+// present group's, and clients need not ask which.
+func plainNames(resources []apidiscoveryv2.APIResourceDiscovery) {
+	for i := range resources {
+		resources[i].ShortNames, resources[i].Categories = nil, nil
+	}
+}
+
 // lenient serves requests of an old version. When those versions were current a server dropped fields that it did not know, and
 // manifests of that time rely on it: strict field validation, which today's kubectl asks for, becomes a warning.
 func lenient(h http.HandlerFunc) http.HandlerFunc {
@@ -73,8 +83,17 @@ func lenient(h http.HandlerFunc) http.HandlerFunc {
 		if strings.Contains(r.URL.Path, "/statefulsets") && (r.Method == http.MethodPost || r.Method == http.MethodPut) {
 			liftClaims(r)
 		}
-		h(w, r)
+		h(w, r.WithContext(warning.WithWarningRecorder(r.Context(), stillServed{r})))
 	}
+}
+
+// stillServed passes warnings on, without upstream's claim that an old version cannot be had.
+type stillServed struct{ r *http.Request }
+
+var unavailable = regexp.MustCompile(`, unavailable in v[0-9.]+\+;`)
+
+func (s stillServed) AddWarning(agent, text string) {
+	warning.AddWarning(s.r.Context(), agent, unavailable.ReplaceAllString(text, ";"))
 }
 
 // liftClaims moves volumeClaimTemplates that lie in a StatefulSet's pod template, where they mean nothing, to where they belong. Old

@@ -116,6 +116,14 @@ func TestOldManifests(t *testing.T) {
 	}
 }
 
+func TestOldVersionsWarn(t *testing.T) {
+	c, ns := shared(t)
+	a := ask(t, c.config, "GET", "/apis/apps/v1beta1/namespaces/"+ns+"/deployments", "")
+	if got := a.header.Get("Warning"); got != `299 - "apps/v1beta1 Deployment is deprecated in v1.8+; use apps/v1 Deployment"` {
+		t.Errorf("warning %s", got)
+	}
+}
+
 func TestOldScale(t *testing.T) {
 	c, ns := shared(t)
 	replicas := int32(2)

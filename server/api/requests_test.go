@@ -109,6 +109,15 @@ func TestDiscoverySaysWhatIsServed(t *testing.T) {
 		}
 	}
 
+	// A short name means the present group's.
+	for _, l := range lists {
+		for _, r := range l.APIResources {
+			if l.GroupVersion == "extensions/v1beta1" && len(r.ShortNames)+len(r.Categories) > 0 {
+				t.Errorf("extensions has %s as %v in %v", r.Name, r.ShortNames, r.Categories)
+			}
+		}
+	}
+
 	// The form before 1.26 says the same.
 	accept := "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 	for _, root := range []string{"/api", "/apis"} {

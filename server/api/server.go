@@ -31,6 +31,7 @@ import (
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"bramble.dev/server/admission"
+	"bramble.dev/server/api/fields"
 	"bramble.dev/server/api/informer"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/store"
@@ -161,7 +162,7 @@ func (s *Server) build(ctx context.Context) (err error) {
 	}
 	routes := &router{}
 	i := &installer{
-		wiring: w, admit: admit, converter: newTypeConverter(), routes: routes, discovery: newDiscovery(s.address(), routes),
+		wiring: w, admit: admit, converter: fields.NewTypeConverter(legacyscheme.Scheme), routes: routes, discovery: newDiscovery(s.address(), routes),
 		equivalent: runtime.NewEquivalentResourceRegistryWithIdentity(w.stores.prefix), made: map[schema.GroupVersion]map[string]rest.Storage{},
 	}
 	if err := i.install(); err != nil {

@@ -1,0 +1,85 @@
+package fields
+
+import (
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/kubernetes/scheme"
+	smd "sigs.k8s.io/structured-merge-diff/v6/schema"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
+)
+
+// Upstream's converter and ours find the same structure in every kind that either knows.
+func TestSchemaIsUpstreams(t *testing.T) {
+	upstream, ours := applyconfigurations.NewTypeConverter(scheme.Scheme), NewTypeConverter(scheme.Scheme)
+	kinds := 0
+	for gvk := range scheme.Scheme.AllKnownTypes() {
+		if strings.HasSuffix(gvk.Kind, "Options") || strings.HasSuffix(gvk.Kind, "List") || gvk.Version == "__internal" || gvk.Kind == "WatchEvent" {
+			continue
+		}
+		o, err := scheme.Scheme.New(gvk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind(gvk))
+		want, err := upstream.ObjectToTyped(o)
+		if err != nil {
+			continue // a kind that has no apply configuration
+		}
+		got, err := ours.ObjectToTyped(o)
+		if err != nil {
+			t.Errorf("%v: %v", gvk, err)
+			continue
+		}
+		kinds++
+		if a, b := describe(got), describe(want); a != b {
+			t.Errorf("%v\n got %s\nwant %s", gvk, a, b)
+		}
+	}
+	if kinds < 100 {
+		t.Errorf("only %d kinds were compared", kinds)
+	}
+}
+
+func describe(v *typed.TypedValue) string {
+	var b strings.Builder
+	seen := map[string]bool{}
+	var ref func(smd.TypeRef)
+	ref = func(r smd.TypeRef) {
+		a, ok := v.Schema().Resolve(r)
+		if r.NamedType != nil {
+			b.WriteString(*r.NamedType)
+			if seen[*r.NamedType] {
+				return
+			}
+			seen[*r.NamedType] = true
+		}
+		if !ok {
+			b.WriteString("?")
+		}
+		if a.Scalar != nil {
+			b.WriteString(":" + string(*a.Scalar))
+		}
+		if a.List != nil {
+			b.WriteString("[" + string(a.List.ElementRelationship) + strings.Join(a.List.Keys, "+"))
+			ref(a.List.ElementType)
+			b.WriteString("]")
+		}
+		if a.Map != nil {
+			b.WriteString("{" + string(a.Map.ElementRelationship))
+			ref(a.Map.ElementType)
+			for _, f := range a.Map.Fields {
+				b.WriteString(" " + f.Name)
+				if d, ok := f.Default.(string); ok {
+					b.WriteString("=" + d)
+				}
+				ref(f.Type)
+			}
+			b.WriteString("}")
+		}
+	}
+	ref(v.TypeRef())
+	return b.String()
+}
