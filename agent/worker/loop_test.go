@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -550,9 +551,10 @@ func TestStartError(t *testing.T) {
 
 func TestLivenessProbe(t *testing.T) {
 	simulate(t, func(n *node) {
-		healthy := true
+		var healthy atomic.Bool
+		healthy.Store(true)
 		n.runtime.Behave("app", fake.Behavior{Exec: func([]string, seam.Streams) (int, error) {
-			if healthy {
+			if healthy.Load() {
 				return 0, nil
 			}
 			return 1, nil
@@ -562,11 +564,11 @@ func TestLivenessProbe(t *testing.T) {
 		})})
 		n.after(time.Minute)
 		n.expect("u1", "Running app:running/0+")
-		healthy = false
+		healthy.Store(false)
 		n.after(15 * time.Second)
 		n.expect("u1", "Running app:running/0+")
 		n.after(15 * time.Second)
-		healthy = true
+		healthy.Store(true)
 		n.after(15 * time.Second)
 		n.expect("u1", "Running app:running/1+")
 		n.sawEvent("Unhealthy: Liveness probe failed: ")
@@ -578,9 +580,9 @@ func TestReadinessProbeAndRestartOfTheAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNode(t)
 		n.start()
-		ready := false
+		var ready atomic.Bool
 		n.runtime.Behave("app", fake.Behavior{Exec: func([]string, seam.Streams) (int, error) {
-			if ready {
+			if ready.Load() {
 				return 0, nil
 			}
 			return 1, nil
@@ -591,7 +593,7 @@ func TestReadinessProbeAndRestartOfTheAgent(t *testing.T) {
 		n.m.Set([]*corev1.Pod{p})
 		n.after(time.Second)
 		n.expect("u1", "Running app:running/0")
-		ready = true
+		ready.Store(true)
 		n.after(5 * time.Second)
 		n.expect("u1", "Running app:running/0+")
 		n.stop()
@@ -717,9 +719,10 @@ func TestDeadline(t *testing.T) {
 
 func TestSandboxFailureIsRetried(t *testing.T) {
 	simulate(t, func(n *node) {
-		broken := true
+		var broken atomic.Bool
+		broken.Store(true)
 		n.runtime.Fail = func(op string) error {
-			if op == "RunSandbox" && broken {
+			if op == "RunSandbox" && broken.Load() {
 				return errors.New("no space left on device")
 			}
 			return nil
@@ -731,7 +734,7 @@ func TestSandboxFailureIsRetried(t *testing.T) {
 		if log := n.runtime.Log(); len(log) > 8 {
 			t.Errorf("%d attempts in a minute", len(log))
 		}
-		broken = false
+		broken.Store(false)
 		n.after(time.Minute)
 		n.expect("u1", "Running app:running/0+")
 	})

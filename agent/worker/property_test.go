@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -123,10 +124,9 @@ func TestWorkersUnderRandomFaults(t *testing.T) {
 func faults(t *testing.T, rt *rapid.T) {
 	n := newNode(t)
 	n.start()
-	failing := 0
+	var failing atomic.Int32
 	n.runtime.Fail = func(op string) error {
-		if failing > 0 && op != "StopContainer" {
-			failing--
+		if op != "StopContainer" && failing.Add(-1) >= 0 {
 			return errors.New("injected")
 		}
 		return nil
@@ -202,7 +202,7 @@ func faults(t *testing.T, rt *rapid.T) {
 				}
 			}
 		case 6:
-			failing = rapid.IntRange(1, 5).Draw(rt, "faults")
+			failing.Store(int32(rapid.IntRange(1, 5).Draw(rt, "faults")))
 		case 7:
 			n.stop()
 			if rapid.Bool().Draw(rt, "reboot") {
@@ -214,7 +214,7 @@ func faults(t *testing.T, rt *rapid.T) {
 		}
 		n.after(time.Duration(rapid.IntRange(0, 40).Draw(rt, "pause")) * time.Second)
 	}
-	failing = 0
+	failing.Store(0)
 	for name := range map[string]bool{"app0": true, "app1": true, "init0": true, "init1": true} {
 		n.runtime.Behave(name, fake.Behavior{ExitAfter: map[bool]time.Duration{true: time.Second}[name[0] == 'i']})
 	}
