@@ -121,6 +121,34 @@ func TestFailedSync(t *testing.T) {
 	}
 }
 
+// TestFailedCheckpoint: a sync that fails while the log is moved is as bad as any other.
+func TestFailedCheckpoint(t *testing.T) {
+	store.LongLogForTest(t)
+	var fatal atomic.Int64
+	db := openDB(t, func(o *store.Options) {
+		o.Fatal = func(error) { fatal.Add(1) }
+		store.SetFailureForTest(o, func(step string) error {
+			if step == "checkpoint" {
+				return errors.New("fsync: input/output error")
+			}
+			return nil
+		})
+	})
+	s := configMaps(db)
+	var err error
+	n := 0
+	for ; err == nil && n < 100; n++ {
+		err = s.Create(t.Context(), key(n), configMap(n), nil, 0)
+	}
+	if err == nil || fatal.Load() != 1 {
+		t.Errorf("%d writes, the last error %v, Fatal called %d times", n, err, fatal.Load())
+	}
+	if data(t, s, key(n-1)) != nil {
+		t.Error("what was refused can be read")
+	}
+	db.Close() // reports the failure; openDB's own Close finds it closed
+}
+
 // TestFullDisk fills a small file system: writes are refused, readers go on, and when there is room again so do writes.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()

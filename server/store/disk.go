@@ -5,7 +5,7 @@ import (
 )
 
 // checkpointPages is how long the log may grow: about 8 MB.
-const checkpointPages = 16000
+var checkpointPages int64 = 16000
 
 // disk is the file as its one writer sees it.
 type disk struct {

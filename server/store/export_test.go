@@ -59,6 +59,13 @@ func SetClockForTest(o *Options, now func() time.Time) { o.now = now }
 // SetFailureForTest is asked before each commit and checkpoint; it may fail, wait, or count.
 func SetFailureForTest(o *Options, failed func(step string) error) { o.failed = failed }
 
+// LongLogForTest makes every 16th commit find the log long.
+func LongLogForTest(t interface{ Cleanup(func()) }) {
+	was := checkpointPages
+	checkpointPages = 1
+	t.Cleanup(func() { checkpointPages = was })
+}
+
 // StagedForTest is how many writes wait for the next commit.
 func (d *DB) StagedForTest() int {
 	d.stage.mu.Lock()

@@ -204,6 +204,18 @@ func (s *stage) drop(b *batch, err error, fatal bool) []*change {
 	return append(b.changes, next.changes...)
 }
 
+// refuse lets no write in any more, and fails those that have been staged since the last commit.
+func (s *stage) refuse(err error) {
+	s.mu.Lock()
+	b := s.open
+	s.open = newBatch()
+	clear(s.latest)
+	s.fail = err
+	s.mu.Unlock()
+	b.err = err
+	close(b.done)
+}
+
 // flush writes the volatile class and waits until it is on disk.
 func (s *stage) flush() error {
 	s.mu.Lock()
