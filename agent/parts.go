@@ -39,7 +39,11 @@ func (a *agent) openParts(ctx context.Context) error {
 		a.pods.ObjectsChanged("")
 	}}
 	a.runtime, a.images = &runtime{Engine: e}, nodeImages{store}
-	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Dir: c.dir("mesh"), Logger: a.log})
+	word, err := board(c.dir("mesh"))
+	if err != nil {
+		return err
+	}
+	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Board: word, Dir: c.dir("mesh"), Logger: a.log})
 	if err != nil {
 		return err
 	}

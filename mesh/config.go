@@ -18,6 +18,7 @@ import (
 // Options are fixed for a Mesh's life.
 type Options struct {
 	Instance string // six hexadecimal digits that tell this agent's links and tables from others'
+	Board    string // tells this board from others: data folders of one name make the same Instance on all of them
 	Dir      string // what must outlive the agent: address leases, pods' namespaces
 	Logger   *slog.Logger
 	Recheck  time.Duration // how often to look after what others did to the mesh; 0: 30 s

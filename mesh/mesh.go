@@ -73,7 +73,7 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 		m.host.Close()
 		return nil, errors.Join(fmt.Errorf("open the mesh: %w", err), m.nft.Close())
 	}
-	m.bridge = bridge.Open(m.host, bridge.Options{Name: "br-" + o.Instance, Veth: "ve" + o.Instance, Metric: metric(o.Instance), MAC: address(o.Instance, "bridge"), Dir: filepath.Join(o.Dir, "netns")})
+	m.bridge = bridge.Open(m.host, bridge.Options{Name: "br-" + o.Instance, Veth: "ve" + o.Instance, Metric: metric(o.Instance), MAC: address(o.Instance+o.Board, "bridge"), Dir: filepath.Join(o.Dir, "netns")})
 	m.tunnel = vxlan.Open(m.host, vxlan.Options{Name: "vx-" + o.Instance, MAC: m.MAC()})
 	m.services = services.Open(m.nft, services.Options{Table: "bramble-" + o.Instance, Logger: o.Logger, Conntrack: conntrack{m.host}})
 	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
@@ -112,7 +112,7 @@ func (m *Mesh) watch(ctx context.Context) {
 	}
 }
 
-// address is a link's Ethernet address, the same after every start.
+// address is a link's Ethernet address, the same after every start and on no other board.
 func address(instance, use string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte("bramble " + use + " " + instance))
 	return kernel.MAC(sum[:6])
@@ -158,7 +158,7 @@ func (m *Mesh) Close() error {
 }
 
 // MAC is the address of this node's VXLAN device, which the peers must be told.
-func (m *Mesh) MAC() net.HardwareAddr { return address(m.Instance, "vxlan") }
+func (m *Mesh) MAC() net.HardwareAddr { return address(m.Instance+m.Board, "vxlan") }
 
 // Gateway is the node's address in its pod subnet; not valid before the first Set.
 func (m *Mesh) Gateway() netip.Addr {

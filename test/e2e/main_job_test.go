@@ -32,7 +32,7 @@ func TestMainJob(t *testing.T) {
 	})
 }
 
-// exec runs a command in a pod.
+// exec runs a command in a pod. (No wget -T there: Debian's busybox crashes with it; timeout does the same.)
 func (c *cluster) exec(pod string, argv ...string) (string, error) {
 	return c.Kubectl(c.ctx, append([]string{"exec", pod, "--"}, argv...)...)
 }
@@ -40,7 +40,7 @@ func (c *cluster) exec(pod string, argv ...string) (string, error) {
 func (c *cluster) podToPod(t *testing.T, pods []corev1.Pod) {
 	for _, from := range pods {
 		for _, to := range pods {
-			out, err := c.exec(from.Name, "wget", "-qO-", "-T", "5", "http://"+to.Status.PodIP+"/")
+			out, err := c.exec(from.Name, "timeout", "5", "wget", "-qO-", "http://"+to.Status.PodIP+"/")
 			if err != nil || !strings.Contains(out, "Welcome to nginx!") {
 				t.Errorf("from %s (%s) to %s (%s): %v", from.Name, from.Spec.NodeName, to.Name, to.Spec.NodeName, err)
 			}
@@ -53,7 +53,7 @@ func (c *cluster) serviceByName(t *testing.T, pods []corev1.Pod) {
 	for _, from := range pods {
 		for _, name := range []string{"nginx-deployment", "nginx-deployment.default", "nginx-deployment.default.svc.cluster.local"} {
 			c.eventually(20*time.Second, fmt.Sprintf("%s from %s", name, from.Spec.NodeName), func() error {
-				_, err := c.exec(from.Name, "wget", "-qO-", "-T", "5", "http://"+name+"/")
+				_, err := c.exec(from.Name, "timeout", "5", "wget", "-qO-", "http://"+name+"/")
 				return err
 			})
 		}
@@ -61,7 +61,7 @@ func (c *cluster) serviceByName(t *testing.T, pods []corev1.Pod) {
 	port := c.kubectl("get", "service", "nginx-deployment", "-o", "jsonpath={.spec.ports[0].nodePort}")
 	for _, h := range c.Hosts {
 		c.eventually(20*time.Second, "the NodePort of "+h.Name, func() error {
-			_, err := c.Hosts[0].Run(c.ctx, "busybox", "wget", "-qO-", "-T", "5", "http://"+h.IP.String()+":"+port+"/")
+			_, err := c.Hosts[0].Run(c.ctx, "busybox", "timeout", "5", "wget", "-qO-", "http://"+h.IP.String()+":"+port+"/")
 			return err
 		})
 	}
@@ -119,7 +119,7 @@ func (c *cluster) served() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	out, err := c.Hosts[2].Run(c.ctx, "sh", "-c", "busybox wget -S -qO /dev/null -T 5 http://"+ip+"/ 2>&1")
+	out, err := c.Hosts[2].Run(c.ctx, "sh", "-c", "timeout 5 busybox wget -S -qO /dev/null http://"+ip+"/ 2>&1")
 	if err != nil {
 		return "", err
 	}
