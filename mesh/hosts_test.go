@@ -232,6 +232,7 @@ func TestHosts(t *testing.T) {
 	for _, netfilter := range []string{"1", "0"} {
 		t.Run("bridge-nf="+netfilter, func(t *testing.T) {
 			for _, h := range c.hosts {
+				h.Sysctl("net/ipv4/conf/all/rp_filter", netfilter) // strict once, too
 				if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
 					h.Sysctl("net/bridge/bridge-nf-call-iptables", netfilter)
 				}

@@ -238,6 +238,24 @@ func TestSweep(t *testing.T) {
 	}
 }
 
+// TestAnotherSubnet: a node that was joined anew.
+func TestAnotherSubnet(t *testing.T) {
+	c := newCluster(t, 1)
+	c.set()
+	h := c.hosts[0]
+	h.pod("a")
+	c.change = func(cfg *Config) { cfg.PodCIDR = netip.MustParsePrefix("10.42.200.0/24") }
+	c.set()
+	a := h.pod("a")
+	if a.IP.String() != "10.42.200.2" || h.Mesh.Gateway().String() != "10.42.200.1" {
+		t.Errorf("the pod has %v, the gateway %v", a.IP, h.Mesh.Gateway())
+	}
+	a.Run("ping", "-c1", "-W2", "10.42.200.1")
+	if out := h.Run("ip", "-o", "addr", "show", "br-000001"); strings.Contains(out, "10.42.1.1/") {
+		t.Errorf("the old address stayed:\n%s", out)
+	}
+}
+
 // TestPeersMove: an address changes, and the next Set leads there.
 func TestPeersMove(t *testing.T) {
 	c := newCluster(t, 2)
@@ -416,4 +434,36 @@ func indexless(s string) string {
 	lines := strings.Split(regexp.MustCompile(`(?m)^\d+: `).ReplaceAllString(s, ""), "\n")
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+func TestNodeIP(t *testing.T) {
+	ns := nstest.New(t, "n")
+	ask := func(hint string) string {
+		var got netip.Addr
+		if err := ns.Do(func() (err error) { got, err = NodeIP(hint); return err }); err != nil {
+			return err.Error()
+		}
+		return got.String()
+	}
+	if got := ask(""); !strings.Contains(got, "no link with an IPv4 address is up") {
+		t.Errorf("without links: %s", got)
+	}
+	for i, name := range []string{"lan", "vpn"} {
+		ns.Run("ip", "link", "add", name, "type", "veth", "peer", "name", name+"-peer")
+		ns.Run("ip", "addr", "add", fmt.Sprintf("10.%d.0.5/24", i+1), "dev", name)
+		ns.Run("ip", "link", "set", name+"-peer", "up")
+		ns.Run("ip", "link", "set", name, "up")
+	}
+	if got := ask(""); got != "10.1.0.5" {
+		t.Errorf("without a default route: %s", got)
+	}
+	ns.Run("ip", "route", "add", "default", "via", "10.1.0.1")
+	for hint, want := range map[string]string{
+		"": "10.1.0.5", "10.2.0.9": "10.2.0.5", "https://10.2.0.9:6443": "10.2.0.5", "mqtts://10.1.0.9:8883": "10.1.0.5", "10.2.0.9:6443": "10.2.0.5",
+		"10.2.0.5": "10.2.0.5", "203.0.113.1": "10.1.0.5", "127.0.0.1": "10.1.0.5", "https://127.0.0.1:6443": "10.1.0.5", "no.such.host.invalid": "10.1.0.5", "0.0.0.0": "10.1.0.5",
+	} {
+		if got := ask(hint); got != want {
+			t.Errorf("%q: %s, want %s", hint, got, want)
+		}
+	}
 }

@@ -230,6 +230,12 @@ func (m *Mesh) Attach(ctx context.Context, p PodNetwork) (Attachment, error) {
 	if !m.ready {
 		return Attachment{}, fmt.Errorf("attach pod %s/%s: the node has no pod subnet yet", p.Namespace, p.Name)
 	}
+	if l, ok := m.pool.Get(string(p.UID)); ok && !m.config.PodCIDR.Contains(l.IP) {
+		m.Logger.Warn("the node has another pod subnet than when the pod was attached, giving it another address", "pod", p.Namespace+"/"+p.Name, "had", l.IP.String(), "subnet", m.config.PodCIDR.String())
+		if err := m.detach(ctx, l.ID); err != nil {
+			return Attachment{}, fmt.Errorf("attach pod %s/%s anew: %w", p.Namespace, p.Name, err)
+		}
+	}
 	n, err := json.Marshal(note{Namespace: p.Namespace, Name: p.Name, HostPorts: p.HostPorts})
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)

@@ -74,7 +74,7 @@ func (b *Bridge) link(c Config) (netlink.Link, error) {
 	la.Name, la.HardwareAddr, la.MTU = b.Name, b.MAC, c.MTU
 	snooping := false // nobody here speaks multicast, and its timers wake an idle board
 	if err := b.host.LinkAdd(&netlink.Bridge{LinkAttrs: la, MulticastSnooping: &snooping}); err != nil {
-		return nil, fmt.Errorf("make bridge %s: %w", b.Name, err)
+		return nil, fmt.Errorf("make bridge %s: %w", b.Name, kernel.Explain(err, "bridges (CONFIG_BRIDGE)", "load the module bridge"))
 	}
 	if l, err = b.host.Find(b.Name); l == nil && err == nil {
 		err = fmt.Errorf("bridge %s is gone again", b.Name)
@@ -161,6 +161,9 @@ func (b *Bridge) sysctls() error {
 		b.host.Sysctl("ipv4/conf/"+b.Name+"/forwarding", "1"),
 		b.host.Sysctl("ipv4/conf/"+b.Name+"/route_localnet", "1"), // 127.0.0.1:<node port>
 		b.host.Sysctl("ipv4/conf/"+b.Name+"/send_redirects", "0"),
+		// A half-closed connection through a Service would lose its translation after a minute:
+		// kubernetes/kubernetes#32551.
+		b.host.AtLeast("netfilter/nf_conntrack_tcp_timeout_close_wait", 3600),
 	)
 }
 

@@ -124,7 +124,7 @@ func (b *Bridge) pair(master netlink.Link, ns netns.NsHandle, ip netip.Addr) err
 	la.Name, la.MTU, la.MasterIndex = name, b.c.MTU, master.Attrs().Index
 	v := &netlink.Veth{LinkAttrs: la, PeerName: "eth0", PeerHardwareAddr: podMAC(ip), PeerNamespace: netlink.NsFd(ns), PeerMTU: uint32(b.c.MTU)}
 	if err := b.host.LinkAdd(v); err != nil {
-		return fmt.Errorf("make links %s and eth0: %w", name, err)
+		return fmt.Errorf("make links %s and eth0: %w", name, kernel.Explain(err, "virtual Ethernet links (CONFIG_VETH)", "load the module veth"))
 	}
 	return nil
 }

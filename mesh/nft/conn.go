@@ -24,7 +24,7 @@ type Conn struct {
 func Dial() (*Conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
-		return nil, fmt.Errorf("open a netfilter socket: %w", err)
+		return nil, fmt.Errorf("open a netfilter socket (does the kernel have CONFIG_NETFILTER_NETLINK and CONFIG_NF_TABLES?): %w", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		unix.Close(fd)
@@ -128,7 +128,14 @@ func (c *Conn) acknowledged(t *transaction, ops []Op, first, last uint32) error 
 			return nil
 		case errors.Is(err, errMore):
 			continue
-		case errors.Is(err, unix.EAGAIN) && len(errs) > 0:
+		case errors.Is(err, unix.ENOBUFS):
+			// There was more to say than the socket holds: errors, for one acknowledgement fits. All
+			// of it must be read, or the next answer finds no room.
+			flags = unix.MSG_DONTWAIT
+		case errors.Is(err, unix.EAGAIN) && flags != 0:
+			if len(errs) == 0 {
+				errs = append(errs, unix.ENOBUFS)
+			}
 			return fmt.Errorf("nftables: %w", errors.Join(errs...))
 		default:
 			return fmt.Errorf("nftables: wait for the kernel's answer: %w", err)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"bramble.dev/mesh/catalog"
 	"bramble.dev/mesh/nft"
 )
@@ -144,7 +146,11 @@ func (p *Proxy) load(replace bool) error {
 		}
 		ops = append(ops, clients...)
 	}
-	if err := p.kernel.Apply(ops); err != nil {
+	err := p.kernel.Apply(ops)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
+		err = fmt.Errorf("this kernel lacks a part of nftables (CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, _MASQ, _CT, _FIB_INET, _NUMGEN, _REJECT_INET): %w", err)
+	}
+	if err != nil {
 		return fmt.Errorf("load service rules into table %s: %w", p.Table, err)
 	}
 	handle, ok, err := p.kernel.TableHandle(p.Table)

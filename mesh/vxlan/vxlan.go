@@ -110,12 +110,10 @@ func (t *Tunnel) create(c Config) (netlink.Link, error) {
 	v := &netlink.Vxlan{LinkAttrs: la, VxlanId: int(c.VNI), Port: int(c.Port), SrcAddr: c.NodeIP.AsSlice()}
 	err := t.host.LinkAdd(v)
 	switch {
-	case errors.Is(err, unix.EOPNOTSUPP):
-		return nil, fmt.Errorf("make VXLAN device %s: this kernel has no VXLAN (CONFIG_VXLAN): pods of other nodes cannot be reached; load the module vxlan, on Raspberry Pi OS install linux-modules-extra: %w", t.Name, err)
 	case errors.Is(err, unix.EEXIST):
 		return nil, fmt.Errorf("make VXLAN device %s: %w", t.Name, t.conflict(c, err))
 	case err != nil:
-		return nil, fmt.Errorf("make VXLAN device %s: %w", t.Name, err)
+		return nil, fmt.Errorf("make VXLAN device %s: %w", t.Name, kernel.Explain(err, "VXLAN (CONFIG_VXLAN), pods of other nodes cannot be reached", "load the module vxlan; on Ubuntu for Raspberry Pi it is in the package linux-modules-extra-raspi"))
 	}
 	l, err := t.host.Find(t.Name)
 	if l == nil && err == nil {

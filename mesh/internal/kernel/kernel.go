@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -100,6 +101,28 @@ func Sysctl(name, value string) error {
 		return fmt.Errorf("set net.%s to %s: %w", strings.ReplaceAll(name, "/", "."), value, err)
 	}
 	return nil
+}
+
+// AtLeast raises a numeric parameter that is lower.
+func (h *Host) AtLeast(name string, n int) error {
+	return h.Do(func() error {
+		b, err := os.ReadFile(filepath.Join("/proc/sys/net", name))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if have, aerr := strconv.Atoi(strings.TrimSpace(string(b))); err == nil && aerr == nil && have >= n {
+			return nil
+		}
+		return Sysctl(name, strconv.Itoa(n))
+	})
+}
+
+// Explain adds to an error what a kernel without a feature should be given.
+func Explain(err error, feature, remedy string) error {
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("this kernel has no %s: %s: %w", feature, remedy, err)
+	}
+	return err
 }
 
 // Find looks for a link; nil means that there is none.

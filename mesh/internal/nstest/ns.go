@@ -190,3 +190,13 @@ func Switch(t testing.TB, hosts map[*NS]string) {
 		sw.Run("ip", "link", "set", port, "up")
 	}
 }
+
+// Wire joins two namespaces by a pair of virtual links, which stay down.
+func Wire(t testing.TB, a *NS, nameA string, b *NS, nameB string, mtu int) {
+	t.Helper()
+	a.Must(func() error {
+		la := netlink.NewLinkAttrs()
+		la.Name, la.MTU = nameA, mtu
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: la, PeerName: nameB, PeerNamespace: netlink.NsFd(b.fd), PeerMTU: uint32(mtu)})
+	})
+}
