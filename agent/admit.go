@@ -15,10 +15,40 @@ import (
 // asked the same, but a pod may name its node itself, and two schedulers may each be right alone.
 // Labels are not asked for: the node's may arrive after the pod that they brought here.
 func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *status.Waiting {
-	if port := taken(pod, others); port {
+	if why := forbidden(pod); why != nil {
+		return why
+	}
+	if taken(pod, others) {
 		return &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
 	}
 	return outOf(pod, others, allocatable)
+}
+
+// safeSysctls are those that touch nobody but the pod; the kubelet allows no others by itself.
+var safeSysctls = map[string]bool{
+	"kernel.shm_rmid_forced": true, "net.ipv4.ip_local_port_range": true, "net.ipv4.tcp_syncookies": true, "net.ipv4.ping_group_range": true,
+	"net.ipv4.ip_unprivileged_port_start": true, "net.ipv4.ip_local_reserved_ports": true, "net.ipv4.tcp_keepalive_time": true,
+	"net.ipv4.tcp_fin_timeout": true, "net.ipv4.tcp_keepalive_intvl": true, "net.ipv4.tcp_keepalive_probes": true,
+	"net.ipv4.tcp_rmem": true, "net.ipv4.tcp_wmem": true,
+}
+
+func forbidden(pod *corev1.Pod) *status.Waiting {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		name := strings.ReplaceAll(s.Name, "/", ".")
+		net := strings.HasPrefix(name, "net.")
+		switch {
+		case net && pod.Spec.HostNetwork:
+			return &status.Waiting{Reason: "SysctlForbidden", Message: fmt.Sprintf("forbidden sysctl: %q not allowed with host net enabled", s.Name)}
+		case !net && pod.Spec.HostIPC:
+			return &status.Waiting{Reason: "SysctlForbidden", Message: fmt.Sprintf("forbidden sysctl: %q not allowed with host ipc enabled", s.Name)}
+		case !safeSysctls[name]:
+			return &status.Waiting{Reason: "SysctlForbidden", Message: fmt.Sprintf("forbidden sysctl: %q not allowlisted", s.Name)}
+		}
+	}
+	return nil
 }
 
 func outOf(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *status.Waiting {

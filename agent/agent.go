@@ -327,7 +327,7 @@ func (a *agent) setPods(ctx context.Context) {
 		for uid := range keep {
 			uids = append(uids, uid)
 		}
-		if err := errors.Join(a.volumes.Sweep(ctx, uids), a.network.Sweep(ctx, uids)); err != nil {
+		if err := errors.Join(a.volumes.Sweep(ctx, uids), a.network.Sweep(ctx, uids), a.sweepFolders(keep)); err != nil {
 			a.log.Warn("leftovers of pods that are gone could not all be removed", "error", err)
 		}
 	}

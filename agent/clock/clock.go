@@ -38,9 +38,10 @@ type Floor struct {
 	log  *slog.Logger
 	set  func(time.Time) error // for tests
 
-	mu   sync.Mutex
-	disk time.Time
-	seen time.Time
+	mu     sync.Mutex
+	disk   time.Time
+	seen   time.Time
+	warned bool // that the clock is behind, which is said once
 }
 
 // Open reads the floor. step says whether the system's clock may be set.
@@ -102,6 +103,13 @@ func (f *Floor) raise(to time.Time) {
 		return
 	}
 	if !f.step {
+		f.mu.Lock()
+		said := f.warned
+		f.warned = true
+		f.mu.Unlock()
+		if said {
+			return
+		}
 		f.log.Warn("the clock is behind; start the agent with --set-clock, or let something else set it (systemd-timesyncd, chrony)", "behind", behind.Round(time.Second))
 		return
 	}

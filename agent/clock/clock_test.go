@@ -39,7 +39,7 @@ func TestFloorIsKept(t *testing.T) {
 	}
 }
 
-func TestClockIsNotStepedUnlessAllowed(t *testing.T) {
+func TestClockIsNotSteppedUnlessAllowed(t *testing.T) {
 	f, set := open(t, filepath.Join(t.TempDir(), "floor"), false)
 	f.Learn(time.Now().Add(time.Hour))
 	if len(*set) != 0 {
