@@ -130,7 +130,7 @@ func restore(ctx context.Context, backup, path string) error {
 	if err != nil {
 		return err
 	}
-	defer l.Close()
+	defer unlock(l)
 	if err := verify(ctx, backup); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -185,5 +186,36 @@ func TestSecondProcess(t *testing.T) {
 	openDB(t, func(o *store.Options) { o.Path = path })
 	if _, err := store.Open(t.Context(), store.Options{Path: path}); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// TestReopenWhileForking: a child that is just being started has a copy of every descriptor, the lock's too; what is
+// closed can be opened again nevertheless.
+func TestReopenWhileForking(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(stop)
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					exec.Command("/bin/true").Run()
+				}
+			}
+		})
+	}
+	for i := range 200 {
+		db, err := store.Open(t.Context(), store.Options{Path: path})
+		if err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -172,7 +172,7 @@ func (d *DB) release() error {
 		note(d.disk.close())
 	}
 	if d.lockFile != nil {
-		note(d.lockFile.Close())
+		note(unlock(d.lockFile))
 	}
 	return first
 }

@@ -24,3 +24,9 @@ func lock(path string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// unlock gives the lock up. Closing alone would not: a child that is just being started has a copy of the descriptor.
+func unlock(f *os.File) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_UN)
+	return errors.Join(err, f.Close())
+}
