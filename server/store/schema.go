@@ -17,8 +17,8 @@ const (
 	schemaVersion = 1
 
 	// A commit writes whole pages to the log, and the kernel whole 4 KB blocks of the log to the card: what counts is
-	// how few bytes a commit touches. Measured, bytes to disk for a create and an update of a 1.5 KB ConfigMap:
-	// 512-byte pages 8,100 and 6,400; 1,024: 8,900 and 7,300; 2,048: 12,600 and 6,300; 4,096: 12,400 and 8,300.
+	// how few bytes a commit touches. Measured, bytes to disk for the create of a 1.5 KB ConfigMap by one writer:
+	// 512-byte pages 8,500; 1,024: 9,100; 2,048: 12,600; 4,096: 12,400 (BenchmarkCreate).
 	pageSize = 512
 )
 
