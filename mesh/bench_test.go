@@ -34,6 +34,39 @@ func BenchmarkAttach(b *testing.B) {
 	}
 }
 
+// BenchmarkSet is one endpoint that goes and comes back, with all parts of the mesh asked, and nothing
+// that changes at all:
+//
+//	go test ./mesh -run - -bench Set -count 6 | benchstat -col /services -
+func BenchmarkSet(b *testing.B) {
+	for _, what := range []string{"nothing", "endpoint"} {
+		for _, n := range []int{10, 5000} {
+			b.Run(fmt.Sprintf("changes=%s/services=%d", what, n), func(b *testing.B) {
+				c := newCluster(b, 2)
+				c.set()
+				h := c.hosts[0]
+				p, q := h.pod("p"), h.pod("q")
+				for i := range n {
+					name := fmt.Sprintf("s%04d", i)
+					c.services = append(c.services, newService(name, fmt.Sprintf("10.43.%d.%d", 1+i/250, 1+i%250), corev1.ServicePort{Port: 80}))
+					c.slices = append(c.slices, newSlice(name, 8080, p, q))
+				}
+				c.set()
+				k, both, one := 0, c.slices[n/2], newSlice(c.services[n/2].Name, 8080, p)
+				b.ReportAllocs()
+				for b.Loop() {
+					if k++; what == "endpoint" && k%2 == 1 {
+						c.slices[n/2] = one
+					} else {
+						c.slices[n/2] = both
+					}
+					h.Must(func() error { return h.Mesh.Set(context.Background(), c.config(h)) })
+				}
+			})
+		}
+	}
+}
+
 // sink takes what comes on a port of a namespace, and answers a first byte 'p' with one byte.
 func sink(b *testing.B, in func(func() error) error, addr string) {
 	b.Helper()
@@ -129,8 +162,8 @@ func compare(rounds int, ours, theirs func() float64) (ratio, us, them float64) 
 }
 
 const (
-	rounds = 9
-	slice  = 300 * time.Millisecond
+	rounds = 31
+	slice  = 100 * time.Millisecond
 )
 
 // BenchmarkService compares a Service's address with the pod's own, by the number of Services; the

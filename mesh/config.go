@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -29,6 +30,8 @@ type Options struct {
 type Config struct {
 	Node           string
 	Zone           string     // of the node, for endpoints that prefer one; may be empty
+	Site           string     // of the node; the tunnel leads to peers of the same site alone
+	AcrossSites    bool       // lets it lead to others, unencrypted as it is
 	NodeIP         netip.Addr // where other nodes reach this one
 	PodCIDR        netip.Prefix
 	ClusterCIDR    netip.Prefix
@@ -78,7 +81,18 @@ func (c Config) withDefaults() Config {
 }
 
 func (c Config) tunnel(mtu int) vxlan.Config {
-	return vxlan.Config{Node: c.Node, NodeIP: c.NodeIP, PodCIDR: c.PodCIDR, Gateway: ipam.Gateway(c.PodCIDR), VNI: c.VNI, Port: c.Port, MTU: mtu, Peers: c.Peers}
+	return vxlan.Config{Node: c.Node, NodeIP: c.NodeIP, PodCIDR: c.PodCIDR, Gateway: ipam.Gateway(c.PodCIDR), VNI: c.VNI, Port: c.Port, MTU: mtu, Site: c.Site, Open: c.AcrossSites, Peers: c.Peers}
+}
+
+// elsewhere names the peers that the tunnel does not lead to because of their site.
+func (c Config) elsewhere() string {
+	var out []string
+	for _, p := range c.Peers {
+		if p.Site != c.Site && !c.AcrossSites && p.Node != c.Node {
+			out = append(out, p.Node)
+		}
+	}
+	return strings.Join(out, " ")
 }
 
 // check names the field that makes a configuration impossible.

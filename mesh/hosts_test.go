@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -224,6 +226,13 @@ func TestHosts(t *testing.T) {
 		for _, to := range []*testPod{a, b} {
 			mustGet(t, h1.Do, to.IP.String()+":8080")
 			mustGet(t, h3.Do, to.IP.String()+":8080")
+		}
+	})
+	t.Run("nobody's address", func(t *testing.T) {
+		for name, in := range map[string]func(func() error) error{"pod": a.in, "host": h1.Do} {
+			if _, err := get(in, "10.42.99.9:80"); !errors.Is(err, unix.EHOSTUNREACH) {
+				t.Errorf("%s: %v", name, err)
+			}
 		}
 	})
 	c.services = []*corev1.Service{newService("web", "10.43.7.7", corev1.ServicePort{Port: 80, NodePort: 30080})}

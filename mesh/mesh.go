@@ -178,6 +178,9 @@ func (m *Mesh) Set(ctx context.Context, c Config) error {
 	if err := c.check(); err != nil {
 		return fmt.Errorf("set up the mesh: %w", err)
 	}
+	if far := c.elsewhere(); far != "" && far != m.config.elsewhere() {
+		m.Logger.Warn("the tunnel does not lead to nodes of other sites, because it is not encrypted", "site", c.Site, "nodes", far)
+	}
 	m.config, m.ready = c, true
 	return m.set(ctx)
 }
@@ -194,7 +197,7 @@ func (m *Mesh) set(ctx context.Context) error {
 		}
 	}
 	part("the pods' bridge", func() error {
-		return m.bridge.Set(ctx, bridge.Config{Gateway: netip.PrefixFrom(gw, c.PodCIDR.Bits()), Services: c.ServiceCIDR, MTU: mtu})
+		return m.bridge.Set(ctx, bridge.Config{Gateway: netip.PrefixFrom(gw, c.PodCIDR.Bits()), Services: c.ServiceCIDR, Cluster: c.ClusterCIDR, MTU: mtu})
 	})
 	// Names first: pods of before a restart are asking already.
 	part("the name server", func() error {

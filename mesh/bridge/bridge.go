@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"bramble.dev/mesh/internal/kernel"
 )
@@ -29,6 +27,7 @@ type Options struct {
 type Config struct {
 	Gateway  netip.Prefix // the bridge's address and the length of the node's pod subnet
 	Services netip.Prefix // addresses of Services
+	Cluster  netip.Prefix // addresses of all nodes' pods
 	MTU      int
 }
 
@@ -55,7 +54,7 @@ func (b *Bridge) Set(ctx context.Context, c Config) error {
 		return err
 	}
 	b.c = c
-	return errors.Join(b.configure(l, c), b.addresses(l, c.Gateway), b.routes(l, c), b.sysctls())
+	return errors.Join(b.configure(l, c), b.addresses(l, c.Gateway), b.setRoutes(routes(l, c)), b.sysctls())
 }
 
 // link finds the bridge, or makes it.
@@ -128,31 +127,11 @@ func (b *Bridge) addresses(l netlink.Link, want netip.Prefix) error {
 	return errors.Join(errs...)
 }
 
-// routes leads this host's own packets to Services onto the bridge: the address that they go to in truth
-// is found out only after a route was chosen, and a board whose uplink is down has no other.
-func (b *Bridge) routes(l netlink.Link, c Config) error {
-	have, err := b.host.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: l.Attrs().Index, Protocol: kernel.Protocol}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
-	if err != nil {
-		return fmt.Errorf("list routes of %s: %w", b.Name, err)
-	}
-	wanted := netlink.Route{LinkIndex: l.Attrs().Index, Dst: ipNet(c.Services.Masked()), Src: c.Gateway.Addr().AsSlice(), Scope: netlink.SCOPE_LINK, Protocol: kernel.Protocol, Priority: b.Metric}
-	same := func(r netlink.Route) bool {
-		return r.Dst != nil && r.Dst.String() == wanted.Dst.String() && r.Src.Equal(wanted.Src) && r.Priority == wanted.Priority
-	}
-	var errs []error
-	if !slices.ContainsFunc(have, same) {
-		if err := b.host.RouteReplace(&wanted); err != nil {
-			errs = append(errs, fmt.Errorf("set the route of %s to Services: %w", b.Name, err))
-		}
-	}
-	for _, r := range have {
-		if !same(r) {
-			if err := b.host.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-				errs = append(errs, fmt.Errorf("remove route %s: %w", r, err))
-			}
-		}
-	}
-	return errors.Join(errs...)
+// Teardown removes the bridge, and with it the pods' links.
+func (b *Bridge) Teardown(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return errors.Join(b.sweep(nil), b.setRoutes(nil), b.host.Remove(b.Name))
 }
 
 func (b *Bridge) sysctls() error {
@@ -160,18 +139,14 @@ func (b *Bridge) sysctls() error {
 		b.host.Sysctl("ipv4/ip_forward", "1"),
 		b.host.Sysctl("ipv4/conf/"+b.Name+"/forwarding", "1"),
 		b.host.Sysctl("ipv4/conf/"+b.Name+"/route_localnet", "1"), // 127.0.0.1:<node port>
+		// Pods have no link to each other but through this host, which would tell them of a shorter way.
+		// The value for all links is or-ed with each link's own, so the others redirect as before.
 		b.host.Sysctl("ipv4/conf/"+b.Name+"/send_redirects", "0"),
+		b.host.Sysctl("ipv4/conf/all/send_redirects", "0"),
 		// A half-closed connection through a Service would lose its translation after a minute:
 		// kubernetes/kubernetes#32551.
 		b.host.AtLeast("netfilter/nf_conntrack_tcp_timeout_close_wait", 3600),
 	)
-}
-
-// Teardown removes the bridge, and with it the pods' links.
-func (b *Bridge) Teardown(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return errors.Join(b.sweep(nil), b.host.Remove(b.Name))
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

@@ -236,16 +236,6 @@ func (b *Builder) VNI(n uint32) *Builder {
 	return b.say("@th,96,24", "0x"+strconv.FormatUint(uint64(n), 16))
 }
 
-// Redirects matches ICMP redirects.
-func (b *Builder) Redirects() *Builder {
-	b.needIPv4()
-	b.meta(unix.NFT_META_L4PROTO, 0)
-	b.cmp(false, 0, []byte{ICMP})
-	b.payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 0, 1, 0)
-	b.cmp(false, 0, []byte{5})
-	return b.say("icmp type redirect")
-}
-
 // State matches any of the connection states, by their names.
 func (b *Builder) State(names ...string) *Builder {
 	bits := map[string]uint32{"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}

@@ -90,10 +90,7 @@ func base(c Config) *piece {
 		nft.New().Vmap("closed-vips", nft.VIP...),
 		nft.New().Daddr(c.ServiceIPs).Goto("refuse"),
 	)
-	// Pods have no link to each other but through the bridge's address, so the kernel would tell them
-	// of a shorter way that does not exist.
 	hook("output", "filter", nft.Output, filter,
-		nft.New().Oif(c.Bridge).Redirects().Drop(),
 		established,
 		nft.New().Vmap("closed-vips", nft.VIP...),
 		nft.New().ToLocal().Vmap("closed-ports", nft.Port...),

@@ -26,7 +26,8 @@ type Route struct {
 
 // Wanted is the state that a configuration asks for. Peers without an address, subnet or device
 // address are left out, and so are those on this host (another agent with the same address): their
-// bridge is right here.
+// bridge is right here. Those of another site are left out as well, unless the operator lets pods'
+// packets travel between sites as they are.
 //
 // A direct route between hosts on one link would be decided here, peer by peer: its Via is the peer's
 // own address and its device the one that leads there, with no neighbour and forwarding entry.
@@ -58,7 +59,7 @@ func Hosts(c Config) []netip.Addr {
 
 func remote(c Config, p Peer) bool {
 	return p.Node != c.Node && p.IP.Is4() && p.IP != c.NodeIP && p.PodCIDR.IsValid() && p.PodCIDR.Addr().Is4() &&
-		p.PodCIDR.Masked() != c.PodCIDR.Masked() && len(p.MAC) == 6
+		p.PodCIDR.Masked() != c.PodCIDR.Masked() && len(p.MAC) == 6 && (c.Open || p.Site == c.Site)
 }
 
 // Step is one entry to set or to remove.

@@ -30,6 +30,16 @@ func config(peers ...Peer) Config {
 	return Config{Node: "n1", NodeIP: netip.MustParseAddr("192.168.1.1"), PodCIDR: netip.MustParsePrefix("10.42.1.0/24"), Gateway: netip.MustParseAddr("10.42.1.1"), Peers: peers}
 }
 
+// elsewhere puts the last peer at another site.
+func elsewhere(c Config, open bool) Config {
+	c.Site, c.Open = "home", open
+	for i := range c.Peers {
+		c.Peers[i].Site = "home"
+	}
+	c.Peers[len(c.Peers)-1].Site = "farm"
+	return c
+}
+
 func TestPlan(t *testing.T) {
 	n2, n3 := peer("n2", "192.168.1.2", "10.42.2.0/24", "02:00:00:00:00:02"), peer("n3", "192.168.1.3", "10.42.3.0/24", "02:00:00:00:00:03")
 	moved := n2
@@ -59,6 +69,14 @@ func TestPlan(t *testing.T) {
 			remove route to 10.42.2.0/24 via 10.42.2.1 from 10.42.1.1
 			remove neighbour 10.42.2.1 at 02:00:00:00:00:02
 			remove forwarding of 02:00:00:00:00:02 to 192.168.1.2`},
+		{"another site", config(), elsewhere(config(n2, n3), false), `
+			set forwarding of 02:00:00:00:00:02 to 192.168.1.2
+			set neighbour 10.42.2.1 at 02:00:00:00:00:02
+			set route to 10.42.2.0/24 via 10.42.2.1 from 10.42.1.1`},
+		{"another site, and it is allowed", elsewhere(config(n2, n3), false), elsewhere(config(n2, n3), true), `
+			set forwarding of 02:00:00:00:00:03 to 192.168.1.3
+			set neighbour 10.42.3.1 at 02:00:00:00:00:03
+			set route to 10.42.3.0/24 via 10.42.3.1 from 10.42.1.1`},
 		{"not ready, this node, this host", config(), config(noMAC, peer("n4", "", "10.42.4.0/24", "02:00:00:00:00:04"), peer("n5", "192.168.1.5", "", "02:00:00:00:00:05"),
 			peer("n1", "192.168.1.9", "10.42.1.0/24", "02:00:00:00:00:01"), peer("n6", "192.168.1.1", "10.42.6.0/24", "02:00:00:00:00:06"), peer("n7", "2001:db8::7", "10.42.7.0/24", "02:00:00:00:00:07")), ""},
 	} {

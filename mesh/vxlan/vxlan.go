@@ -23,6 +23,7 @@ type Peer struct {
 	IP      netip.Addr
 	PodCIDR netip.Prefix
 	MAC     net.HardwareAddr // of its VXLAN device
+	Site    string           // where it is, if that is known
 }
 
 // Options are fixed for a Tunnel's life.
@@ -39,7 +40,9 @@ type Config struct {
 	Gateway netip.Addr // the bridge's address
 	VNI     uint32
 	Port    uint16
-	MTU     int // of the device
+	MTU     int    // of the device
+	Site    string // where this node is
+	Open    bool   // also to other sites: the tunnel is not encrypted
 	Peers   []Peer
 }
 
