@@ -1,0 +1,117 @@
+package mesh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"bramble.dev/mesh/bridge"
+	"bramble.dev/mesh/ipam"
+	"bramble.dev/mesh/services"
+)
+
+// adopt takes over the pods that an earlier agent attached.
+func (m *Mesh) adopt() {
+	for _, l := range m.pool.List() {
+		if m.bridge.Attached(l.ID) {
+			m.pods[l.ID] = pod(l)
+		}
+	}
+}
+
+// note is what a lease carries besides the address.
+type note struct {
+	Namespace string     `json:"namespace"`
+	Name      string     `json:"name"`
+	HostPorts []HostPort `json:"hostPorts,omitempty"`
+}
+
+func pod(l ipam.Lease) services.Pod {
+	var n note
+	_ = json.Unmarshal(l.Note, &n) // one that cannot be read has no host ports
+	return services.Pod{IP: l.IP, Ports: n.HostPorts}
+}
+
+// Attach gives a pod its namespace, link and address; the same ones each time, also after a restart.
+func (m *Mesh) Attach(ctx context.Context, p PodNetwork) (Attachment, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.ready {
+		return Attachment{}, fmt.Errorf("attach pod %s/%s: the node has no pod subnet yet", p.Namespace, p.Name)
+	}
+	if l, ok := m.pool.Get(string(p.UID)); ok && !m.config.PodCIDR.Contains(l.IP) {
+		m.Logger.Warn("the node has another pod subnet than when the pod was attached, giving it another address", "pod", p.Namespace+"/"+p.Name, "had", l.IP.String(), "subnet", m.config.PodCIDR.String())
+		if err := m.detach(ctx, l.ID); err != nil {
+			return Attachment{}, fmt.Errorf("attach pod %s/%s anew: %w", p.Namespace, p.Name, err)
+		}
+	}
+	n, err := json.Marshal(note{Namespace: p.Namespace, Name: p.Name, HostPorts: p.HostPorts})
+	if err != nil {
+		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	lease, err := m.pool.Allocate(string(p.UID), m.config.PodCIDR, n)
+	if err != nil {
+		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	path, err := m.bridge.Attach(ctx, bridge.Pod{ID: lease.ID, IP: lease.IP})
+	if err != nil {
+		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
+	}
+	if _, ok := m.pods[lease.ID]; !ok {
+		m.pods[lease.ID] = pod(lease)
+		if err := m.setServices(ctx); err != nil {
+			delete(m.pods, lease.ID)
+			return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
+		}
+	}
+	return Attachment{NetNS: path, IP: lease.IP}, nil
+}
+
+// Detach takes a pod's link, namespace and address away. A pod that has none is no error.
+func (m *Mesh) Detach(ctx context.Context, uid types.UID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.detach(ctx, string(uid))
+}
+
+func (m *Mesh) detach(ctx context.Context, id string) error {
+	lease, ok := m.pool.Get(id)
+	if !ok {
+		lease.ID = id
+	}
+	var errs []error
+	if _, attached := m.pods[id]; attached {
+		delete(m.pods, id)
+		if m.ready {
+			errs = append(errs, m.setServices(ctx))
+		}
+	}
+	err := m.bridge.Detach(ctx, bridge.Pod{ID: lease.ID, IP: lease.IP})
+	if err == nil {
+		err = m.pool.Release(id)
+	}
+	return errors.Join(append(errs, err)...)
+}
+
+// Sweep detaches all pods but those given, and removes links and namespaces that belong to none.
+func (m *Mesh) Sweep(ctx context.Context, keep []types.UID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
+	var kept []bridge.Pod
+	for _, l := range m.pool.List() {
+		if slices.Contains(keep, types.UID(l.ID)) {
+			kept = append(kept, bridge.Pod{ID: l.ID, IP: l.IP})
+			continue
+		}
+		errs = append(errs, m.detach(ctx, l.ID))
+	}
+	if m.ready {
+		errs = append(errs, m.bridge.Sweep(ctx, kept))
+	}
+	return errors.Join(errs...)
+}
