@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -115,18 +113,10 @@ func (c *cluster) returnsWithinBudget(t *testing.T, i, round int, absence time.D
 	}
 }
 
-// mark reads what the pod's mounted ConfigMap says now, from the node's own disk.
+// mark reads what the pod's mounted ConfigMap says now, on the node itself: what crosses its link is being counted.
 func (c *cluster) mark(i int, configMap string) string {
-	found := ""
-	_ = filepath.WalkDir(c.Hosts[i].Data("agent"), func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Name() == "mark" && strings.Contains(path, configMap+"/") {
-			if data, err := os.ReadFile(path); err == nil {
-				found = string(data)
-			}
-		}
-		return nil
-	})
-	return found
+	out, _ := c.Hosts[i].Run(c.ctx, "sh", "-c", "cat $(find "+hosts.DataDir+"/agent/volumes -path '*/"+configMap+"/mark' | head -n 1)")
+	return strings.TrimSpace(out)
 }
 
 // servicesAndConfigMaps: count Services without pods, and maps of size bytes each that do not compress to nothing.
