@@ -23,7 +23,6 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/klog/v2"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/capabilities"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
@@ -111,14 +110,7 @@ var settle sync.Once
 func prepareUpstream(log *slog.Logger) {
 	utilruntime.ReallyCrash = false // a panic in a handler is that request's alone
 	capabilities.Setup(true, 0)     // privileged containers may be asked for; PodSecurity says where
-	klog.SetSlogLogger(slog.New(warnings{log.Handler()}))
-}
-
-// warnings keeps upstream's chatter out of the log.
-type warnings struct{ slog.Handler }
-
-func (w warnings) Enabled(ctx context.Context, l slog.Level) bool {
-	return l >= slog.LevelWarn && w.Handler.Enabled(ctx, l)
+	routeKlog(log)
 }
 
 func (s *Server) build(ctx context.Context) (err error) {

@@ -1,0 +1,24 @@
+package api
+
+import (
+	"bytes"
+	"log/slog"
+	"testing"
+)
+
+func TestUpstreamsLogIsQuietAboutClients(t *testing.T) {
+	var out bytes.Buffer
+	log := slog.New(upstreamLog{slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}})}).With("part", "api")
+	log.Info("Adding GroupVersion apps v1 to ResourceManager")
+	log.Error("Unable to authenticate the request", "err", "invalid bearer token")
+	log.Error("Error - invalid timeout specified in the request URL")
+	log.Error("disk is gone")
+	if got, want := out.String(), "level=ERROR msg=\"disk is gone\" part=api\n"; got != want {
+		t.Errorf("got %q", got)
+	}
+}
