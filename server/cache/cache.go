@@ -39,6 +39,7 @@ func (c Change[T]) Key() types.NamespacedName {
 type Cache[T any] struct {
 	source Source
 	prefix string
+	keep   func(key string) bool // nil keeps all
 	log    *slog.Logger
 
 	// deliver orders changes and registrations of handlers; mu guards the
@@ -73,25 +74,30 @@ func (c *Cache[T]) Run(ctx context.Context) {
 	c.run(ctx, f, err)
 }
 
-// run goes on from where start left off.
 func (c *Cache[T]) run(ctx context.Context, f Follower, err error) {
+	run(ctx, c.log, c.start, c.follow, f, err)
+}
+
+// run goes on from where start left off, and starts over when the source lost
+// its place or failed.
+func run(ctx context.Context, log *slog.Logger, start func() (Follower, error), follow func(context.Context, Follower) error, f Follower, err error) {
 	for {
 		if err == nil {
-			err = c.follow(ctx, f)
+			err = follow(ctx, f)
 			f.Close()
 		}
 		if ctx.Err() != nil {
 			return
 		}
 		if !errors.Is(err, ErrTooOld) {
-			c.log.Error("cache lost its source", "err", err)
+			log.Error("cache lost its source", "err", err)
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(retryAfter):
 			}
 		}
-		f, err = c.start()
+		f, err = start()
 	}
 }
 
@@ -123,6 +129,9 @@ func (c *Cache[T]) replace(snapshot []KeyValue) {
 	var newest int64
 	for _, kv := range snapshot {
 		newest = max(newest, kv.Revision)
+		if c.keep != nil && !c.keep(kv.Key) {
+			continue
+		}
 		object, err := decode[T](kv.Value, kv.Revision)
 		if err != nil {
 			c.log.Error("an object cannot be read and is ignored", "key", kv.Key, "err", err)
@@ -157,6 +166,9 @@ func (c *Cache[T]) apply(events []Event) {
 }
 
 func (c *Cache[T]) applyOne(e Event) {
+	if c.keep != nil && !c.keep(e.Key) {
+		return
+	}
 	if e.Value == nil {
 		c.remove(nameOf(c.prefix, e.Key))
 		return

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -31,13 +32,13 @@ type Set struct {
 	wg     sync.WaitGroup
 
 	mu     sync.Mutex
-	caches map[schema.GroupResource]any
+	caches map[what]any
 }
 
 // NewSet makes a set without any cache. prefixOf names where the source keeps a resource.
 func NewSet(source Source, prefixOf func(schema.GroupResource) string, log *slog.Logger) *Set {
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Set{source: source, prefix: prefixOf, log: log, ctx: ctx, cancel: cancel, caches: map[schema.GroupResource]any{}}
+	return &Set{source: source, prefix: prefixOf, log: log, ctx: ctx, cancel: cancel, caches: map[what]any{}}
 }
 
 // Close stops all caches and returns when nothing of them runs any more.
@@ -55,16 +56,51 @@ func (s *Set) Prefix(gr schema.GroupResource) string { return s.prefix(gr) }
 // Of returns the set's cache of a resource. All callers must agree on its type.
 // The cache is complete when it is returned, unless the source failed.
 func Of[T any](s *Set, group, resource string) *Cache[T] {
+	return open[T](s, group, resource, "")
+}
+
+// Named returns a cache of the objects of one name in all namespaces, for who
+// would otherwise keep thousands of others for them.
+func Named[T any](s *Set, group, resource, name string) *Cache[T] {
+	return open[T](s, group, resource, name)
+}
+
+// what one of the set's caches holds.
+type what struct {
+	schema.GroupResource
+	name    string
+	counted bool
+}
+
+func open[T any](s *Set, group, resource, name string) *Cache[T] {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	gr := schema.GroupResource{Group: group, Resource: resource}
-	if c, ok := s.caches[gr]; ok {
+	key := what{GroupResource: schema.GroupResource{Group: group, Resource: resource}, name: name}
+	if c, ok := s.caches[key]; ok {
 		return c.(*Cache[T])
 	}
-	c := New[T](s.source, s.prefix(gr), s.log)
-	s.caches[gr] = c
+	c := New[T](s.source, s.prefix(key.GroupResource), s.log)
+	if name != "" {
+		c.keep = func(key string) bool { return strings.HasSuffix(key, "/"+name) }
+	}
+	s.caches[key] = c
 	f, err := c.start()
 	s.wg.Go(func() { c.run(s.ctx, f, err) })
+	return c
+}
+
+// Counts returns the set's counter of a resource.
+func (s *Set) Counts(gr schema.GroupResource) *Counter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := what{GroupResource: gr, counted: true}
+	if c, ok := s.caches[key]; ok {
+		return c.(*Counter)
+	}
+	c := newCounter(s.source, s.prefix(gr), s.log)
+	s.caches[key] = c
+	f, err := c.start()
+	s.wg.Go(func() { run(s.ctx, s.log, c.start, c.follow, f, err) })
 	return c
 }
 

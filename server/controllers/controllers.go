@@ -18,6 +18,8 @@ import (
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/clusterrole"
 	"bramble.dev/server/controllers/deployment"
@@ -143,7 +145,7 @@ func (k kit) house() []runner {
 			Client: k.Client("service-account-controller"), Namespaces: s.Namespaces(), ServiceAccounts: s.ServiceAccounts(), Log: log,
 		}),
 		rootca.New(rootca.Inputs{
-			Client: k.Client("root-ca-cert-publisher"), Namespaces: s.Namespaces(), ConfigMaps: s.ConfigMaps(), CACertPEM: k.CACertPEM, Log: log,
+			Client: k.Client("root-ca-cert-publisher"), Namespaces: s.Namespaces(), ConfigMaps: cache.Named[corev1.ConfigMap](s, "", "configmaps", rootca.Name), CACertPEM: k.CACertPEM, Log: log,
 		}),
 		clusterrole.New(clusterrole.Inputs{Client: k.Client("clusterrole-aggregation-controller"), ClusterRoles: s.ClusterRoles(), Log: log}),
 	}

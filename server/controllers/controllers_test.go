@@ -261,7 +261,7 @@ func (c *cluster) quiet(t interface {
 }) {
 	last := c.writes.Load()
 	eventually(t, "the writes end", func() bool {
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(400 * time.Millisecond) // longer than a back-off that is still under way
 		now := c.writes.Load()
 		same := now == last
 		last = now

@@ -33,6 +33,10 @@ func (s *scheduler) bind(ctx context.Context, it *item, p *candidate, node strin
 		s.queue.remove(it.uid)
 		return
 	}
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		s.queue.wait(it, false) // the pod goes with its namespace
+		return
+	}
 	if ctx.Err() == nil && !apierrors.IsConflict(err) {
 		s.Logger.Warn("a pod could not be bound and is tried again", "pod", it.key.String(), "node", node, "err", err)
 		s.tell(ctx, p.pod, corev1.PodReasonSchedulerError, fmt.Sprintf("binding rejected: %v", err), "")

@@ -19,7 +19,11 @@ import (
 // starts from what this one did.
 func (c *controller) apply(ctx context.Context, key loop.Key, d *appsv1.Deployment, p plan) error {
 	if p.create != nil {
-		if err := c.create(ctx, key, d, p.create); err != nil {
+		err := c.create(ctx, key, d, p.create)
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil // nothing can be made there any more, and that is right
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -69,7 +73,7 @@ func (c *controller) create(ctx context.Context, key loop.Key, d *appsv1.Deploym
 	case apierrors.IsAlreadyExists(err):
 		return c.collide(ctx, key, d, rs, err)
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return loop.Permanent(err)
+		return err
 	case err != nil:
 		msg := fmt.Sprintf("Failed to create new replica set %q: %v", rs.Name, err)
 		c.Events.Eventf(d, corev1.EventTypeWarning, setCreateError, "%s", msg)

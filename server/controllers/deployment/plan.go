@@ -162,7 +162,7 @@ func (p *planner) resize() {
 	running := active(p.all())
 	switch {
 	case len(running) == 1:
-		p.scale(running[0], wanted, true)
+		p.scale(running[0], p.alone(running[0]), true)
 		return
 	case len(running) == 0:
 		if newest := p.newest(); newest != nil {
@@ -183,6 +183,18 @@ func (p *planner) resize() {
 		allowed = wanted + surge
 	}
 	p.share(running, allowed-sum(running, wantedReplicas))
+}
+
+// alone is the size of the only set that is to have pods. In a rolling update
+// it leaves room for pods of the others that are on their way out.
+func (p *planner) alone(rs *appsv1.ReplicaSet) int32 {
+	wanted, size := *p.d.Spec.Replicas, *rs.Spec.Replicas
+	if !isRolling(p.d) || wanted <= size {
+		return wanted
+	}
+	surge, _ := bounds(p.d)
+	leaving := sum(p.all(), holds) - holds(rs)
+	return max(size, min(wanted, wanted+surge-leaving))
 }
 
 // share spreads a difference over ReplicaSets in proportion to their sizes; the

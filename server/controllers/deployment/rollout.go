@@ -41,11 +41,26 @@ func (p *planner) room(size int32) int32 {
 		return wanted
 	}
 	surge, _ := bounds(p.d)
-	free := wanted + surge - sum(p.all(), wantedReplicas)
-	if free <= 0 {
+	free := wanted + surge - sum(p.all(), holds)
+	if free <= 0 || !p.settled() {
 		return size
 	}
 	return size + min(free, wanted-size)
+}
+
+// holds is how many pods a set has or is to have: one that was told to shrink
+// may not have done so yet.
+func holds(rs *appsv1.ReplicaSet) int32 { return max(*rs.Spec.Replicas, rs.Status.Replicas) }
+
+// settled says that the old sets have taken notice of their sizes, so that what
+// they say of their pods can be relied upon.
+func (p *planner) settled() bool {
+	for _, rs := range p.old {
+		if rs.Status.ObservedGeneration < rs.Generation {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *planner) growNew() bool {

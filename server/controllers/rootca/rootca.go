@@ -24,8 +24,10 @@ import (
 	"bramble.dev/server/controllers/loop"
 )
 
+// Name is that of the ConfigMap.
+const Name = "kube-root-ca.crt"
+
 const (
-	name        = "kube-root-ca.crt"
 	annotation  = "kubernetes.io/description"
 	description = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. " +
 		"No other usage is guaranteed across distributions of Kubernetes clusters."
@@ -35,7 +37,7 @@ const (
 type Inputs struct {
 	Client     kubernetes.Interface
 	Namespaces *cache.Cache[corev1.Namespace]
-	ConfigMaps *cache.Cache[corev1.ConfigMap]
+	ConfigMaps *cache.Cache[corev1.ConfigMap] // those of this name are enough
 	CACertPEM  []byte
 	Log        *slog.Logger
 }
@@ -45,7 +47,7 @@ func New(in Inputs) *loop.Loop {
 	l := loop.New("root-ca-cert-publisher", in.Log, in.reconcile)
 	loop.Watch(l, in.Namespaces, loop.Self)
 	loop.Watch(l, in.ConfigMaps, func(change cache.Change[corev1.ConfigMap]) []loop.Key {
-		if cm := change.Object(); cm.Name == name && change.Old != nil {
+		if cm := change.Object(); cm.Name == Name && change.Old != nil {
 			return []loop.Key{{Name: cm.Namespace}}
 		}
 		return nil
@@ -60,10 +62,10 @@ func (in Inputs) reconcile(ctx context.Context, key loop.Key) error {
 	}
 	data := map[string]string{"ca.crt": string(in.CACertPEM)}
 	client := in.Client.CoreV1().ConfigMaps(key.Name)
-	present, ok := in.ConfigMaps.Get(key.Name, name)
+	present, ok := in.ConfigMaps.Get(key.Name, Name)
 	if !ok {
 		_, err := client.Create(ctx, &corev1.ConfigMap{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{annotation: description}},
+			ObjectMeta: metav1.ObjectMeta{Name: Name, Annotations: map[string]string{annotation: description}},
 			Data:       data,
 		}, metav1.CreateOptions{})
 		if err == nil || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
