@@ -33,6 +33,7 @@ import (
 	"bramble.dev/server/controllers/podgc"
 	"bramble.dev/server/controllers/replicaset"
 	"bramble.dev/server/controllers/replicationcontroller"
+	"bramble.dev/server/controllers/resourcequota"
 	"bramble.dev/server/controllers/rootca"
 	"bramble.dev/server/controllers/serviceaccount"
 	"bramble.dev/server/controllers/tainteviction"
@@ -146,6 +147,10 @@ func (k kit) house() []runner {
 		}),
 		rootca.New(rootca.Inputs{
 			Client: k.Client("root-ca-cert-publisher"), Namespaces: s.Namespaces(), ConfigMaps: cache.Named[corev1.ConfigMap](s, "", "configmaps", rootca.Name), CACertPEM: k.CACertPEM, Log: log,
+		}),
+		resourcequota.New(resourcequota.Inputs{
+			Client: k.Client("resourcequota-controller"), ResourceQuotas: s.ResourceQuotas(), Pods: s.Pods(), Services: s.Services(),
+			Claims: s.PersistentVolumeClaims(), Counts: s.Counts, Log: log,
 		}),
 		clusterrole.New(clusterrole.Inputs{Client: k.Client("clusterrole-aggregation-controller"), ClusterRoles: s.ClusterRoles(), Log: log}),
 	}

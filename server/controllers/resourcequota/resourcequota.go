@@ -1,0 +1,129 @@
+// Package resourcequota keeps in the status of each ResourceQuota what its
+// namespace uses. Admission refuses by that status, and counts up what it lets
+// in; this package counts anew whenever something changed.
+//
+// Invariant: usage is a function of what the namespace holds, for exactly the
+// resources that the quota names; nothing is written when it is right.
+//
+//	l := resourcequota.New(resourcequota.Inputs{...})
+//	l.Run(ctx)
+package resourcequota
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/loop"
+)
+
+// recount is how often a quota is counted without a reason: time alone frees
+// what a pod holds that should have ended.
+const recount = 5 * time.Minute
+
+// Inputs is what the controller reads and writes with.
+type Inputs struct {
+	Client         kubernetes.Interface
+	ResourceQuotas *cache.Cache[corev1.ResourceQuota]
+	Pods           *cache.Cache[corev1.Pod]
+	Services       *cache.Cache[corev1.Service]
+	Claims         *cache.Cache[corev1.PersistentVolumeClaim]
+	Counts         func(schema.GroupResource) *cache.Counter
+	Log            *slog.Logger
+}
+
+type controller struct {
+	Inputs
+	loop   *loop.Loop
+	writes loop.Writes
+
+	mu      sync.Mutex
+	counted map[schema.GroupResource]*cache.Counter // that this controller listens to
+}
+
+// New makes the controller.
+func New(in Inputs) *loop.Loop {
+	c := &controller{Inputs: in, counted: map[schema.GroupResource]*cache.Counter{}}
+	c.loop = loop.New("resourcequota-controller", in.Log, c.reconcile)
+	loop.Watch(c.loop, in.ResourceQuotas, loop.Self)
+	loop.Watch(c.loop, in.Pods, func(change cache.Change[corev1.Pod]) []loop.Key {
+		if change.Old != nil && change.New != nil && countsAlike(change.Old, change.New) {
+			return nil
+		}
+		return c.quotasOf(change.Key().Namespace)
+	})
+	loop.Watch(c.loop, in.Services, func(change cache.Change[corev1.Service]) []loop.Key { return c.quotasOf(change.Key().Namespace) })
+	loop.Watch(c.loop, in.Claims, func(change cache.Change[corev1.PersistentVolumeClaim]) []loop.Key {
+		return c.quotasOf(change.Key().Namespace)
+	})
+	return c.loop
+}
+
+func (c *controller) quotasOf(namespace string) []loop.Key {
+	var keys []loop.Key
+	for _, q := range c.ResourceQuotas.List(namespace, nil) {
+		keys = append(keys, loop.Key{Namespace: q.Namespace, Name: q.Name})
+	}
+	return keys
+}
+
+// count gives the number of objects of a resource, and from then on listens to it.
+func (c *controller) count(gr schema.GroupResource, namespace string) int {
+	c.mu.Lock()
+	counter := c.counted[gr]
+	fresh := counter == nil
+	if fresh {
+		counter = c.Counts(gr)
+		c.counted[gr] = counter
+	}
+	c.mu.Unlock()
+	if fresh {
+		counter.OnChange(func(namespace string) {
+			for _, key := range c.quotasOf(namespace) {
+				c.loop.Enqueue(key)
+			}
+		})
+	}
+	return counter.Count(namespace)
+}
+
+func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
+	if err := c.writes.Settle(ctx, key); err != nil {
+		return err
+	}
+	quota, ok := c.ResourceQuotas.Get(key.Namespace, key.Name)
+	if !ok {
+		return nil
+	}
+	c.loop.After(key, recount)
+	used := usage(quota, holdings{
+		pods: c.Pods.List(key.Namespace, nil), services: c.Services.List(key.Namespace, nil), claims: c.Claims.List(key.Namespace, nil),
+		count: func(gr schema.GroupResource) int { return c.count(gr, key.Namespace) }, now: time.Now(),
+	})
+	wanted := corev1.ResourceQuotaStatus{Hard: quota.Spec.Hard, Used: used}
+	if equality.Semantic.DeepEqual(quota.Status, wanted) {
+		return nil
+	}
+	quota = quota.DeepCopy()
+	quota.Status = wanted
+	written, err := c.Client.CoreV1().ResourceQuotas(key.Namespace).UpdateStatus(ctx, quota, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write usage: %w", err)
+	}
+	c.writes.Add(key, c.ResourceQuotas.Seen(written.ResourceVersion))
+	return nil
+}
