@@ -1,0 +1,82 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/remotecommand"
+	kubelet "k8s.io/cri-streaming/pkg/streaming/remotecommand"
+)
+
+// shouting is a container whose command repeats its input in capitals.
+type shouting struct{}
+
+func (shouting) ExecInContainer(_ context.Context, name, _, container string, cmd []string, in io.Reader, out, err io.WriteCloser, _ bool, _ <-chan kubelet.TerminalSize, _ time.Duration) error {
+	text, e := io.ReadAll(in)
+	fmt.Fprintf(out, "%s", strings.ToUpper(string(text)))
+	fmt.Fprintf(err, "%s in %s of %s", strings.Join(cmd, " "), container, name)
+	return e
+}
+
+func execHandler(w http.ResponseWriter, r *http.Request) {
+	o, err := kubelet.NewOptions(r)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	p := strings.Split(strings.Trim(r.URL.Path, "/"), "/") // exec/<namespace>/<pod>/<container>
+	kubelet.ServeExec(w, r, shouting{}, p[2], "", p[3], r.URL.Query()["command"], o, time.Minute, time.Minute, kubelet.SupportedStreamingProtocols)
+}
+
+// Clients of both kinds, SPDY as kubectl before 1.31 speaks it and WebSocket as it does since, reach a node that speaks SPDY.
+func TestExec(t *testing.T) {
+	dial := listening(t, http.HandlerFunc(execHandler))
+	c := start(t, t.TempDir(), func(c *Config) {
+		c.NodeDialer = func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }
+	})
+	ns := c.namespace(t)
+	must(c.client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "pi"}}, metav1.CreateOptions{}))(t)
+	p := pod("p")
+	p.Spec.NodeName = "pi"
+	must(c.client.CoreV1().Pods(ns).Create(t.Context(), p, metav1.CreateOptions{}))(t)
+	query := url.Values{"command": {"cat", "-"}, "stdin": {"1"}, "stdout": {"1"}, "stderr": {"1"}, "container": {"c"}}
+	at := must(url.Parse(c.url + "/api/v1/namespaces/" + ns + "/pods/p/exec?" + query.Encode()))(t)
+	for name, make := range map[string]func(*rest.Config) (remotecommand.Executor, error){
+		"spdy": func(config *rest.Config) (remotecommand.Executor, error) {
+			return remotecommand.NewSPDYExecutor(config, "POST", at)
+		},
+		"websocket": func(config *rest.Config) (remotecommand.Executor, error) {
+			return remotecommand.NewWebSocketExecutor(config, "GET", at.String())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			input := strings.Repeat("all of it ", 20_000)
+			var out, stderr bytes.Buffer
+			e := must(make(c.config))(t)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			if err := e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: strings.NewReader(input), Stdout: &out, Stderr: &stderr}); err != nil {
+				t.Fatal(err)
+			}
+			if out.String() != strings.ToUpper(input) || stderr.String() != "cat - in c of p" {
+				t.Errorf("%d of %d bytes back, and %q", out.Len(), len(input), stderr.String())
+			}
+		})
+	}
+	nobody := must(c.as("nobody"))(t)
+	e := must(remotecommand.NewWebSocketExecutor(nobody, "GET", at.String()))(t)
+	if err := e.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}); err == nil || !strings.Contains(err.Error(), "forbidden") {
+		t.Errorf("without the right: %v", err)
+	}
+}
