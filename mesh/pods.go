@@ -53,12 +53,14 @@ func (m *Mesh) Attach(ctx context.Context, p PodNetwork) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
-	lease, err := m.pool.Allocate(string(p.UID), m.config.PodCIDR, n)
+	lease, err := m.pool.Reserve(string(p.UID), m.config.PodCIDR, n)
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
+	synced := make(chan error, 1)
+	go func() { synced <- m.pool.Sync(lease.ID) }()
 	path, err := m.bridge.Attach(ctx, bridge.Pod{ID: lease.ID, IP: lease.IP})
-	if err != nil {
+	if err = errors.Join(err, <-synced); err != nil {
 		return Attachment{}, fmt.Errorf("attach pod %s/%s: %w", p.Namespace, p.Name, err)
 	}
 	if _, ok := m.pods[lease.ID]; !ok {

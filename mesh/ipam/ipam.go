@@ -1,8 +1,9 @@
 // Package ipam hands out a node's pod addresses, so that no two pods ever have one at once, whoever
 // is killed when.
 //
-// A lease is a file that is complete on disk before its address is used, and nothing is written at
-// any other time. An address that is free again is taken last: packets and names of its former holder
+// A lease is a file: whole before its address is known to anybody, so that no death of the agent
+// matters, and on disk when Allocate returns, so that after a power cut pods get the addresses that the
+// other nodes know. Nothing is written at any other time. An address that is free again is taken last: packets and names of its former holder
 // are still about. The invariant: a lease that Allocate returned is there after any crash until
 // Release, and no address is in two leases.
 //
@@ -40,8 +41,9 @@ type Pool struct {
 	mu     sync.Mutex
 	leases map[string]Lease
 	used   map[netip.Addr]string
-	last   netip.Addr   // handed out
-	freed  []netip.Addr // by this process, the one that is free for the longest time first
+	last   netip.Addr      // handed out
+	freed  []netip.Addr    // by this process, the one that is free for the longest time first
+	cached map[string]bool // leases that are written but not synced
 }
 
 // cursor is the file that remembers the last address handed out. It is written without a sync: what
@@ -54,7 +56,7 @@ func Open(dir string) (*Pool, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "leases"), 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of address leases: %w", err)
 	}
-	p := &Pool{dir: dir, leases: map[string]Lease{}, used: map[netip.Addr]string{}}
+	p := &Pool{dir: dir, leases: map[string]Lease{}, used: map[netip.Addr]string{}, cached: map[string]bool{}}
 	entries, err := os.ReadDir(p.path(""))
 	if err != nil {
 		return nil, fmt.Errorf("list address leases: %w", err)
@@ -117,6 +119,16 @@ func (p *Pool) List() []Lease {
 // Allocate gives the lease of id, a new one from the subnet if it has none. When it returns, the lease
 // is on disk. The note is that of the first call.
 func (p *Pool) Allocate(id string, subnet netip.Prefix, note json.RawMessage) (Lease, error) {
+	l, err := p.Reserve(id, subnet, note)
+	if err != nil {
+		return Lease{}, err
+	}
+	return l, p.Sync(id)
+}
+
+// Reserve is the first half of Allocate: the lease outlives the agent, but not yet a power cut. The
+// second half, Sync, takes a disk's time, in which the pod's links can be made.
+func (p *Pool) Reserve(id string, subnet netip.Prefix, note json.RawMessage) (Lease, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l, ok := p.leases[id]; ok {
@@ -134,13 +146,31 @@ func (p *Pool) Allocate(id string, subnet netip.Prefix, note json.RawMessage) (L
 	if err != nil {
 		return Lease{}, fmt.Errorf("allocate an address: %w", err)
 	}
-	if err := writeDurably(p.path(id), b); err != nil {
+	if err := writeWhole(p.path(id), b); err != nil {
 		return Lease{}, fmt.Errorf("record the address of %s: %w", id, err)
 	}
+	p.cached[id] = true
 	p.leases[id], p.used[ip], p.last = l, id, ip
 	p.freed = slices.DeleteFunc(p.freed, func(a netip.Addr) bool { return a == ip })
 	_ = os.WriteFile(filepath.Join(p.dir, cursor), []byte(ip.String()+"\n"), 0o600)
 	return l, nil
+}
+
+// Sync waits until a lease that this process made is on disk.
+func (p *Pool) Sync(id string) error {
+	p.mu.Lock()
+	cached := p.cached[id]
+	p.mu.Unlock()
+	if !cached {
+		return nil
+	}
+	if err := errors.Join(syncPath(p.path(id)), syncPath(p.path(""))); err != nil {
+		return fmt.Errorf("record the address of %s: %w", id, err)
+	}
+	p.mu.Lock()
+	delete(p.cached, id)
+	p.mu.Unlock()
+	return nil
 }
 
 // Release frees an address. A crash right after it may bring the lease back; its holder's absence is
@@ -156,6 +186,7 @@ func (p *Pool) Release(id string) error {
 		return fmt.Errorf("release the address of %s: %w", id, err)
 	}
 	delete(p.leases, id)
+	delete(p.cached, id)
 	delete(p.used, l.IP)
 	p.freed = append(p.freed, l.IP)
 	return nil
@@ -200,26 +231,25 @@ func next(subnet netip.Prefix, last netip.Addr, used func(netip.Addr) bool) (net
 	return netip.Addr{}, ErrFull
 }
 
-// writeDurably makes a file that is whole or absent after any crash. The temporary name begins with
-// a dot, which no lease's does.
-func writeDurably(path string, b []byte) error {
+// writeWhole makes a file that nobody ever sees half of. The temporary name begins with a dot, which
+// no lease's does. After a power cut it may be empty until syncPath was called; Open removes it then.
+func writeWhole(path string, b []byte) error {
 	dir, name := filepath.Split(path)
 	tmp := filepath.Join(dir, "."+name)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Sync(), f.Close())
+	err := os.WriteFile(tmp, b, 0o600)
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
+		_ = os.Remove(tmp)
 	}
-	d, err := os.Open(dir)
+	return err
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
 }
