@@ -38,5 +38,9 @@ func (u upstreamLog) Handle(ctx context.Context, r slog.Record) error {
 	return u.Handler.Handle(ctx, r)
 }
 
-func (u upstreamLog) WithAttrs(a []slog.Attr) slog.Handler { return upstreamLog{u.Handler.WithAttrs(a)} }
-func (u upstreamLog) WithGroup(name string) slog.Handler   { return upstreamLog{u.Handler.WithGroup(name)} }
+func (u upstreamLog) WithAttrs(a []slog.Attr) slog.Handler {
+	return upstreamLog{u.Handler.WithAttrs(a)}
+}
+func (u upstreamLog) WithGroup(name string) slog.Handler {
+	return upstreamLog{u.Handler.WithGroup(name)}
+}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -8,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -105,6 +108,40 @@ func TestAllocationsSurviveARestart(t *testing.T) {
 	}
 	if l := must(c.client.NetworkingV1().IPAddresses().List(ctx, metav1.ListOptions{LabelSelector: networkingv1.LabelManagedBy + "=ipallocator.k8s.io"}))(t); len(l.Items) != len(seen)+2 {
 		t.Errorf("%d addresses are allocated for %d services", len(l.Items), len(seen)+2)
+	}
+}
+
+// What a Secret holds is nowhere in the files, and the next process reads it.
+func TestSecretsAreEncrypted(t *testing.T) {
+	dir := t.TempDir()
+	c := start(t, dir)
+	const secret = "correct horse battery staple"
+	made := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, StringData: map[string]string{"k": secret}}
+	must(c.client.CoreV1().Secrets("default").Create(t.Context(), made, metav1.CreateOptions{}))(t)
+	must(c.client.CoreV1().ConfigMaps("default").Create(t.Context(), configMap("plain", "k", "lies there openly"), metav1.CreateOptions{}))(t)
+	f := must(c.db.Follow("/registry/secrets"))(t)
+	if kv := f.Snapshot(); len(kv) != 1 || !bytes.Contains(kv[0].Value, []byte(secret)) {
+		t.Error("a follower does not see it in the clear")
+	}
+	f.Close()
+	if err := c.stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.stop = nil
+	var open bool
+	for _, name := range must(filepath.Glob(filepath.Join(dir, "state.db*")))(t) {
+		data := must(os.ReadFile(name))(t)
+		open = open || bytes.Contains(data, []byte("lies there openly"))
+		if bytes.Contains(data, []byte(secret)) {
+			t.Errorf("%s shows it", name)
+		}
+	}
+	if !open {
+		t.Error("this test would see nothing")
+	}
+	c = start(t, dir)
+	if s := must(c.client.CoreV1().Secrets("default").Get(t.Context(), "s", metav1.GetOptions{}))(t); string(s.Data["k"]) != secret {
+		t.Errorf("read %q", s.Data["k"])
 	}
 }
 

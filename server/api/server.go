@@ -117,13 +117,13 @@ func (s *Server) build(ctx context.Context) (err error) {
 	c := s.config
 	w := &wiring{serializer: newSerializer()}
 	s.wiring = w
-	if w.stores, err = newStores(c.Store); err != nil {
+	if w.stores, err = newStores(c.Store, c.PKI.SecretsKey()); err != nil {
 		return err
 	}
 	if w.client, err = kubernetes.NewForConfig(s.ClientConfig("system:apiserver", user.SystemPrivilegedGroup)); err != nil {
 		return err
 	}
-	w.informers = informer.NewFactory(ctx, c.Store, legacyscheme.Scheme, w.stores.prefix, s.log, informer.Keep(keptKinds...))
+	w.informers = informer.NewFactory(ctx, c.Store, legacyscheme.Scheme, w.stores.prefix, s.log, informer.Keep(keptKinds...), informer.Transform(w.stores.transformer))
 	if w.keys, err = serviceaccount.StaticPublicKeysGetter([]any{c.PKI.ServiceAccountKey().Public()}); err != nil {
 		return fmt.Errorf("service account keys: %w", err)
 	}

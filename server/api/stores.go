@@ -1,6 +1,7 @@
 package api
 
 import (
+	"crypto/aes"
 	"fmt"
 	"strings"
 
@@ -12,6 +13,9 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 	"k8s.io/apiserver/pkg/storage/storagebackend"
 	"k8s.io/apiserver/pkg/storage/storagebackend/factory"
+	"k8s.io/apiserver/pkg/storage/value"
+	aestransformer "k8s.io/apiserver/pkg/storage/value/encrypt/aes"
+	plaintext "k8s.io/apiserver/pkg/storage/value/encrypt/identity"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/pkg/controlplane"
 	"k8s.io/kubernetes/pkg/kubeapiserver"
@@ -26,10 +30,15 @@ const root = "/registry"
 type stores struct {
 	db      *store.DB
 	served  *serverstorage.ResourceConfig // which versions are on
+	secrets value.Transformer
 	factory *serverstorage.DefaultStorageFactory
 }
 
-func newStores(db *store.DB) (*stores, error) {
+func newStores(db *store.DB, secretsKey []byte) (*stores, error) {
+	secrets, err := encryption(secretsKey)
+	if err != nil {
+		return nil, err
+	}
 	served := controlplane.DefaultAPIResourceConfigSource()
 	config := kubeapiserver.NewStorageFactoryConfig()
 	config.APIResourceConfig = served
@@ -40,7 +49,31 @@ func newStores(db *store.DB) (*stores, error) {
 	if err != nil {
 		return nil, fmt.Errorf("storage encodings: %w", err)
 	}
-	return &stores{db: db, served: served, factory: f}, nil
+	return &stores{db: db, served: served, factory: f, secrets: secrets}, nil
+}
+
+// encryption is upstream's AES-GCM form, by which another API server with the same key could read the store. What was written before
+// it was on is read as it is.
+func encryption(key []byte) (value.Transformer, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, fmt.Errorf("encryption of Secrets: %w", err)
+	}
+	gcm, err := aestransformer.NewGCMTransformer(block)
+	if err != nil {
+		return nil, fmt.Errorf("encryption of Secrets: %w", err)
+	}
+	return value.NewPrefixTransformers(nil,
+		value.PrefixTransformer{Prefix: []byte("k8s:enc:aesgcm:v1:bramble:"), Transformer: gcm},
+		value.PrefixTransformer{Prefix: []byte{}, Transformer: plaintext.NewEncryptCheckTransformer()}), nil
+}
+
+// transformer is how a resource is written to memory and disk; nil: as it is.
+func (s *stores) transformer(gr schema.GroupResource) value.Transformer {
+	if gr == (schema.GroupResource{Resource: "secrets"}) {
+		return s.secrets
+	}
+	return nil
 }
 
 // prefix is the store's key prefix of a resource, "/registry/deployments".
@@ -59,7 +92,7 @@ func (s *stores) GetRESTOptions(gr schema.GroupResource, example runtime.Object)
 		Decorator: func(config *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 			newObject, newList func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
 		) (storage.Interface, factory.DestroyFunc, error) {
-			return s.db.Storage(store.Resource{Codec: config.Codec, Prefix: prefix, New: newObject, NewList: newList, Volatile: volatileOf(gr)}), func() {}, nil
+			return s.db.Storage(store.Resource{Codec: config.Codec, Prefix: prefix, New: newObject, NewList: newList, Volatile: volatileOf(gr), Transformer: s.transformer(gr)}), func() {}, nil
 		},
 	}, nil
 }

@@ -12,14 +12,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
-// Files of the PKI folder. Everything else is made from these two keys whenever it is needed.
+// Files of the PKI folder. Everything else is made from these keys whenever it is needed.
 const (
 	caCertFile            = "ca.crt"
 	caKeyFile             = "ca.key"
 	serviceAccountKeyFile = "service-account.key"
+	secretsKeyFile        = "secrets.key"
 )
 
 // PKIOptions change how a PKI behaves; the zero value is right for a server.
@@ -36,6 +38,8 @@ type PKI struct {
 	caKey  crypto.Signer
 	sa     crypto.Signer
 	caHash string
+
+	secretsKey []byte
 }
 
 // OpenPKI reads the keys in dir, or makes them when the folder has none yet.
@@ -54,7 +58,32 @@ func OpenPKI(dir string, o PKIOptions) (*PKI, error) {
 	if p.sa, err = p.openKey(serviceAccountKeyFile); err != nil {
 		return nil, err
 	}
+	if p.secretsKey, err = p.openSecretsKey(); err != nil {
+		return nil, err
+	}
 	return p, nil
+}
+
+// SecretsKey encrypts Secrets in the store (AES-256). It lies beside what it protects unless the folder is kept elsewhere.
+func (p *PKI) SecretsKey() []byte { return p.secretsKey }
+
+// openSecretsKey reads the key, or makes it at its first use. It is never made anew where one was: without it Secrets are lost.
+func (p *PKI) openSecretsKey() ([]byte, error) {
+	path := filepath.Join(p.dir, secretsKeyFile)
+	text, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		key := make([]byte, 32)
+		rand.Read(key)
+		return key, writeFile(path, []byte(hex.EncodeToString(key)+"\n"), 0o600)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil || len(key) != 32 {
+		return nil, fmt.Errorf("pki: %s is not a key of 32 bytes in hexadecimal: restore the file from a backup of the data folder", path)
+	}
+	return key, nil
 }
 
 // openCA reads the authority. Its certificate is written after its key, so a folder with a key alone was left by a process that

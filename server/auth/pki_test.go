@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -32,10 +33,10 @@ func TestPKIIsKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pki")
 	a := open(t, dir, nil)
 	b := open(t, dir, nil)
-	if a.CAHash() != b.CAHash() || !samePublicKey(a.ServiceAccountKey().Public(), b.ServiceAccountKey().Public()) {
+	if a.CAHash() != b.CAHash() || len(a.SecretsKey()) != 32 || !bytes.Equal(a.SecretsKey(), b.SecretsKey()) || !samePublicKey(a.ServiceAccountKey().Public(), b.ServiceAccountKey().Public()) {
 		t.Error("a second start made new keys")
 	}
-	for _, f := range []string{caKeyFile, serviceAccountKeyFile} {
+	for _, f := range []string{caKeyFile, serviceAccountKeyFile, secretsKeyFile} {
 		s, err := os.Stat(filepath.Join(dir, f))
 		if err != nil {
 			t.Fatal(err)
@@ -69,6 +70,7 @@ func TestPKIRefusesWhatDoesNotBelongTogether(t *testing.T) {
 		{"another cluster's key", caKeyFile, "two clusters", foreign},
 		{"a damaged key", caKeyFile, "not a PEM private key: restore", []byte("\x00\x00")},
 		{"a damaged certificate", caCertFile, "not a PEM certificate: restore", []byte("-----BEGIN")},
+		{"a damaged key of Secrets", secretsKeyFile, "not a key of 32 bytes", []byte("abc")},
 		{"no key", caKeyFile, "restore the key from a backup", nil},
 	}
 	for _, tt := range tests {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/informers/internalinterfaces"
 	"k8s.io/client-go/tools/cache"
@@ -28,6 +29,7 @@ type Factory struct {
 	prefixOf func(schema.GroupResource) string
 	log      *slog.Logger
 	kept     map[reflect.Type]bool
+	secret   func(schema.GroupResource) value.Transformer
 	wait     sync.WaitGroup
 
 	mu   sync.Mutex
@@ -48,11 +50,16 @@ func Keep(kinds ...runtime.Object) Option {
 	}
 }
 
+// Transform names the encryption of resources; it must be the one that they are written with.
+func Transform(of func(schema.GroupResource) value.Transformer) Option {
+	return func(f *Factory) { f.secret = of }
+}
+
 // NewFactory makes a factory whose informers end with ctx. prefixOf gives a resource's prefix in the store, such as
 // "/registry/pods".
 func NewFactory(ctx context.Context, db *store.DB, scheme *runtime.Scheme, prefixOf func(schema.GroupResource) string, log *slog.Logger, options ...Option) *Factory {
 	f := &Factory{ctx: ctx, db: db, scheme: scheme, codecs: serializer.NewCodecFactory(scheme), prefixOf: prefixOf, log: log,
-		kept: map[reflect.Type]bool{}, made: map[reflect.Type]*informer{}}
+		kept: map[reflect.Type]bool{}, secret: func(schema.GroupResource) value.Transformer { return nil }, made: map[reflect.Type]*informer{}}
 	f.groups.f = f
 	for _, o := range options {
 		o(f)
@@ -87,7 +94,7 @@ func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
 	i := &informer{f: f, gvk: gvk, gvr: gvr, prefix: prefix, decoder: f.codecs.UniversalDecoder(gvk.GroupVersion())}
 	i.live = &liveIndexer{i: i, storage: f.db.Storage(store.Resource{
 		Codec: runtime.NewCodec(f.codecs.LegacyCodec(gvk.GroupVersion()), i.decoder), Prefix: storagePrefix(prefix),
-		New: i.object, NewList: i.list,
+		New: i.object, NewList: i.list, Transformer: f.secret(gvr.GroupResource()),
 	})}
 	if f.kept[t] {
 		i.kept = newKept(i)
