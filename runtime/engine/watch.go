@@ -246,7 +246,7 @@ func (e *Engine) giveBack(ctx context.Context, t *task) error {
 		return err
 	}
 	e.mu.Lock()
-	t.rec = rec
+	t.rec.Exit, t.rec.Layers = rec.Exit, rec.Layers // the rest never changes, and is read without the lock
 	e.mu.Unlock()
 	if err := t.pod.client.Forget(ctx, rec.ID); err != nil && !errors.Is(err, shim.ErrGone) {
 		e.log.Debug("a shim did not forget a container", "container", rec.ID, "err", err)
