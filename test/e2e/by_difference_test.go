@@ -16,7 +16,9 @@ const returnBudget = 16 << 10
 // and meanwhile its pods kept running.
 func TestByDifference(t *testing.T) {
 	c := start(t, 2, hosts.ClusterOptions{Images: []string{image("busybox")}})
-	c.apply(servicesAndConfigMaps(300, 16, 64<<10))
+	// 1 MiB in all; two of the maps are small, and those will change: an item crosses the link whole.
+	c.apply(servicesAndConfigMaps(300, 0, 2, 1<<10))
+	c.apply(servicesAndConfigMaps(0, 2, 16, 74<<10))
 	c.apply(reader(16, "host2"))
 	pods := c.ready("app=reader", 1, 2*time.Minute)
 	away := 1 // the host of the node that is cut off
@@ -119,13 +121,14 @@ func (c *cluster) mark(i int, configMap string) string {
 	return strings.TrimSpace(out)
 }
 
-// servicesAndConfigMaps: count Services without pods, and maps of size bytes each that do not compress to nothing.
-func servicesAndConfigMaps(count, maps, size int) string {
+// servicesAndConfigMaps: count Services without pods, and the maps from first to last-1 of size bytes each, which do not
+// compress to nothing.
+func servicesAndConfigMaps(count, first, last, size int) string {
 	var b strings.Builder
 	for i := range count {
 		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: Service\nmetadata: {name: service-%d}\nspec: {selector: {app: none-%d}, ports: [{port: 80}]}\n", i, i)
 	}
-	for i := range maps {
+	for i := first; i < last; i++ {
 		fmt.Fprintf(&b, "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: config-%d}\ndata:\n  mark: first\n  filler: %q\n", i, noise(i, size))
 	}
 	return b.String()
