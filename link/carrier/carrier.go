@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"sync"
 	"time"
 
 	mqtt "github.com/eclipse/paho.mqtt.golang"
@@ -64,11 +65,20 @@ func ParseURL(s string) (*url.URL, error) {
 type Client struct {
 	client mqtt.Client
 	lost   chan error
+
+	out  chan message
+	down chan struct{} // closed when nothing can be published any more
+	once sync.Once
+}
+
+type message struct {
+	topic   string
+	payload []byte
 }
 
 // Connect connects and subscribes.
 func Connect(ctx context.Context, o Options) (*Client, error) {
-	c := &Client{lost: make(chan error, 1)}
+	c := &Client{lost: make(chan error, 1), out: make(chan message), down: make(chan struct{})}
 	m := mqtt.NewClientOptions()
 	m.AddBroker(o.URL.Scheme + "://" + o.URL.Host)
 	if o.URL.User != nil {
@@ -101,7 +111,22 @@ func Connect(ctx context.Context, o Options) (*Client, error) {
 		c.Close()
 		return nil, fmt.Errorf("subscribe at broker %s: %w", o.URL.Redacted(), err)
 	}
+	go c.write()
 	return c, nil
+}
+
+// write passes messages to the library, one at a time. The library may hold a message for writeTime
+// after the connection was lost; nobody waits for that, and then this ends.
+func (c *Client) write() {
+	for {
+		select {
+		case <-c.down:
+			return
+		case m := <-c.out:
+			// What fails here is lost, like any other; a broken connection is told by the handler.
+			_ = c.client.Publish(m.topic, 0, false, m.payload)
+		}
+	}
 }
 
 func (c *Client) subscribe(ctx context.Context, topics []string) error {
@@ -122,6 +147,7 @@ func (c *Client) subscribe(ctx context.Context, topics []string) error {
 }
 
 func (c *Client) lose(err error) {
+	c.once.Do(func() { close(c.down) })
 	select {
 	case c.lost <- err:
 	default:
@@ -131,21 +157,24 @@ func (c *Client) lose(err error) {
 // Lost gets an error when the connection is lost.
 func (c *Client) Lost() <-chan error { return c.lost }
 
-// Publish sends a message. It waits while an earlier one is being written.
+// Publish sends a message. It waits while an earlier one is being written, but not for a connection
+// that is lost.
 func (c *Client) Publish(topic string, payload []byte) error {
-	token := c.client.Publish(topic, 0, false, payload)
 	select {
-	case <-token.Done():
-		if err := token.Error(); err != nil {
-			return fmt.Errorf("publish: %w", err)
-		}
-	default: // being written; its failure is a loss like any other
+	case c.out <- message{topic, payload}:
+		return nil
+	case <-c.down:
+		return errLost
 	}
-	return nil
 }
 
+var errLost = errors.New("publish: the connection is lost")
+
 // Close ends the connection.
-func (c *Client) Close() { c.client.Disconnect(100) }
+func (c *Client) Close() {
+	c.once.Do(func() { close(c.down) })
+	c.client.Disconnect(100)
+}
 
 func wait(ctx context.Context, t mqtt.Token) error {
 	limit := time.NewTimer(connectTime)
