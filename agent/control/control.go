@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"bramble.dev/runtime/image"
@@ -146,19 +147,11 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) ([
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
-		return nil, errors.New(trim(string(text)))
+		return nil, errors.New(strings.TrimRight(string(text), "\n")) // http.Error ends the line
 	}
 	var list []image.Image
 	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
 		return nil, fmt.Errorf("the agent's answer: %w", err)
 	}
 	return list, nil
-}
-
-// trim takes the line end that http.Error adds.
-func trim(s string) string {
-	for len(s) > 0 && s[len(s)-1] == '\n' {
-		s = s[:len(s)-1]
-	}
-	return s
 }
