@@ -117,19 +117,18 @@ func (d *DB) rowOf(c *change) int64 {
 // planReserve sees that no revision of the batch is above the reserved ones, and renews the reserve early when
 // something is written anyway.
 func (d *DB) planReserve(b *batch, p *plan) {
-	if len(b.changes) == 0 {
+	if b.rev == 0 {
 		return
 	}
-	rev := b.changes[len(b.changes)-1].rev
-	left := d.disk.reserved - rev
+	left := d.disk.reserved - b.rev
 	if left < 0 || len(p.rows) > 0 && left < d.opts.Reserve/2 {
-		p.reserve = rev + d.opts.Reserve
+		p.reserve = b.rev + d.opts.Reserve
 	}
 }
 
 // publish makes a committed batch visible, in revision order.
 func (d *DB) publish(b *batch) {
-	if len(b.changes) == 0 {
+	if b.rev == 0 {
 		return
 	}
 	now := d.now()
@@ -144,7 +143,7 @@ func (d *DB) publish(b *batch) {
 		c.res.ring.add(seen)
 		touched[c.res] = struct{}{}
 	}
-	d.rev = b.changes[len(b.changes)-1].rev
+	d.rev = b.rev
 	for r := range touched {
 		r.ring.trim(d.opts.RingBytes, d.opts.RingAge, now)
 		r.wakeAll()

@@ -86,7 +86,9 @@ func (d *DB) runJanitor() {
 		for _, e := range ended {
 			d.expire(ctx, e)
 		}
-		d.sweep(&marks)
+		if d.sweep(&marks) {
+			d.stage.pass()
+		}
 		wait := sweepInterval
 		if !next.IsZero() {
 			wait = min(wait, max(next.Sub(d.now()), time.Second))
@@ -127,8 +129,9 @@ type mark struct {
 	at  time.Time
 }
 
-// sweep forgets what has become too old: changes, snapshots, and the revisions that can be listed.
-func (d *DB) sweep(m *marks) {
+// sweep forgets what has become too old: changes, snapshots, and the revisions that can be listed. It says whether a
+// revision has to pass: a continue token ends, as upstream's does, also while nobody writes.
+func (d *DB) sweep(m *marks) (idle bool) {
 	now := d.now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -144,5 +147,11 @@ func (d *DB) sweep(m *marks) {
 	for _, r := range d.resources {
 		r.ring.trim(d.opts.RingBytes, d.opts.RingAge, now)
 	}
+	for r := range d.pinned {
+		if p := r.pins[len(r.pins)-1]; p.rev == d.rev && now.Sub(p.at) >= d.opts.SnapshotAge/2 {
+			idle = true
+		}
+	}
 	d.trimPins(now)
+	return idle
 }

@@ -2,7 +2,9 @@ package store_test
 
 import (
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -133,4 +135,51 @@ func TestExactRevision(t *testing.T) {
 			t.Errorf("at %s: %q at %s, want %q", st.rv, got, rv, st.want)
 		}
 	}
+}
+
+// TestTokenExpiresOnIdleStore: a continue token ends by time alone, and what is listed afresh meanwhile is not cut short.
+func TestTokenExpiresOnIdleStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var written atomic.Int64
+		db := openDB(t, func(o *store.Options) {
+			store.SetFailureForTest(o, func(string) error { written.Add(1); return nil })
+		})
+		s := configMaps(db)
+		fill(t, s, 30)
+		token := func() string {
+			var page corev1.ConfigMapList
+			if err := s.GetList(t.Context(), "/configmaps", pageOf(10, ""), &page); err != nil {
+				t.Fatal(err)
+			}
+			return page.Continue
+		}
+		try := func(token string) error {
+			return s.GetList(t.Context(), "/configmaps", pageOf(10, token), &corev1.ConfigMapList{})
+		}
+		first, before := token(), written.Load()
+		var later string
+		for wait := time.Duration(0); ; wait += 20 * time.Second {
+			if wait == 4*time.Minute {
+				later = token()
+			}
+			err := try(first)
+			if wait <= 5*time.Minute && err != nil {
+				t.Fatalf("after %s: %v", wait, err)
+			}
+			if apierrors.IsResourceExpired(err) {
+				break
+			}
+			if wait > 10*time.Minute {
+				t.Fatalf("after %s the token is still good: %v", wait, err)
+			}
+			time.Sleep(20 * time.Second)
+			synctest.Wait()
+		}
+		if err := try(later); err != nil {
+			t.Errorf("a later token: %v", err)
+		}
+		if n := written.Load() - before; n != 0 {
+			t.Errorf("%d writes to the disk", n)
+		}
+	})
 }

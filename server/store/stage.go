@@ -36,7 +36,8 @@ type stagedKey struct {
 // batch is what one commit carries.
 type batch struct {
 	changes []*change
-	flush   bool // the volatile class too
+	rev     int64 // the last revision handed out in it; 0: none
+	flush   bool  // the volatile class too
 	done    chan struct{}
 	err     error
 }
@@ -152,6 +153,7 @@ func (d *DB) admit(w write) (*change, state, *batch, error) {
 	}
 	s.latest[stagedKey{w.res, c.key}] = c
 	s.open.changes = append(s.open.changes, c)
+	s.open.rev = s.rev
 	s.poke()
 	return c, state{}, c.batch, nil
 }
@@ -167,7 +169,7 @@ func (s *stage) poke() {
 func (s *stage) take() *batch {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.open.changes) == 0 && !s.open.flush {
+	if s.open.rev == 0 && !s.open.flush {
 		return nil
 	}
 	b := s.open
@@ -232,6 +234,18 @@ func (s *stage) flush() error {
 	s.poke()
 	s.mu.Unlock()
 	return b.wait()
+}
+
+// pass uses up a revision that no object gets, so that what was listed until now is of the past. It is not written.
+func (s *stage) pass() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.fail != nil {
+		return
+	}
+	s.rev++
+	s.open.rev = s.rev
+	s.poke()
 }
 
 // close lets no more in; false when it was closed before.
