@@ -4,7 +4,7 @@
 // those that are needed again from the file: 110 MiB resident became 22 for a server (docs/budgets.md).
 //
 //	footprint.Thrifty()          // first thing in main
-//	go footprint.Keep(ctx, log)  // when ready: now, and seldom after
+//	go footprint.Keep(ctx, log)  // when ready: now, and in the quiet after each busy phase
 package footprint
 
 import (
@@ -28,31 +28,79 @@ const (
 	steadyGC  = 60
 )
 
-// again is how long after the first time the pages are given back once more, when informers and caches have filled;
-// settled is the pace after that.
+// When pages are given back after the first time. A busy phase touches code, and grows the heap, that the quiet after it
+// has no use for; giving back while the work goes on would only fault the same pages in again.
 const (
-	again   = 2 * time.Minute
-	settled = time.Hour
+	look    = time.Minute     // how often is looked
+	soonest = 2 * time.Minute // after the last time; by then informers and caches have filled
+	latest  = time.Hour       // after the last time, whatever the process does
+	growth  = 6 << 20         // bytes more than were left the last time
+	quiet   = look * 2 / 100  // processor time between two looks
 )
+
+// use is what a process has taken: resident bytes, and processor time since it began.
+type use struct {
+	resident  int64
+	processor time.Duration
+}
+
+// due decides whether to give back: left is what was resident after the last time, before the previous look.
+func due(since time.Duration, left int64, before, now use) bool {
+	switch {
+	case since < soonest:
+		return false
+	case since >= latest:
+		return true
+	}
+	return now.resident-left > growth && now.processor-before.processor < quiet
+}
 
 // Thrifty is called first thing in main.
 func Thrifty() { debug.SetGCPercent(startupGC) }
 
-// Keep gives pages back now, a little later, and then seldom, until ctx ends.
+// Keep gives pages back now, and again in the quiet after each busy phase, until ctx ends.
 func Keep(ctx context.Context, log *slog.Logger) {
 	debug.SetGCPercent(steadyGC)
-	wait := again
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	var left, before use
+	var at time.Time
 	for {
-		if err := Release(); err != nil {
+		now, err := measure()
+		if err == nil && (at.IsZero() || due(time.Since(at), left.resident, before, now)) {
+			if err = Release(); err == nil {
+				left, err = measure()
+				now = left
+			}
+			at = time.Now()
+		}
+		if err != nil {
 			log.Warn("start-up memory stays resident", "error", err)
 		}
+		before = now
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
-			wait = settled
+		case <-ticker.C:
 		}
 	}
+}
+
+// measure reads /proc/self/statm (proc(5)) and getrusage(2).
+func measure() (use, error) {
+	statm, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return use{}, err
+	}
+	var size, resident int64
+	if _, err := fmt.Sscan(string(statm), &size, &resident); err != nil {
+		return use{}, fmt.Errorf("/proc/self/statm %q: %w", statm, err)
+	}
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		return use{}, err
+	}
+	return use{resident * int64(os.Getpagesize()), time.Duration(r.Utime.Nano() + r.Stime.Nano())}, nil
 }
 
 // Release collects the heap and advises the kernel that the executable's read-only pages are not needed (madvise(2),

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestReadOnly(t *testing.T) {
@@ -28,5 +29,34 @@ func TestRelease(t *testing.T) {
 		if err := Release(); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+func TestDue(t *testing.T) {
+	const mib = 1 << 20
+	for _, c := range []struct {
+		name      string
+		since     time.Duration
+		left, now int64
+		busy      time.Duration // processor time since the last look
+		want      bool
+	}{
+		{"just given back", time.Minute, 20 * mib, 60 * mib, 0, false},
+		{"quiet and small", 10 * time.Minute, 20 * mib, 25 * mib, 0, false},
+		{"quiet after work", 10 * time.Minute, 20 * mib, 40 * mib, time.Second, true},
+		{"at work", 10 * time.Minute, 20 * mib, 40 * mib, 20 * time.Second, false},
+		{"at work for long", time.Hour, 20 * mib, 40 * mib, 20 * time.Second, true},
+	} {
+		before := use{c.now, time.Minute}
+		if got := due(c.since, c.left, before, use{c.now, before.processor + c.busy}); got != c.want {
+			t.Errorf("%s: %t", c.name, got)
+		}
+	}
+}
+
+func TestMeasure(t *testing.T) {
+	u, err := measure()
+	if err != nil || u.resident < 1<<20 || u.processor <= 0 {
+		t.Errorf("%+v, %v", u, err)
 	}
 }
