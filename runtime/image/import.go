@@ -235,7 +235,7 @@ func (im *importer) docker(b []byte) ([]candidate, error) {
 	for _, e := range entries {
 		c, err := im.candidate(im.follow(e.Config))
 		if err != nil {
-			return nil, err
+			return nil, im.unfit(err, e.RepoTags)
 		}
 		if len(e.Layers) != len(c.config.RootFS.DiffIDs) {
 			return nil, fmt.Errorf("manifest.json: %w: %d layers, but %s has %d", errDamaged, len(e.Layers), e.Config, len(c.config.RootFS.DiffIDs))
@@ -258,6 +258,25 @@ func (im *importer) docker(b []byte) ([]candidate, error) {
 		return nil, fmt.Errorf("manifest.json: %w: it names no image", errDamaged)
 	}
 	return all, nil
+}
+
+// unfit learns from an image that is for other machines, and names it in the error.
+func (im *importer) unfit(err error, names []string) error {
+	var wrong *PlatformError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	for _, name := range names {
+		n, err := ParseName(name)
+		if err != nil {
+			continue
+		}
+		wrong.Name = n.String()
+		if img, here := im.store.Resolve(wrong.Name); !here || wrong.Host.best([]Platform{img.Platform}) < 0 {
+			im.store.learn(wrong.Name, wrong.Have)
+		}
+	}
+	return err
 }
 
 // candidate reads a configuration from a file of the archive.
@@ -293,13 +312,13 @@ func (im *importer) oci(b []byte) ([]candidate, error) {
 		if d.Platform != nil && d.Platform.OS == "unknown" {
 			continue
 		}
-		c, err := im.resolve(d.Digest, 0)
-		if err != nil {
-			return nil, err
-		}
 		name := d.Annotations[nameAnnotation]
 		if name == "" && strings.ContainsAny(d.Annotations[refAnnotation], "/:") {
 			name = d.Annotations[refAnnotation] // otherwise only a tag: of what, it does not say
+		}
+		c, err := im.resolve(d.Digest, 0)
+		if err != nil {
+			return nil, im.unfit(err, []string{name})
 		}
 		if name != "" {
 			n, err := ParseName(name)

@@ -59,5 +59,9 @@ func (s *Store) install(ctx context.Context, c candidate, staged map[string]*sna
 			img.Size += l.Bytes
 		}
 	}
-	return s.add(img)
+	img, err = s.add(img)
+	if err == nil && c.config.suits(Host()) == nil {
+		s.arrived(img)
+	}
+	return img, err
 }

@@ -91,6 +91,16 @@ func (m *manifest) pick(host Platform) (descriptor, error) {
 	return descriptor{}, &PlatformError{Host: host, Have: platforms}
 }
 
+// platforms lists what an index says it has.
+func (m *manifest) platforms() (out []Platform) {
+	for _, d := range m.Manifests {
+		if d.Platform != nil {
+			out = append(out, *d.Platform)
+		}
+	}
+	return out
+}
+
 // PlatformError says that an image exists, but for other machines.
 type PlatformError struct {
 	Name string

@@ -86,6 +86,9 @@ func (s *Store) pull(ctx context.Context, n Name, o PullOptions) (Image, error) 
 			var wrong *PlatformError
 			if errors.As(err, &wrong) {
 				wrong.Name = n.String()
+				if o.Platform == nil {
+					s.learn(wrong.Name, wrong.Have)
+				}
 				return Image{}, err
 			}
 			if !notFound(err) {
@@ -96,9 +99,9 @@ func (s *Store) pull(ctx context.Context, n Name, o PullOptions) (Image, error) 
 	}
 	err := errors.Join(failed...)
 	if missing {
-		return Image{}, &NotFoundError{n.String(), err}
+		return Image{}, s.explainUnfit(n, &NotFoundError{n.String(), err})
 	}
-	return Image{}, fmt.Errorf("pull image %s: %w", n, err)
+	return Image{}, s.explainUnfit(n, fmt.Errorf("pull image %s: %w", n, err))
 }
 
 func (s *Store) pullFrom(ctx context.Context, host string, n Name, auth Auth, o PullOptions) (Image, error) {
@@ -114,15 +117,16 @@ func (s *Store) pullFrom(ctx context.Context, host string, n Name, auth Auth, o 
 	if img, ok := s.unchanged(ctx, src, n, ref, o.Platform); ok {
 		return img, nil
 	}
-	m, top, cfg, err := src.describe(ctx, ref, o.Platform)
+	d, err := src.describe(ctx, ref, o.Platform)
 	if err != nil {
 		return Image{}, err
 	}
-	c := candidate{id: m.Config.Digest, config: cfg, digests: []string{n.Registry + "/" + n.Repository + "@" + top}}
+	c := candidate{id: d.manifest.Config.Digest, config: d.config, digests: []string{n.Registry + "/" + n.Repository + "@" + d.top}}
 	if n.Tag != "" {
 		c.names = []string{n.String()}
 	}
-	staged, err := s.layersOf(ctx, src, m, cfg, o.Progress)
+	s.learn(n.String(), d.offered)
+	staged, err := s.layersOf(ctx, src, d.manifest, d.config, o.Progress)
 	defer func() {
 		for _, st := range staged {
 			st.Discard()
@@ -144,11 +148,20 @@ func (s *Store) unchanged(ctx context.Context, src *source, n Name, ref string, 
 	if err != nil || d == "" || !slices.Contains(img.Digests, n.Registry+"/"+n.Repository+"@"+d) {
 		return Image{}, false
 	}
+	s.still(n.String())
 	return img, true
 }
 
-// describe fetches the manifest for a platform and its configuration; top is the digest that the reference means.
-func (src *source) describe(ctx context.Context, ref string, p *Platform) (m *manifest, top string, cfg *configuration, err error) {
+// described is what a registry says of an image.
+type described struct {
+	manifest *manifest // of the platform that was asked for
+	config   *configuration
+	top      string     // the digest that the reference means
+	offered  []Platform // all that the registry has
+}
+
+// describe fetches the manifest for a platform and its configuration.
+func (src *source) describe(ctx context.Context, ref string, p *Platform) (out described, err error) {
 	host := Host()
 	if p != nil {
 		host = p.normal()
@@ -156,36 +169,42 @@ func (src *source) describe(ctx context.Context, ref string, p *Platform) (m *ma
 	for depth := 0; ; depth++ {
 		b, digest, err := src.manifest(ctx, ref)
 		if err != nil {
-			return nil, "", nil, err
+			return out, err
 		}
-		if top == "" {
-			top = digest
+		if out.top == "" {
+			out.top = digest
 		}
-		if m, err = parseManifest(b); err != nil {
-			return nil, "", nil, err
+		if out.manifest, err = parseManifest(b); err != nil {
+			return out, err
 		}
-		if m.Config != nil {
+		if out.manifest.Config != nil {
 			break
 		}
-		d, err := m.pick(host)
+		if depth == 0 {
+			out.offered = out.manifest.platforms()
+		}
+		d, err := out.manifest.pick(host)
 		if err != nil {
-			return nil, "", nil, err
+			return out, err
 		}
 		if ref = d.Digest; depth == 2 {
-			return nil, "", nil, errors.New("the manifest only leads to other manifests")
+			return out, errors.New("the manifest only leads to other manifests")
 		}
 	}
-	b, err := src.small(ctx, *m.Config)
+	b, err := src.small(ctx, *out.manifest.Config)
 	if err != nil {
-		return nil, "", nil, err
+		return out, err
 	}
-	if cfg, err = parseConfiguration(b); err != nil {
-		return nil, "", nil, err
+	if out.config, err = parseConfiguration(b); err != nil {
+		return out, err
 	}
-	if len(cfg.RootFS.DiffIDs) != len(m.Layers) {
-		return nil, "", nil, fmt.Errorf("the manifest has %d layers, but its configuration has %d", len(m.Layers), len(cfg.RootFS.DiffIDs))
+	if len(out.config.RootFS.DiffIDs) != len(out.manifest.Layers) {
+		return out, fmt.Errorf("the manifest has %d layers, but its configuration has %d", len(out.manifest.Layers), len(out.config.RootFS.DiffIDs))
 	}
-	return m, top, cfg, cfg.suits(host)
+	if len(out.offered) == 0 {
+		out.offered = []Platform{out.config.Platform}
+	}
+	return out, out.config.suits(host)
 }
 
 // layersOf brings the layers that are not here.

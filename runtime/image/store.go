@@ -76,6 +76,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	images map[string]*Image // by ID
+	offers map[string]offer  // by name
 	layers keyed             // one download or import of a layer at a time
 }
 
@@ -108,6 +109,7 @@ func Open(dir string, snap *snapshot.Store, o Options) (*Store, error) {
 		}
 		s.images[img.ID] = img
 	}
+	s.loadOffers()
 	s.sweepDownloads()
 	return s, s.Collect()
 }
