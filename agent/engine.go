@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -157,10 +158,30 @@ func toImage(i image.Image) seam.Image {
 // nodeImages is the images for the agent's parts; images itself is what the control socket serves.
 type nodeImages struct{ *images }
 
-// Resolve implements seam.Images.
+// Resolve implements seam.Images. An image that is for other boards is as good as none: one for
+// this board is looked for.
 func (n nodeImages) Resolve(_ context.Context, ref string) (seam.Image, bool) {
 	i, ok := n.Store.Resolve(ref)
-	return toImage(i), ok
+	return toImage(i), ok && n.Store.Unfit(ref) == nil
+}
+
+// boards are the platforms that Bramble is built for.
+var boards = []string{"linux/amd64", "linux/arm64", "linux/arm/v7"}
+
+// offers tells for which platforms images are, of those that not all kinds of boards run: what all
+// run helps no scheduler.
+func (i *images) offers() map[string][]string {
+	out := map[string][]string{}
+	for name, platforms := range i.Offers() {
+		list := make([]string, len(platforms))
+		for at, p := range platforms {
+			list[at] = p.String()
+		}
+		if slices.ContainsFunc(boards, func(b string) bool { return !slices.Contains(list, b) }) {
+			out[name] = list
+		}
+	}
+	return out
 }
 
 // Pull implements seam.Images.

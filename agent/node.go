@@ -28,6 +28,7 @@ const look = 10 * time.Second
 type self struct {
 	config  Config
 	images  func(context.Context) ([]seam.Image, error)
+	offers  func() map[string][]string // platforms of images, by name
 	network *network
 	report  func(*link.NodeReport)
 	log     *slog.Logger
@@ -97,7 +98,7 @@ func (s *self) update(ctx context.Context) {
 	s.mu.Lock()
 	in.Old = s.status
 	s.status = status.Node(in)
-	report := &link.NodeReport{Status: s.status, MAC: s.network.MAC(), Labels: s.labels(), Taints: s.config.Taints}
+	report := &link.NodeReport{Status: s.status, MAC: s.network.MAC(), Labels: s.labels(), Taints: s.config.Taints, Platforms: s.offers()}
 	s.mu.Unlock()
 	s.report(report)
 }

@@ -49,7 +49,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	}
 	a.closers = append(a.closers, m.Close)
 	a.self = &self{
-		config: *c, images: a.images.List, report: a.reports.node, log: a.log, wake: make(chan struct{}, 1), machine: status.Look(c.dir()),
+		config: *c, images: a.images.List, offers: store.offers, report: a.reports.node, log: a.log, wake: make(chan struct{}, 1), machine: status.Look(c.dir()),
 		moved: func() { a.network.poke() },
 	}
 	a.network = &network{

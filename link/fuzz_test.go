@@ -132,7 +132,7 @@ func FuzzReports(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	node, err := (&NodeReport{Labels: map[string]string{"a": "b"}}).Encode()
+	node, err := (&NodeReport{Labels: map[string]string{"a": "b"}, Platforms: map[string][]string{"x:1": {"linux/arm"}}}).Encode()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -109,6 +109,9 @@ type NodeReport struct {
 	MAC    net.HardwareAddr // of the VXLAN device
 	Labels map[string]string
 	Taints []corev1.Taint // set when the node is new
+	// Platforms are those of images, by their names in normal form, that not every kind of board
+	// runs (linux/arm64, linux/arm/v7). Older agents do not tell.
+	Platforms map[string][]string
 }
 
 // Encode gives the value of an item.
@@ -134,6 +137,14 @@ func (r *NodeReport) Encode() ([]byte, error) {
 		}
 		e.bytes(taint)
 	}
+	// What older peers do not know comes last, and only when there is some: they skip it.
+	if len(r.Platforms) > 0 {
+		platforms, err := json.Marshal(r.Platforms)
+		if err != nil {
+			return nil, fmt.Errorf("link: report of the node: %w", err)
+		}
+		e.bytes(platforms)
+	}
 	return e.b, nil
 }
 
@@ -147,8 +158,17 @@ func DecodeNodeReport(b []byte) (*NodeReport, error) {
 			return nil, fmt.Errorf("link: report of the node: %w", err)
 		}
 	}
+	var platforms []byte
+	if len(d.b) > 0 {
+		platforms = d.bytes()
+	}
 	if d.err != nil {
 		return nil, d.err
+	}
+	if platforms != nil {
+		if err := json.Unmarshal(platforms, &r.Platforms); err != nil {
+			return nil, fmt.Errorf("link: report of the node: %w", err)
+		}
 	}
 	if err := r.Status.Unmarshal(status); err != nil {
 		return nil, fmt.Errorf("link: report of the node: %w", err)

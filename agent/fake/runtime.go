@@ -382,6 +382,9 @@ func (i *Images) Resolve(_ context.Context, ref string) (seam.Image, bool) {
 	return seam.Image{ID: "sha256:" + ref, Names: []string{ref}}, !i.Absent[ref]
 }
 
+// Unfit knows of no image that is for other boards.
+func (i *Images) Unfit(string) error { return nil }
+
 // Pull makes an image present.
 func (i *Images) Pull(ctx context.Context, ref string, _ []*corev1.Secret) (seam.Image, error) {
 	select {

@@ -176,6 +176,8 @@ type Image struct {
 // Images are the images on this node.
 type Images interface {
 	Resolve(ctx context.Context, ref string) (Image, bool)
+	// Unfit says why this node does not run an image, if that is known.
+	Unfit(ref string) error
 	// Pull brings an image; the secrets hold credentials for registries.
 	Pull(ctx context.Context, ref string, secrets []*corev1.Secret) (Image, error)
 	List(ctx context.Context) ([]Image, error)

@@ -32,6 +32,9 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 	}
 	if c.ImagePullPolicy == corev1.PullNever {
 		message := fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image)
+		if unfit := w.m.Images.Unfit(ref); unfit != nil {
+			message += ": " + unfit.Error()
+		}
 		w.m.Events.Event(about, corev1.EventTypeWarning, events.ErrImageNeverPull, message)
 		w.m.Events.Event(about, corev1.EventTypeWarning, events.Failed, "Error: "+errNeverPull)
 		w.startFailed(name, errNeverPull, message)

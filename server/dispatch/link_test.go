@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"bramble.dev/link"
+	"bramble.dev/server/scheduler"
 )
 
 func TestMainJob(t *testing.T) { overBrokers(t, mainJob) }
@@ -46,7 +47,8 @@ func mainJob(t *testing.T, c *cluster) {
 	key := "pods/default/p/" + string(pod.UID)
 	b.put(key, value)
 	node := link.NodeReport{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Labels: map[string]string{"kubernetes.io/arch": "arm64"},
-		Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
+		Platforms: map[string][]string{"docker.io/team/tool:1": {"linux/amd64"}},
+		Status:    corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
 	b.put(link.NodeReportKey, must[[]byte](t)(node.Encode()))
 	event := corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p.1"}, Reason: "Started", Count: 1}
 	b.put("events/default/p.1", must[[]byte](t)(event.Marshal()))
@@ -56,7 +58,7 @@ func mainJob(t *testing.T, c *cluster) {
 			return false
 		}
 		n, err := c.client.CoreV1().Nodes().Get(context.Background(), "pi1", metav1.GetOptions{})
-		if err != nil || len(n.Status.Conditions) == 0 || n.Labels["kubernetes.io/arch"] != "arm64" {
+		if err != nil || len(n.Status.Conditions) == 0 || n.Labels["kubernetes.io/arch"] != "arm64" || n.Annotations[scheduler.PlatformsAnnotation] != `{"docker.io/team/tool:1":["linux/amd64"]}` {
 			return false
 		}
 		_, err = c.client.CoreV1().Events("default").Get(context.Background(), "p.1", metav1.GetOptions{})
@@ -66,6 +68,15 @@ func mainJob(t *testing.T, c *cluster) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return b.acked[key] == link.VersionOf(value) && len(b.acked) == 3
+	})
+
+	// What is known of images no longer holds.
+	node.Platforms = nil
+	b.put(link.NodeReportKey, must[[]byte](t)(node.Encode()))
+	eventually(t, 5*time.Second, "platforms are taken back", func() bool {
+		n, err := c.client.CoreV1().Nodes().Get(context.Background(), "pi1", metav1.GetOptions{})
+		_, told := n.Annotations[scheduler.PlatformsAnnotation]
+		return err == nil && !told
 	})
 
 	// The pod is deleted; when nothing of it is left its object goes.

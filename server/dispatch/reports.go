@@ -3,6 +3,7 @@ package dispatch
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"bramble.dev/link"
+	"bramble.dev/server/scheduler"
 )
 
 // apply writes what the node reports to the API, in order.
@@ -322,6 +324,14 @@ func mergeNodeMeta(have *corev1.Node, r *link.NodeReport) *corev1.Node {
 	}
 	if len(r.MAC) > 0 {
 		out.Annotations[MACAnnotation] = r.MAC.String()
+	}
+	if len(r.Platforms) > 0 {
+		told, err := json.Marshal(r.Platforms) // with sorted keys: the same report is the same annotation
+		if err == nil {
+			out.Annotations[scheduler.PlatformsAnnotation] = string(told)
+		}
+	} else {
+		delete(out.Annotations, scheduler.PlatformsAnnotation)
 	}
 	if instance := out.Annotations[InstanceAnnotation]; out.Annotations[registered] != instance {
 		out.Annotations[registered] = instance

@@ -182,7 +182,7 @@ func TestPlatforms(t *testing.T) {
 		t.Errorf("an amd64 image goes to %q", d.node)
 	}
 	d := ask(stateOf([]*corev1.Node{pi}), pod("p", "1"), known)
-	if want := "0/1 nodes are available: 1 node(s) are linux/arm64, which image web:1 is not built for (it is for linux/amd64). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."; d.message != want {
+	if want := "0/1 nodes are available: 1 node(s) are linux/arm64 but image web:1 is for linux/amd64 only: use an image for linux/arm64 or add a node of linux/amd64. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."; d.message != want {
 		t.Errorf("message %q", d.message)
 	}
 	if d := ask(stateOf([]*corev1.Node{pi}), pod("p", "1"), nil); d.node != "pi" {

@@ -7,13 +7,18 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/distribution/reference"
+
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/server/cache"
 )
 
 // PlatformsAnnotation is where a node tells for which platforms the images are
-// that it knows: a JSON object of image name to a list like "linux/arm/v7".
+// that it knows: a JSON object of image name to a list like "linux/arm/v7". It
+// lies on the Node, because what one node has found out must keep a pod from all
+// nodes that cannot run it, also after the server was restarted, and must go with
+// the node that says so. It is read of all nodes together.
 const PlatformsAnnotation = "bramble.dev/image-platforms"
 
 // platform refuses a node whose processor cannot run one of the pod's images.
@@ -27,19 +32,39 @@ func platform(p *candidate, n *nodeState) *refusal {
 	}
 	for _, image := range imagesOf(p.pod) {
 		platforms := p.platforms[image]
-		if len(platforms) == 0 || slices.ContainsFunc(platforms, func(s string) bool { return runs(s, system, processor) }) {
+		if len(platforms) == 0 || slices.ContainsFunc(platforms, func(s string) bool { return runs(s, system, processor) }) || has(n.node, image) {
 			continue
 		}
-		return never(fmt.Sprintf("node(s) are %s/%s, which image %s is not built for (it is for %s)", system, processor, image, strings.Join(platforms, ", ")))
+		all := strings.Join(platforms, " and ")
+		return never(fmt.Sprintf("node(s) are %s/%s but image %s is for %s only: use an image for %[1]s/%[2]s or add a node of %[4]s", system, processor, image, all))
 	}
 	return nil
 }
+
+// has says that the node has an image already, whatever others say of it.
+func has(node *corev1.Node, image string) bool {
+	return slices.ContainsFunc(node.Status.Images, func(i corev1.ContainerImage) bool {
+		return slices.ContainsFunc(i.Names, func(name string) bool { return sameImage(name, image) })
+	})
+}
+
+// narrower are processors whose programs others run too. Not all 64-bit ARM boards
+// run 32-bit programs; that one does not, the board itself says.
+var narrower = map[string]string{"amd64": "386", "arm64": "arm"}
 
 // runs compares a platform with a node's system and processor. A variant is not
 // known of a node and left to it.
 func runs(platform, system, processor string) bool {
 	parts := strings.Split(platform, "/")
-	return len(parts) >= 2 && parts[0] == system && parts[1] == processor
+	return len(parts) >= 2 && parts[0] == system && (parts[1] == processor || parts[1] == narrower[processor])
+}
+
+// normalName is a name as nodes tell it: docker.io/library/nginx:latest for nginx.
+func normalName(image string) string {
+	if named, err := reference.ParseDockerRef(image); err == nil {
+		return named.String()
+	}
+	return image
 }
 
 func imagesOf(pod *corev1.Pod) []string {
@@ -71,7 +96,7 @@ func PlatformsFromNodes(nodes *cache.Cache[corev1.Node]) func(image string) []st
 		if known == nil {
 			known = readPlatforms(nodes.List("", nil))
 		}
-		return known[image]
+		return known[normalName(image)]
 	}
 }
 

@@ -149,3 +149,39 @@ func TestMany(t *testing.T) {
 		}
 	}
 }
+
+// TestForeignImage: what one node has found out about an image keeps its pods from all nodes that cannot run it, says
+// so in words, and lets them in when it no longer holds.
+func TestForeignImage(t *testing.T) {
+	tell := func(platforms string) func(*corev1.Node) {
+		return func(n *corev1.Node) { n.Annotations = map[string]string{PlatformsAnnotation: platforms} }
+	}
+	c := node("c", 4, 8, labelled(corev1.LabelArchStable, "arm"))
+	c.Status.Images = []corev1.ContainerImage{{Names: []string{"docker.io/library/local:1"}}}
+	api := start(t, node("a", 4, 8, tell(`{"docker.io/library/web:1":["linux/amd64"],"docker.io/library/local:1":["linux/amd64"],"docker.io/library/old:1":["linux/arm/v6"]}`)), node("b", 4, 8), c)
+	image := func(name string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.Containers[0].Image = name }
+	}
+	addPod(t, api, pod("foreign", "1"))
+	addPod(t, api, pod("local", "1", image("local:1")))
+	addPod(t, api, pod("narrow", "1", image("old:1"), func(p *corev1.Pod) { p.Spec.NodeSelector = map[string]string{corev1.LabelArchStable: "arm64"} }))
+	want := "0/3 nodes are available: 1 node(s) are linux/arm but image web:1 is for linux/amd64 only: use an image for linux/arm or add a node of linux/amd64, " +
+		"2 node(s) are linux/arm64 but image web:1 is for linux/amd64 only: use an image for linux/arm64 or add a node of linux/amd64. preemption: "
+	eventually(t, "the pod knows why not", func() bool {
+		c := pods.Condition(get(t, api, "foreign"), corev1.PodScheduled)
+		return c != nil && strings.HasPrefix(c.Message, want)
+	})
+	eventually(t, "a node that has the image takes it", func() bool { return get(t, api, "local").Spec.NodeName == "c" })
+	eventually(t, "64-bit boards run 32-bit programs", func() bool { return get(t, api, "narrow").Spec.NodeName != "" })
+
+	nodes := api.Client().CoreV1().Nodes()
+	a, err := nodes.Get(t.Context(), "a", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(a.Annotations, PlatformsAnnotation)
+	if _, err := nodes.Update(t.Context(), a, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is tried again", func() bool { return get(t, api, "foreign").Spec.NodeName != "" })
+}

@@ -54,36 +54,81 @@ func (c *cluster) badManifests(t *testing.T) {
 	}
 }
 
-// badImages: one that is for another kind of board, which is not even taken in, and one that nobody has.
+// badImages: one that is for another kind of board, which is not even taken in, and one that nobody has. What the
+// import has found out keeps later pods from the board, and one that was bound before says why it waits.
 func (c *cluster) badImages(t *testing.T) {
-	c.fails(t, c.Hosts[0], "an image for another board", []string{"linux/s390x", "linux/amd64"},
+	const foreign = "example.test/foreign:frozen"
+	c.bareContainer("bound", foreign, "Never")
+	c.describes("bound", "ErrImageNeverPull")
+	c.fails(t, c.Hosts[0], "an image for another board", []string{foreign, "linux/s390x", "linux/amd64"},
 		"bramble", "image", "import", "--data-dir", hosts.DataDir, image("busybox-foreign"))
+	const why = "image " + foreign + " is for linux/s390x, but this node is linux/amd64; use an image for linux/amd64, or a node that runs it"
+	c.describes("bound", "ErrImageNeverPull", why)
+	c.eventually(30*time.Second, "the server knows", func() error {
+		out, err := c.Kubectl(c.ctx, "get", "node", "host1", "-o", "yaml")
+		if err == nil && !strings.Contains(out, `{"example.test/foreign:frozen":["linux/s390x"]}`) {
+			err = missing{foreign, out}
+		}
+		return err
+	})
+	c.bareContainer("pending", foreign, "IfNotPresent")
+	c.describes("pending", "FailedScheduling",
+		"0/1 nodes are available: 1 node(s) are linux/amd64 but image "+foreign+" is for linux/s390x only: use an image for linux/amd64 or add a node of linux/s390x.")
+	if out := c.kubectl("get", "pod", "pending", "-o", "jsonpath={.status.phase} {.spec.nodeName}"); out != "Pending" {
+		t.Errorf("the pod is %q", out)
+	}
+	// One that is put there by hand tries the registry, and names what is wrong rather than that there is no registry.
 	c.apply(`
 apiVersion: v1
 kind: Pod
-metadata: {name: absent}
-spec: {terminationGracePeriodSeconds: 0, containers: [{name: a, image: "example.test/nowhere/absent:1", imagePullPolicy: IfNotPresent}]}
+metadata: {name: forced}
+spec: {nodeName: host1, terminationGracePeriodSeconds: 0, containers: [{name: a, image: "` + foreign + `", imagePullPolicy: IfNotPresent}]}
 `)
-	for _, p := range []struct {
-		pod  string
-		want []string
-	}{
-		{"absent", []string{"example.test/nowhere/absent:1", "ErrImagePull"}},
-	} {
-		c.eventually(90*time.Second, "an event says what is wrong with "+p.pod, func() error {
-			out, err := c.Kubectl(c.ctx, "describe", "pod", p.pod)
-			if err != nil {
-				return err
-			}
-			for _, w := range p.want {
-				if !strings.Contains(out, w) {
-					return missing{w, out}
-				}
-			}
-			return nil
-		})
-		c.kubectl("delete", "pod", p.pod, "--grace-period=0", "--force")
+	c.describes("forced", "ErrImagePull", "Failed to pull image \""+foreign+"\": "+why)
+	c.bareContainer("absent", "example.test/nowhere/absent:1", "IfNotPresent")
+	c.describes("absent", "example.test/nowhere/absent:1", "ErrImagePull")
+	for _, pod := range []string{"bound", "pending", "forced", "absent"} {
+		c.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
 	}
+	c.knownImages(t)
+}
+
+// knownImages: the node's status names what it has, as a kubelet's does.
+func (c *cluster) knownImages(t *testing.T) {
+	out := c.kubectl("get", "node", "host1", "-o", "jsonpath={range .status.images[*]}{.names[*]} {.sizeBytes}{end}")
+	if name, size, _ := strings.Cut(out, " "); !strings.Contains(name, "busybox") || len(size) < 6 || strings.Contains(out, "foreign") {
+		t.Errorf("the node has %q", out)
+	}
+	if out := c.kubectl("describe", "node", "host1"); !strings.Contains(out, "Container Runtime Version") {
+		t.Error(out)
+	}
+}
+
+func (c *cluster) bareContainer(name, image, policy string) {
+	c.t.Helper()
+	c.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: ` + name + `}
+spec: {terminationGracePeriodSeconds: 0, containers: [{name: a, image: "` + image + `", imagePullPolicy: ` + policy + `}]}
+`)
+}
+
+// describes waits until kubectl describe shows all of want for a pod.
+func (c *cluster) describes(pod string, want ...string) {
+	c.t.Helper()
+	c.eventually(90*time.Second, "an event says what is wrong with "+pod, func() error {
+		out, err := c.Kubectl(c.ctx, "describe", "pod", pod)
+		if err != nil {
+			return err
+		}
+		for _, w := range want {
+			if !strings.Contains(out, w) {
+				return missing{w, out}
+			}
+		}
+		return nil
+	})
 }
 
 // missing is a text that should have been in another.
