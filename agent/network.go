@@ -19,6 +19,7 @@ import (
 	"bramble.dev/agent/catalog"
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/seam"
+	"bramble.dev/link"
 	"bramble.dev/mesh"
 )
 
@@ -31,6 +32,7 @@ type network struct {
 	*mesh.Mesh
 	catalog *catalog.Catalog
 	node    string
+	labels  map[string]string // that the node was started with
 	nodeIP  func() netip.Addr
 	proxy   *apiproxy.Proxy
 	log     *slog.Logger
@@ -152,6 +154,7 @@ func (n *network) config() (mesh.Config, error) {
 	}
 	services, _ := n.catalog.Services()
 	c := mesh.Config{
+		Site: n.site(node), AcrossSites: cluster.AcrossSites,
 		Node: n.node, Zone: node.Labels[corev1.LabelTopologyZone], NodeIP: n.nodeIP(), VNI: cluster.VNI, Domain: cluster.Domain,
 		Services: services, EndpointSlices: n.catalog.EndpointSlices(), Upstream: resolvers("/etc/resolv.conf"),
 	}
@@ -173,7 +176,7 @@ func (n *network) config() (mesh.Config, error) {
 		if p.Node == n.node {
 			continue
 		}
-		peer, err := toPeer(p.Node, p.IP, p.PodCIDR, p.MAC)
+		peer, err := toPeer(p)
 		if err != nil {
 			n.log.Debug("a peer is not complete yet", "peer", p.Node, "error", err)
 			continue
@@ -183,15 +186,38 @@ func (n *network) config() (mesh.Config, error) {
 	return c, nil
 }
 
-func toPeer(node, ip, cidr, mac string) (p mesh.Peer, err error) {
-	p.Node = node
-	if p.IP, err = netip.ParseAddr(ip); err != nil {
+// siteLabel of a node says where it is.
+const siteLabel = "topology.bramble.dev/site"
+
+// site is where this node is. Its own label counts before the server has heard of it: until then no
+// tunnel leads to where it must not.
+func (n *network) site(node *corev1.Node) string {
+	if site, ok := n.labels[siteLabel]; ok {
+		return site
+	}
+	return node.Labels[siteLabel]
+}
+
+// sites are this node's and those that its pods do not reach.
+func (n *network) sites() (own string, others []string) {
+	if node := n.catalog.Node(); node != nil {
+		own = n.site(node)
+	}
+	if cluster := n.catalog.Cluster(); cluster != nil {
+		others = cluster.OtherSites
+	}
+	return own, others
+}
+
+func toPeer(from link.Peer) (p mesh.Peer, err error) {
+	p.Node, p.Site = from.Node, from.Site
+	if p.IP, err = netip.ParseAddr(from.IP); err != nil {
 		return p, err
 	}
-	if p.PodCIDR, err = netip.ParsePrefix(cidr); err != nil {
+	if p.PodCIDR, err = netip.ParsePrefix(from.PodCIDR); err != nil {
 		return p, err
 	}
-	p.MAC, err = net.ParseMAC(mac)
+	p.MAC, err = net.ParseMAC(from.MAC)
 	return p, err
 }
 

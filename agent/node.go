@@ -95,6 +95,7 @@ func (s *self) update(ctx context.Context) {
 	if err := s.network.problem(); err != nil {
 		in.NotReady = []string{"container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:" + err.Error()}
 	}
+	in.Site, in.OtherSites = s.network.sites()
 	s.mu.Lock()
 	in.Old = s.status
 	s.status = status.Node(in)

@@ -28,6 +28,10 @@ type ClusterConfig struct {
 	Servers     []string `json:"servers,omitempty"` // URLs of the API
 	Brokers     []string `json:"brokers,omitempty"` // URLs of brokers, so that a node follows a server that moves
 	Version     string   `json:"version,omitempty"`
+	// AcrossSites: pods' packets may travel between sites, unencrypted as they are.
+	AcrossSites bool `json:"acrossSites,omitempty"`
+	// OtherSites are those whose pods the node's own do not reach; "" is that of nodes without a label.
+	OtherSites []string `json:"otherSites,omitempty"`
 }
 
 // Peer is another node; item peers/<node> of the shared set.

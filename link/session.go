@@ -178,6 +178,24 @@ func (s *Session) Resume() {
 	s.kick()
 }
 
+// Replace gives the peer another set in place of one of the sources. What was under way is
+// compared anew.
+func (s *Session) Replace(id SetID, set *Set) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, r := range s.sources {
+		if r.id == id {
+			s.sources[i] = newSource(id, set)
+			s.sources[i].sent, s.sources[i].applied = r.sent, r.applied // numbers go on
+		}
+	}
+	s.large = nil // it may be of the former set
+	for _, r := range s.sources {
+		r.restart(s.salt())
+	}
+	s.kick()
+}
+
 // Ask makes the peer answer, so that LastHeard tells whether it is there.
 func (s *Session) Ask() {
 	s.mu.Lock()

@@ -23,6 +23,8 @@ func syncUnderLoss(t testing.TB, seed int64) {
 	src, stores := newSets(), emptyStores()
 	fillSet(r, src.shared, "services", r.Intn(400), 300)
 	fillSet(r, src.node, "pods", r.Intn(100), 1500)
+	other := NewSet()
+	fillSet(r, other, "services", r.Intn(400), 250)
 	number := uint32(1)
 	restart := func() {
 		n.connect(number, src, stores, nil)
@@ -50,6 +52,9 @@ func syncUnderLoss(t testing.TB, seed int64) {
 			src.status.Put(fmt.Sprintf("pods/ns/pods-%d", r.Intn(50)), text(r, r.Intn(1000)))
 		case 9:
 			src.shared.Put(fmt.Sprintf("services/ns/services-%d", r.Intn(400)), text(r, 300))
+		case 10: // the node is at another site now
+			src.shared, other = other, src.shared
+			n.ends[atServer].s.Replace(SharedSet, src.shared)
 		}
 		n.run(time.Duration(r.Intn(3000))*time.Millisecond, nil)
 	}

@@ -36,6 +36,8 @@ type Config struct {
 	PodCIDR    netip.Prefix
 	// ServiceCIDR is where Services get their addresses.
 	ServiceCIDR netip.Prefix
+	// AcrossSites lets pods' packets travel between nodes of different sites, unencrypted as they are.
+	AcrossSites bool
 	// Ready is called once, when the API answers and everything works behind it; optional.
 	Ready  func(Info)
 	Logger *slog.Logger

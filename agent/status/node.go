@@ -45,6 +45,8 @@ type NodeInput struct {
 	Pressure   Pressure
 	NotReady   []string // why no pod can be run; none: it is ready
 	Features   []string // declared features
+	Site       string
+	OtherSites []string // whose pods this node's do not reach
 	Old        corev1.NodeStatus
 	Now        time.Time
 	VolumesUse []corev1.UniqueVolumeName
@@ -169,6 +171,9 @@ func nodeConditions(in NodeInput) []corev1.NodeCondition {
 		ready.Status, ready.Reason, ready.Message = corev1.ConditionFalse, "KubeletNotReady", aggregate(in.NotReady)
 	}
 	out = append(out, ready)
+	if c, ok := sites(in); ok {
+		out = append(out, c)
+	}
 	now := metav1.NewTime(in.Now).Rfc3339Copy()
 	for i := range out {
 		c := &out[i]
@@ -184,6 +189,27 @@ func nodeConditions(in NodeInput) []corev1.NodeCondition {
 		}
 	}
 	return out
+}
+
+// SitesConnected is a condition of a node that is one of several sites' or was.
+const SitesConnected corev1.NodeConditionType = "SitesConnected"
+
+// sites says whether pods here reach those of other sites; of nothing when there never were any.
+func sites(in NodeInput) (corev1.NodeCondition, bool) {
+	c := corev1.NodeCondition{Type: SitesConnected, Status: corev1.ConditionTrue, Reason: "AllSitesConnected", Message: "pods of this node reach all others"}
+	if len(in.OtherSites) > 0 {
+		others := make([]string, len(in.OtherSites))
+		for i, s := range in.OtherSites {
+			if others[i] = s; s == "" {
+				others[i] = "(nodes without a site)"
+			}
+		}
+		c.Status, c.Reason = corev1.ConditionFalse, "TunnelNotEncrypted"
+		c.Message = "pods of this node do not reach those of other sites, because the tunnel is not encrypted: " + strings.Join(others, ", ") +
+			"; if the path between the sites is safe, start the server with --across-sites"
+	}
+	before := slices.ContainsFunc(in.Old.Conditions, func(o corev1.NodeCondition) bool { return o.Type == SitesConnected })
+	return c, in.Site != "" || len(in.OtherSites) > 0 || before
 }
 
 func aggregate(reasons []string) string {

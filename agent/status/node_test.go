@@ -65,3 +65,29 @@ func TestLook(t *testing.T) {
 		t.Errorf("%+v", m)
 	}
 }
+
+// TestSitesCondition: only a node that has to do with sites says something of them, and takes back what it said.
+func TestSitesCondition(t *testing.T) {
+	at := func(in NodeInput, site string, others ...string) (corev1.NodeStatus, string) {
+		in.Site, in.OtherSites = site, others
+		s := Node(in)
+		for _, c := range s.Conditions {
+			if c.Type == SitesConnected {
+				return s, string(c.Status) + " " + c.Reason + ": " + c.Message
+			}
+		}
+		return s, ""
+	}
+	in := nodeInput()
+	if _, got := at(in, ""); got != "" {
+		t.Errorf("without sites: %s", got)
+	}
+	var got string
+	const want = "False TunnelNotEncrypted: pods of this node do not reach those of other sites, because the tunnel is not encrypted: (nodes without a site), farm; if the path between the sites is safe, start the server with --across-sites"
+	if in.Old, got = at(in, "home", "", "farm"); got != want {
+		t.Errorf("%s, want\n%s", got, want)
+	}
+	if _, got = at(in, ""); got != "True AllSitesConnected: pods of this node reach all others" {
+		t.Errorf("afterwards: %s", got)
+	}
+}

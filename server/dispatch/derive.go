@@ -21,7 +21,8 @@ const (
 	SessionAnnotation = "bramble.dev/session"
 )
 
-// SiteLabel of a Node says where it is; nodes of one site reach each other directly.
+// SiteLabel of a Node says where it is; nodes of one site reach each other directly. It is not
+// topology.kubernetes.io/zone: zones are about failing together, and pods of two zones may well talk.
 const SiteLabel = "topology.bramble.dev/site"
 
 // objects is what the derivation reads of the cluster; the caches, or maps in a test.

@@ -269,7 +269,8 @@ func wrong(api *cachetest.API, d *Dispatcher, nodes []string) string {
 		}
 	}
 	shared := link.NewSet()
-	config, _ := d.shared.set.Get(link.ClusterKey)
+	set := d.shared.set("")
+	config, _ := set.Get(link.ClusterKey)
 	shared.Put(link.ClusterKey, config)
 	for _, s := range cachetest.All[corev1.Service](api, "", "services") {
 		value, err := trimService(s).Marshal()
@@ -278,8 +279,8 @@ func wrong(api *cachetest.API, d *Dispatcher, nodes []string) string {
 		}
 		shared.Put(serviceKey(s), value)
 	}
-	if shared.Root() != d.shared.set.Root() {
-		return fmt.Sprintf("shared has %v, should have %v", d.shared.set.Keys(), shared.Keys())
+	if shared.Root() != set.Root() {
+		return fmt.Sprintf("shared has %v, should have %v", set.Keys(), shared.Keys())
 	}
 	return ""
 }

@@ -76,7 +76,7 @@ type Dispatcher struct {
 
 	state    state
 	contents *contents
-	shared   *derived
+	shared   *shared
 	dirty    dirtySet
 	workers  sync.WaitGroup
 
@@ -101,7 +101,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		topics:   link.Topics{Cluster: link.ClusterID(cfg.Identity.CAHash())},
 		admitted: make(chan struct{}, admissions),
 		nodes:    map[string]*node{}, greeters: map[string]*greeter{},
-		shared: newDerived(), pace: rate.NewLimiter(400, 800),
+		pace: rate.NewLimiter(400, 800),
 	}
 	d.dirty.wake = make(chan struct{}, 1)
 	d.responder = link.NewResponder(link.ResponderConfig{
@@ -113,11 +113,10 @@ func New(cfg Config) (*Dispatcher, error) {
 	for i := range d.intake {
 		d.intake[i] = make(chan message, intakeDepth)
 	}
-	config, err := cfg.Cluster.Encode()
-	if err != nil {
+	var err error
+	if d.shared, err = newShared(cfg.Caches, cfg.Cluster, cfg.Logger); err != nil {
 		return nil, fmt.Errorf("dispatch: %w", err)
 	}
-	d.shared.set.Put(link.ClusterKey, config)
 	d.cfg.Transport.Receive(d.receive)
 	return d, nil
 }
@@ -147,7 +146,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	defer stop()
 	d.workers.Go(func() { d.contents.follow(ctx, configMap, "configmaps") })
 	d.workers.Go(func() { d.contents.follow(ctx, secret, "secrets") })
-	// No node is served before the shared set is whole: it would be told that Services are gone.
+	// No node is served before the shared sets are whole: it would be told that Services are gone.
 	d.deriveDirty(ctx)
 	d.workers.Go(func() { d.derive(ctx) })
 	for _, q := range d.intake {

@@ -37,6 +37,7 @@ type cluster struct {
 	url    string
 	roots  *x509.CertPool // of an outside broker
 	log    *slog.Logger
+	across bool // pods' packets may travel between sites
 
 	address   string // of the embedded broker, once it has listened
 	transport func() broker.Transport
@@ -126,7 +127,7 @@ func (c *cluster) start() {
 		DialAPI: func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", api.Addr().String())
 		},
-		Cluster: link.ClusterConfig{Incarnation: "one", Domain: "cluster.local"}, Logger: c.log,
+		Cluster: link.ClusterConfig{Incarnation: "one", Domain: "cluster.local", AcrossSites: c.across}, Logger: c.log,
 	}))
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -26,6 +26,7 @@ type node struct {
 	instance string
 	spki     []byte // the key that the session was made with
 	session  *link.Session
+	site     string // whose shared set the session has
 	online   bool
 	since    time.Time // of online
 	heard    time.Time
@@ -55,11 +56,11 @@ func (d *Dispatcher) connect(ctx context.Context, agent *link.Agent, greeting li
 		n.instance, n.report, n.pods = agent.Instance, nil, nil
 		n.reports = link.NewIndex()
 	}
-	n.spki = agent.SPKI
+	n.spki, n.site = agent.SPKI, d.shared.siteOf(n.name)
 	old := n.session
 	n.session = link.NewSession(link.SessionConfig{
 		Keys: agent.Keys, Greeting: greeting,
-		Sources:  map[link.SetID]*link.Set{link.NodeSet: n.needs.set, link.SharedSet: d.shared.set},
+		Sources:  map[link.SetID]*link.Set{link.NodeSet: n.needs.set, link.SharedSet: d.shared.set(n.site)},
 		Replicas: map[link.SetID]*link.Set{link.StatusSet: n.reports},
 		Accept:   func(st *link.Stream) { n.done.Go(func() { d.serveStream(ctx, n.name, st) }) },
 		Renew:    func() { d.dirty.add(renewKey(n.name)) },
@@ -95,6 +96,26 @@ func (n *node) current() *link.Session {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.session
+}
+
+// move gives the node the shared set of the site where it is now.
+func (n *node) move(site string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.site == site {
+		return
+	}
+	n.site = site
+	if n.session != nil {
+		n.session.Replace(link.SharedSet, n.d.shared.set(site))
+	}
+}
+
+// at is the site whose set the node has.
+func (n *node) at() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.site
 }
 
 // receive takes a sealed frame; false if it is of a session that is not known.

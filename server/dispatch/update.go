@@ -107,7 +107,7 @@ func (d *Dispatcher) derive(ctx context.Context) {
 }
 
 func (d *Dispatcher) deriveDirty(ctx context.Context) {
-	shared := false
+	changed, moved := map[string]bool{}, map[string]bool{}
 	for _, key := range d.dirty.take() {
 		kind, name, _ := strings.Cut(key, "/")
 		switch kind {
@@ -115,16 +115,29 @@ func (d *Dispatcher) deriveDirty(ctx context.Context) {
 			d.deriveNode(ctx, name)
 		case "renew":
 			d.renewCertificate(name)
+		case "peers":
+			site, elsewhere := d.shared.settle(name)
+			if elsewhere {
+				moved[name] = true
+			}
+			if n := d.node(name); n != nil {
+				n.move(site)
+			}
+			d.shared.update(key, kind, name, changed)
 		default:
-			shared = d.deriveShared(key, kind, name) || shared
+			d.shared.update(key, kind, name, changed)
 		}
 	}
-	if !shared {
-		return
+	if len(moved) > 0 {
+		for _, key := range d.shared.slicesOn(moved) {
+			d.shared.update(key, "endpointslices", strings.TrimPrefix(key, "endpointslices/"), changed)
+		}
 	}
 	for _, n := range d.all() {
-		if s := n.current(); s != nil {
-			s.Changed()
+		if len(moved) > 0 || changed[n.at()] {
+			if s := n.current(); s != nil {
+				s.Changed()
+			}
 		}
 	}
 }
@@ -161,39 +174,6 @@ func (n *node) derive(ctx context.Context) (changed bool, err error) {
 	}
 	changed, failed := n.needs.become(items)
 	return changed, errors.Join(err, failed)
-}
-
-// deriveShared brings one item of the shared set up to date.
-func (d *Dispatcher) deriveShared(key, kind, name string) (changed bool) {
-	c := d.cfg.Caches
-	var value []byte
-	var err error
-	switch kind {
-	case "services":
-		namespace, name, _ := strings.Cut(name, "/")
-		if x, ok := c.Services().Get(namespace, name); ok {
-			value, err = trimService(x).Marshal()
-		}
-	case "endpointslices":
-		namespace, name, _ := strings.Cut(name, "/")
-		if x, ok := c.EndpointSlices().Get(namespace, name); ok {
-			value, err = trimEndpointSlice(x).Marshal()
-		}
-	case "peers":
-		if x, ok := c.Nodes().Get("", name); ok {
-			if p, ok := peerOf(x); ok {
-				value, err = p.Encode()
-			}
-		}
-	}
-	if err != nil {
-		d.log.Error("an item could not be encoded", "key", key, "err", err)
-		return false
-	}
-	if value == nil {
-		return d.shared.set.Delete(key)
-	}
-	return d.shared.set.Put(key, value)
 }
 
 // renewCertificate answers a node that asks for a new certificate for its key.

@@ -76,6 +76,15 @@ func (c *Cluster) StartServer(ctx context.Context) error {
 	return c.waitAPI(ctx)
 }
 
+// RestartServer stops the server and starts it with other flags.
+func (c *Cluster) RestartServer(ctx context.Context, args ...string) error {
+	if err := c.Server.Stop(30 * time.Second); err != nil {
+		return err
+	}
+	c.o.ServerArgs = args
+	return c.StartServer(ctx)
+}
+
 func (c *Cluster) waitAPI(ctx context.Context) error {
 	err := Eventually(ctx, time.Minute, func() error {
 		if c.Server.Ended() {
