@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,6 +56,10 @@ func isMountPoint(dir string) (bool, error) {
 	return false, nil
 }
 
+// mayReachSwap is set once the kernel has refused to keep a tmpfs out of swap (those before 6.4 do, each time with a line
+// in the kernel's log).
+var mayReachSwap atomic.Bool
+
 // mountTmpfs mounts memory at dir unless it is there already. A size of 0 is the kernel's default, half of the memory.
 func mountTmpfs(dir string, size int64, mode fs.FileMode) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -67,10 +72,14 @@ func mountTmpfs(dir string, size int64, mode fs.FileMode) error {
 	if size > 0 {
 		options += fmt.Sprintf(",size=%d", size)
 	}
-	// What lies in memory must not reach the card as swap; kernels before 6.4 cannot promise it.
-	err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options+",noswap")
+	err := error(unix.EINVAL)
+	if !mayReachSwap.Load() {
+		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options+",noswap")
+	}
 	if err == unix.EINVAL {
-		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options)
+		if err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err == nil {
+			mayReachSwap.Store(true)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("mount tmpfs: %w", err)
