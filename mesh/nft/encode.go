@@ -1,13 +1,14 @@
 package nft
 
 import (
+	"encoding/binary"
+
 	"golang.org/x/sys/unix"
 )
 
 const (
 	dynamicSize = 65535 // elements of a set that packets fill: the kernel forgets the rest, and so do we
 	anonymous   = "__map%d"
-	anonymousID = 0xfffffffe
 	// maxList bounds the bytes of a list of elements in one message: an attribute's length has 16 bits.
 	maxList = 48 << 10
 )
@@ -19,6 +20,7 @@ type transaction struct {
 	starts  []int // of each message, to set the acknowledgement flag on the last
 	ops     []int // index of the operation behind each message, to name the one that failed
 	current int
+	maps    uint32 // anonymous maps so far; the number of each is its ID in the batch
 }
 
 func (t *transaction) nft(msg, flags uint16) int {
@@ -139,15 +141,19 @@ func (o DeleteSet) encode(t *transaction) {
 }
 
 func (o AddRule) encode(t *transaction) {
+	data := o.Rule.data
 	if o.Rule.vmap != nil {
+		// Two maps of one ID: older kernels (6.1 of Debian 12) take the first for both rules and answer EBUSY.
+		t.maps++
 		s := Set{Name: anonymous, Key: []Type{0}, Data: []Type{Verdict}}
-		t.set(o.Table, s, unix.NFT_SET_ANONYMOUS|unix.NFT_SET_CONSTANT, anonymousID)
-		t.elements(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, o.Table, s, o.Rule.vmap, anonymousID)
+		t.set(o.Table, s, unix.NFT_SET_ANONYMOUS|unix.NFT_SET_CONSTANT, t.maps)
+		t.elements(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, o.Table, s, o.Rule.vmap, t.maps)
+		data = binary.BigEndian.AppendUint32(data[:len(data)-4:len(data)-4], t.maps) // see Spread
 	}
 	at := t.nft(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND)
 	t.string(unix.NFTA_RULE_TABLE, o.Table)
 	t.string(unix.NFTA_RULE_CHAIN, o.Chain)
-	t.bytes(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, o.Rule.data)
+	t.bytes(unix.NFTA_RULE_EXPRESSIONS|unix.NLA_F_NESTED, data)
 	t.finish(at)
 }
 

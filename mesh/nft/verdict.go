@@ -106,7 +106,7 @@ func (b *Builder) Spread(chains []string) Rule {
 		w.string(unix.NFTA_LOOKUP_SET, anonymous)
 		w.u32(unix.NFTA_LOOKUP_SREG, reg(0))
 		w.u32(unix.NFTA_LOOKUP_DREG, unix.NFT_REG_VERDICT)
-		w.u32(unix.NFTA_LOOKUP_SET_ID, anonymousID)
+		w.u32(unix.NFTA_LOOKUP_SET_ID, 0) // the last bytes of the rule: AddRule fills them in
 	})
 	return b.say("numgen random mod", strconv.Itoa(len(chains)), "vmap {", strings.Join(words, ", "), "}").done()
 }
