@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"bramble.dev/cmd/footprint"
+	"bramble.dev/cmd/settings"
 	"bramble.dev/cmd/version"
 	"bramble.dev/server"
 	"bramble.dev/server/auth"
@@ -30,7 +31,7 @@ type serverFlags struct {
 func (f *serverFlags) declare(flags *pflag.FlagSet) {
 	flags.StringVar(&f.apiListen, "api-listen", "0.0.0.0:6443", "host:port of the Kubernetes API")
 	flags.StringVar(&f.mqttListen, "mqtt-listen", "0.0.0.0:8883", "host:port of the embedded MQTT broker, to which agents connect")
-	flags.StringVar(&f.broker, "broker", "", "use this MQTT broker in place of the embedded one (mqtts://user:password@host:8883)")
+	flags.StringVar(&f.broker, "broker", "", "use this MQTT broker in place of the embedded one (mqtts://user:password@host:8883; in BRAMBLE_BROKER or the file ps does not show the password)")
 	flags.StringVar(&f.advertise, "advertise-address", "", "address under which nodes reach the API (default: that of --api-listen, or this machine's first)")
 	flags.StringSliceVar(&f.names, "api-name", nil, "further host names for the API's certificate")
 	flags.StringVar(&f.domain, "cluster-domain", "cluster.local", "domain of the cluster's DNS names")
@@ -106,7 +107,7 @@ func upCommand() *cobra.Command {
 	f.declare(cmd.Flags())
 	node := cmd.Flags().String("node-name", "", "name of this board's node (default: its host name)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		agent, err := beside("bramble-agent")
+		path, err := beside("bramble-agent")
 		if err != nil {
 			return err
 		}
@@ -118,11 +119,11 @@ func upCommand() *cobra.Command {
 		c.Ready = func(info server.Info) {
 			group.Go(func() error { footprint.Keep(ctx, c.Logger); return nil })
 			group.Go(func() error {
-				args, err := localAgent(ctx, c, info, *node)
+				agent, err := localAgent(ctx, c, info, path, *node)
 				if err != nil {
 					return err
 				}
-				return supervise(ctx, c.Logger.With("part", "supervisor"), agent, args...)
+				return supervise(ctx, c.Logger.With("part", "supervisor"), agent)
 			})
 		}
 		group.Go(func() error { return server.Run(ctx, c) })
@@ -131,30 +132,32 @@ func upCommand() *cobra.Command {
 	return configured(cmd)
 }
 
-// localAgent gives the arguments of the agent that runs beside the server. Its token lies in a file, where ps does
-// not show it.
-func localAgent(ctx context.Context, c server.Config, info server.Info, node string) ([]string, error) {
+// localAgent is the agent that runs beside the server. Its token lies in a file, and the broker's URL, which may hold
+// a password, in the environment: ps shows neither.
+func localAgent(ctx context.Context, c server.Config, info server.Info, path, node string) (program, error) {
 	dir := filepath.Join(c.DataDir, "agent")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+		return program{}, err
 	}
-	args := []string{"--data-dir", c.DataDir, "--server", info.MQTTURL, "--log-level", level(ctx, c.Logger)}
+	agent := program{path: path, args: []string{"--data-dir", c.DataDir, "--log-level", level(ctx, c.Logger)},
+		env: []string{settings.Variable("server") + "=" + info.MQTTURL}}
 	if node != "" {
-		args = append(args, "--node-name", node)
+		agent.args = append(agent.args, "--node-name", node)
 	}
 	// A node that has its certificate needs no token any more; a token that stays would be one to lose.
 	if _, err := os.Stat(filepath.Join(dir, "node.crt")); err == nil {
-		return args, nil
+		return agent, nil
 	}
 	token, err := auth.NewJoinToken(ctx, info.Admin, localTokenTTL, info.CAHash)
 	if err != nil {
-		return nil, err
+		return program{}, err
 	}
 	file := filepath.Join(dir, "join-token")
 	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
-		return nil, err
+		return program{}, err
 	}
-	return append(args, "--token-file", file), nil
+	agent.args = append(agent.args, "--token-file", file)
+	return agent, nil
 }
 
 // level is the one that the server's logger has, for the agent to have it too.

@@ -17,13 +17,21 @@ const (
 	stopPatience    = 20 * time.Second
 )
 
+// program is what is supervised.
+type program struct {
+	path string
+	args []string
+	env  []string // beside this process' own
+}
+
 // supervise keeps the command running until ctx ends, then asks it to stop and waits. The pods that it runs are not
 // its children and stay.
-func supervise(ctx context.Context, log *slog.Logger, path string, args ...string) error {
+func supervise(ctx context.Context, log *slog.Logger, p program) error {
 	wait := restartAfter
 	for {
 		began := time.Now()
-		c := exec.CommandContext(ctx, path, args...)
+		c := exec.CommandContext(ctx, p.path, p.args...)
+		c.Env = append(os.Environ(), p.env...)
 		c.Stdout, c.Stderr = os.Stdout, os.Stderr
 		c.Cancel = func() error { return c.Process.Signal(syscall.SIGTERM) }
 		c.WaitDelay = stopPatience

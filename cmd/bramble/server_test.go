@@ -1,0 +1,34 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"bramble.dev/server"
+)
+
+// TestLocalAgent: ps shows nothing of the broker's password.
+func TestLocalAgent(t *testing.T) {
+	const url = "mqtts://user:secret@broker.example:8883"
+	c := server.Config{DataDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
+	if err := os.MkdirAll(filepath.Join(c.DataDir, "agent"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.DataDir, "agent", "node.crt"), nil, 0o600); err != nil { // it has joined
+		t.Fatal(err)
+	}
+	agent, err := localAgent(t.Context(), c, server.Info{MQTTURL: url}, "/bin/bramble-agent", "pi")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if args := strings.Join(agent.args, " "); args != "--data-dir "+c.DataDir+" --log-level ERROR --node-name pi" {
+		t.Errorf("arguments %s", args)
+	}
+	if !slices.Equal(agent.env, []string{"BRAMBLE_SERVER=" + url}) {
+		t.Errorf("environment %v", agent.env)
+	}
+}
