@@ -12,6 +12,7 @@ import (
 
 	"bramble.dev/agent/kubelet"
 	"bramble.dev/agent/seam"
+	"bramble.dev/runtime/container"
 	"bramble.dev/runtime/engine"
 	"bramble.dev/runtime/image"
 	"bramble.dev/runtime/logs"
@@ -50,8 +51,20 @@ func (r *runtime) container(c engine.Container) seam.Container {
 	return seam.Container{
 		ID: c.ID, Name: c.Name, SandboxID: c.SandboxID, Attempt: c.Attempt, Image: c.Image, ImageID: r.reference(c.ImageID), SpecHash: c.SpecHash,
 		State: seam.State(c.State), Pid: c.Pid, CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt, ExitCode: c.ExitCode,
-		OOMKilled: c.OOMKilled, Reason: c.Reason, Message: c.Message, LogPath: c.LogPath,
+		OOMKilled: c.OOMKilled, Reason: c.Reason, Message: c.Message, LogPath: c.LogPath, User: toUser(c.User),
 	}
+}
+
+// toUser is a user as a pod's status tells it.
+func toUser(u *container.User) *corev1.LinuxContainerUser {
+	if u == nil {
+		return nil
+	}
+	out := &corev1.LinuxContainerUser{UID: int64(u.UID), GID: int64(u.GID)}
+	for _, g := range u.Groups {
+		out.SupplementalGroups = append(out.SupplementalGroups, int64(g))
+	}
+	return out
 }
 
 // List implements seam.Runtime.

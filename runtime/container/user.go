@@ -18,8 +18,9 @@ import (
 
 // User is whom a container's first process runs as.
 type User struct {
-	UID, GID uint32
-	Groups   []uint32
+	UID    uint32   `json:"uid"`
+	GID    uint32   `json:"gid"`
+	Groups []uint32 `json:"groups,omitempty"` // all, the first one included
 }
 
 // securityContext merges the container's and the pod's words about users.

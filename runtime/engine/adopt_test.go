@@ -201,7 +201,7 @@ func TestShimKilled(t *testing.T) {
 	if err := syscall.Kill(shim, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if got := waitExit(t, e, c.ID); got.ExitCode != 255 || got.Reason != "Unknown" {
+	if got := waitExit(t, e, c.ID); got.ExitCode != 255 || got.Reason != "Unknown" || !strings.Contains(got.Message, "bramble-shim") {
 		t.Errorf("ended as %+v", got)
 	}
 	for deadline := time.Now().Add(5 * time.Second); syscall.Kill(c.Pid, 0) == nil && !zombie(c.Pid); time.Sleep(10 * time.Millisecond) {
@@ -215,8 +215,28 @@ func TestShimKilled(t *testing.T) {
 	if err := e.RemoveSandbox(t.Context(), s.ID); err != nil {
 		t.Fatal(err)
 	}
+	if left := mounted(t, e.cfg.Dir, e.cfg.RunDir); len(left) > 0 {
+		t.Errorf("still mounted: %v", left)
+	}
 	s = runSandbox(t, e, pod)
 	start(t, e, s, pod, 0)
+}
+
+// mounted lists what is mounted below folders.
+func mounted(t *testing.T, folders ...string) (found []string) {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		for _, f := range folders {
+			if fields := strings.Fields(line); strings.HasPrefix(fields[1], f+"/") {
+				found = append(found, fields[1])
+			}
+		}
+	}
+	return found
 }
 
 func parentOf(t *testing.T, pid int) int {

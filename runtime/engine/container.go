@@ -139,6 +139,9 @@ func (e *Engine) prepare(t *task, s ContainerSpec, img image.Image) (shim.Task, 
 	if err != nil {
 		return none, err
 	}
+	e.mu.Lock()
+	t.rec.User = &user // kept with the record when the container has begun
+	e.mu.Unlock()
 	termination := e.terminationFile(t)
 	if s.Container.TerminationMessagePath != "" {
 		if err := writeFile(termination, nil, 0o666); err != nil {

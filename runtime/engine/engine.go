@@ -86,6 +86,7 @@ type Container struct {
 	OOMKilled                        bool
 	Reason, Message                  string
 	LogPath                          string
+	User                             *container.User // nil while that is not known
 }
 
 // Engine runs the pods of a node.
@@ -281,6 +282,7 @@ func (t *task) observe() Container {
 	c := Container{
 		ID: t.rec.ID, Name: t.rec.Name, SandboxID: t.pod.rec.ID, Attempt: t.rec.Attempt, Image: t.rec.Image, ImageID: t.rec.ImageID,
 		SpecHash: t.rec.SpecHash, State: t.state, Pid: t.pid, CreatedAt: t.rec.CreatedAt, StartedAt: t.rec.StartedAt, LogPath: t.rec.LogPath,
+		User: t.rec.User,
 	}
 	if x := t.exit; x != nil {
 		c.Pid = 0

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -118,6 +119,15 @@ func TestUser(t *testing.T) {
 	}
 	if out, _ := readLog(t, b.LogPath); out != "uid=4711 gid=4712 groups=77,78,4712\n" {
 		t.Errorf("the pod's user: %s", out)
+	}
+	if got, want := e.observed(e.containers[a.ID]).User, (&container.User{UID: 1000, GID: 1000, Groups: []uint32{10, 77, 78, 1000}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("told of the image's user: %+v", got)
+	}
+	if got, want := b.User, (&container.User{UID: 4711, GID: 4712, Groups: []uint32{77, 78, 4712}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("told of the pod's user: %+v", got)
+	}
+	if records, err := e.dir.Load(); err != nil || len(records[0].Containers) != 2 || records[0].Containers[0].User == nil {
+		t.Errorf("kept for the next agent: %+v, %v", records, err)
 	}
 	_, err := e.StartContainer(t.Context(), s.ID, containerSpec(e, pod, 2))
 	var wrong *ConfigError

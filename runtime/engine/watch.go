@@ -162,7 +162,8 @@ func (e *Engine) lostExit(t *task) sandbox.Exit {
 	if x, err := sandbox.ReadExit(e.dir.ExitFile(t.pod.rec.ID, t.rec.ID)); err == nil {
 		return x
 	}
-	return sandbox.Exit{Code: 255, FinishedAt: time.Now(), Reason: "Unknown"}
+	return sandbox.Exit{Code: 255, FinishedAt: time.Now(), Reason: "Unknown",
+		Message: "nobody saw how the container ended: the board was rebooted, or the pod's shim (the process bramble-shim that keeps its logs and exit codes) was killed, and the container with it"}
 }
 
 const (
@@ -189,10 +190,13 @@ func (e *Engine) explain(t *task, x sandbox.Exit) (reason, message string) {
 	if b, err := readUpTo(e.terminationFile(t), maxMessage); err == nil && len(b) > 0 {
 		return reason, string(b)
 	}
+	message = x.Message
 	if t.rec.FallbackLogs && x.Code != 0 {
 		var tail tailWriter
 		_ = logs.Read(context.Background(), t.rec.LogPath, logs.Options{Tail: maxLogLines, HasTail: true}, &tail, &tail)
-		message = string(tail)
+		if len(tail) > 0 {
+			message = string(tail)
+		}
 	}
 	return reason, message
 }

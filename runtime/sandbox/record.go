@@ -24,6 +24,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"bramble.dev/runtime/container"
 )
 
 // Record is a sandbox.
@@ -47,21 +49,23 @@ type Record struct {
 
 // Container is a container of a sandbox.
 type Container struct {
-	ID           string    `json:"id"`
-	Name         string    `json:"name"`
-	Attempt      uint32    `json:"attempt"`
-	Image        string    `json:"image"`
-	ImageID      string    `json:"imageID"`
-	SpecHash     string    `json:"specHash"`
-	LogPath      string    `json:"logPath"`
-	Layers       []string  `json:"layers,omitempty"`
-	CreatedAt    time.Time `json:"createdAt"`
-	StartedAt    time.Time `json:"startedAt,omitzero"`
-	StopSignal   string    `json:"stopSignal,omitempty"`
-	TTY          bool      `json:"tty,omitempty"`
-	Stdin        bool      `json:"stdin,omitempty"`
-	StdinOnce    bool      `json:"stdinOnce,omitempty"`
-	FallbackLogs bool      `json:"fallbackLogs,omitempty"` // the message may be the end of the log
+	ID         string    `json:"id"`
+	Name       string    `json:"name"`
+	Attempt    uint32    `json:"attempt"`
+	Image      string    `json:"image"`
+	ImageID    string    `json:"imageID"`
+	SpecHash   string    `json:"specHash"`
+	LogPath    string    `json:"logPath"`
+	Layers     []string  `json:"layers,omitempty"`
+	CreatedAt  time.Time `json:"createdAt"`
+	StartedAt  time.Time `json:"startedAt,omitzero"`
+	StopSignal string    `json:"stopSignal,omitempty"`
+	// User is known once the image is mounted; containers of older agents lack it.
+	User         *container.User `json:"user,omitempty"`
+	TTY          bool            `json:"tty,omitempty"`
+	Stdin        bool            `json:"stdin,omitempty"`
+	StdinOnce    bool            `json:"stdinOnce,omitempty"`
+	FallbackLogs bool            `json:"fallbackLogs,omitempty"` // the message may be the end of the log
 
 	Exit *Exit `json:"exit,omitempty"` // set when everything that the container held has been given back
 }
