@@ -44,12 +44,29 @@ func (s *Server) seedKubernetesService(ctx context.Context) error {
 	}
 	ip := net.IP(s.config.AdvertiseAddress.AsSlice())
 	if ip.IsLoopback() || ip.IsUnspecified() {
-		return nil // an endpoint may not be a loopback address; such a server has no nodes but its own host
+		return s.withoutEndpoint(ctx)
 	}
 	r := reconcilers.NewMasterCountEndpointReconciler(1, reconcilers.NewEndpointsAdapter(s.wiring.client.CoreV1(), s.wiring.client.DiscoveryV1()))
 	ports := []corev1.EndpointPort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: int32(s.port())}}
 	if err := r.ReconcileEndpoints(kubernetesService, ip, ports, true); err != nil {
 		return fmt.Errorf("endpoint %s: %w", s.address(), err)
+	}
+	return nil
+}
+
+// withoutEndpoint takes back what an earlier start may have published: an endpoint may not be a loopback address, where a
+// pod would find itself. Pods lose nothing, because on each node the agent answers for default/kubernetes and carries
+// the connection over its link.
+func (s *Server) withoutEndpoint(ctx context.Context) error {
+	s.log.Warn("the API listens for this machine alone: default/kubernetes has no endpoint, and pods reach the API through their node's agent; "+
+		"--advertise-address or another --api-listen publishes one", "address", s.config.AdvertiseAddress.String())
+	err := s.wiring.client.CoreV1().Endpoints(metav1.NamespaceDefault).Delete(ctx, kubernetesService, metav1.DeleteOptions{}) //nolint:staticcheck // old clients read them
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	err = s.wiring.client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Delete(ctx, kubernetesService, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
 	}
 	return nil
 }

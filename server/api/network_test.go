@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -143,6 +144,30 @@ func TestSecretsAreEncrypted(t *testing.T) {
 	if s := must(c.client.CoreV1().Secrets("default").Get(t.Context(), "s", metav1.GetOptions{}))(t); string(s.Data["k"]) != secret {
 		t.Errorf("read %q", s.Data["k"])
 	}
+}
+
+// TestLoopbackHasNoEndpoint: what a server published that others could reach is taken back, and said.
+func TestLoopbackHasNoEndpoint(t *testing.T) {
+	dir := t.TempDir()
+	c := start(t, dir)
+	if err := c.stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.stop = nil
+	var said bytes.Buffer
+	c = start(t, dir, func(c *Config) {
+		c.AdvertiseAddress = netip.MustParseAddr("127.0.0.1")
+		c.Logger = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	})
+	if !strings.Contains(said.String(), "--advertise-address") {
+		t.Errorf("the log says %s", said.String())
+	}
+	slices := must(c.client.DiscoveryV1().EndpointSlices("default").List(t.Context(), metav1.ListOptions{}))(t)
+	endpoints := must(c.client.CoreV1().Endpoints("default").List(t.Context(), metav1.ListOptions{}))(t) //nolint:staticcheck // old clients read them
+	if len(slices.Items) != 0 || len(endpoints.Items) != 0 {
+		t.Errorf("published: %v %v", slices.Items, endpoints.Items)
+	}
+	must(c.client.CoreV1().Services("default").Get(t.Context(), "kubernetes", metav1.GetOptions{}))(t)
 }
 
 func TestAnotherServiceNetworkIsRefused(t *testing.T) {
