@@ -43,7 +43,19 @@ func Backup(ctx context.Context, dataDir, file string) (err error) {
 	if err := pack(packed, copied, pkiDir(dataDir)); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	return os.Rename(packed, file)
+	if err := os.Rename(packed, file); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
+	return syncDir(filepath.Dir(file))
+}
+
+// syncDir makes the names in a folder durable.
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func pack(to, database, pki string) (err error) {

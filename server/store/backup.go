@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // revisionJump is added by a restore: more than what can have been handed out since the backup was made.
@@ -65,12 +67,23 @@ func copyDatabase(ctx context.Context, from, to string) (err error) {
 	if err := syncFile(tmp); err != nil {
 		return err
 	}
-	// Link and not rename: it refuses a file that has come up meanwhile.
-	if err := os.Link(tmp, to); err != nil {
+	if err := renameNew(tmp, to); err != nil {
 		return err
 	}
-	os.Remove(tmp)
 	return syncDir(filepath.Dir(to))
+}
+
+// renameNew refuses a name that has come up meanwhile, where the file system can tell (NFS cannot). A hard link would tell
+// everywhere but on the FAT of a USB stick, where backups go.
+func renameNew(from, to string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
+	if err == unix.EINVAL || err == unix.ENOSYS {
+		return os.Rename(from, to)
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
 }
 
 func checkPresent(path string) error {
