@@ -20,10 +20,6 @@ func kubectlCommand() *cobra.Command {
 		Long:               "Run kubectl. BRAMBLE_DATA_DIR (default " + defaultDataDir + ") says of which instance; KUBECONFIG or --kubeconfig point elsewhere.",
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			path, err := beside("kubectl")
-			if err != nil {
-				return err
-			}
 			env := os.Environ()
 			if os.Getenv("KUBECONFIG") == "" {
 				dir := os.Getenv("BRAMBLE_DATA_DIR")
@@ -35,7 +31,7 @@ func kubectlCommand() *cobra.Command {
 			if len(args) > 0 && args[0] == "--" {
 				args = args[1:]
 			}
-			return become(path, args, env)
+			return become("kubectl", args, env)
 		},
 	}
 }
@@ -47,11 +43,7 @@ func agentCommand() *cobra.Command {
 		Short:              "Run the node of this board (the same as bramble-agent)",
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
-			path, err := beside("bramble-agent")
-			if err != nil {
-				return err
-			}
-			return become(path, args, os.Environ())
+			return become("bramble-agent", args, os.Environ())
 		},
 	}
 }
@@ -88,8 +80,13 @@ func resetCommand() *cobra.Command {
 	return configured(cmd)
 }
 
-func become(path string, args, env []string) error {
-	err := syscall.Exec(path, append([]string{filepath.Base(path)}, args...), env)
+// become turns this process into a program that is built beside bramble.
+func become(name string, args, env []string) error {
+	path, err := beside(name)
+	if err != nil {
+		return err
+	}
+	err = syscall.Exec(path, append([]string{name}, args...), env)
 	return fmt.Errorf("run %s: %w", path, err)
 }
 

@@ -72,29 +72,14 @@ func (b *Bridge) link(c Config) (netlink.Link, error) {
 	la := netlink.NewLinkAttrs()
 	la.Name, la.HardwareAddr, la.MTU = b.Name, b.MAC, c.MTU
 	snooping := false // nobody here speaks multicast, and its timers wake an idle board
-	if err := b.host.LinkAdd(&netlink.Bridge{LinkAttrs: la, MulticastSnooping: &snooping}); err != nil {
+	if l, err = b.host.Make(&netlink.Bridge{LinkAttrs: la, MulticastSnooping: &snooping}); err != nil {
 		return nil, fmt.Errorf("make bridge %s: %w", b.Name, kernel.Explain(err, "bridges (CONFIG_BRIDGE)", "load the module bridge"))
 	}
-	if l, err = b.host.Find(b.Name); l == nil && err == nil {
-		err = fmt.Errorf("bridge %s is gone again", b.Name)
-	}
-	return l, err
+	return l, nil
 }
 
 func (b *Bridge) configure(l netlink.Link, c Config) error {
-	var errs []error
-	a := l.Attrs()
-	if a.HardwareAddr.String() != b.MAC.String() {
-		errs = append(errs, b.host.LinkSetHardwareAddr(l, b.MAC))
-	}
-	if a.MTU != c.MTU {
-		errs = append(errs, b.host.LinkSetMTU(l, c.MTU))
-	}
-	if a.Flags&net.FlagUp == 0 {
-		// Before it is up: an IPv6 address of its own would announce itself and mean nothing.
-		errs = append(errs, b.host.Sysctl("ipv6/conf/"+b.Name+"/disable_ipv6", "1"), b.host.LinkSetUp(l))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := b.host.SetUp(l, b.MAC, c.MTU); err != nil {
 		return fmt.Errorf("set up bridge %s: %w", b.Name, err)
 	}
 	return nil

@@ -111,18 +111,14 @@ func (t *Tunnel) create(c Config) (netlink.Link, error) {
 	la := netlink.NewLinkAttrs()
 	la.Name, la.HardwareAddr, la.MTU = t.Name, t.MAC, c.MTU
 	v := &netlink.Vxlan{LinkAttrs: la, VxlanId: int(c.VNI), Port: int(c.Port), SrcAddr: c.NodeIP.AsSlice()}
-	err := t.host.LinkAdd(v)
+	l, err := t.host.Make(v)
 	switch {
 	case errors.Is(err, unix.EEXIST):
 		return nil, fmt.Errorf("make VXLAN device %s: %w", t.Name, t.conflict(c, err))
 	case err != nil:
 		return nil, fmt.Errorf("make VXLAN device %s: %w", t.Name, kernel.Explain(err, "VXLAN (CONFIG_VXLAN), pods of other nodes cannot be reached", "load the module vxlan; on Ubuntu for Raspberry Pi it is in the package linux-modules-extra-raspi"))
 	}
-	l, err := t.host.Find(t.Name)
-	if l == nil && err == nil {
-		err = fmt.Errorf("VXLAN device %s is gone again", t.Name)
-	}
-	return l, err
+	return l, nil
 }
 
 // conflict names the device that has the same network identifier: the kernel tells a packet's device
@@ -141,22 +137,11 @@ func (t *Tunnel) conflict(c Config, err error) error {
 }
 
 func (t *Tunnel) configure(l netlink.Link, c Config) error {
-	a := l.Attrs()
-	var errs []error
-	if a.HardwareAddr.String() != t.MAC.String() {
-		errs = append(errs, t.host.LinkSetHardwareAddr(l, t.MAC))
-	}
-	if a.MTU != c.MTU {
-		errs = append(errs, t.host.LinkSetMTU(l, c.MTU))
-	}
-	if a.Flags&net.FlagUp == 0 {
-		errs = append(errs, t.host.Sysctl("ipv6/conf/"+t.Name+"/disable_ipv6", "1"), t.host.LinkSetUp(l))
-	}
-	errs = append(errs,
+	err := errors.Join(
+		t.host.SetUp(l, t.MAC, c.MTU),
 		t.host.Sysctl("ipv4/conf/"+t.Name+"/forwarding", "1"),
 		t.host.Sysctl("ipv4/conf/"+t.Name+"/route_localnet", "1"), // answers to 127.0.0.1:<node port>
 	)
-	err := errors.Join(errs...)
 	switch {
 	case errors.Is(err, unix.EADDRINUSE): // the kernel opens the socket when the device comes up
 		return fmt.Errorf("set up VXLAN device %s: UDP port %d is taken, by a program or by a VXLAN device with other options: stop it, or choose another port for the cluster: %w", t.Name, c.Port, err)

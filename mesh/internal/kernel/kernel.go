@@ -138,6 +138,35 @@ func (h *Host) Find(name string) (netlink.Link, error) {
 	return l, nil
 }
 
+// Make makes a link and finds it as the kernel has it.
+func (h *Host) Make(l netlink.Link) (netlink.Link, error) {
+	if err := h.LinkAdd(l); err != nil {
+		return nil, err
+	}
+	made, err := h.Find(l.Attrs().Name)
+	if made == nil && err == nil {
+		err = errors.New("it is gone again")
+	}
+	return made, err
+}
+
+// SetUp gives a link of ours its address and its MTU, and brings it up. Before that IPv6 is switched
+// off: an address of its own would announce itself and mean nothing.
+func (h *Host) SetUp(l netlink.Link, mac net.HardwareAddr, mtu int) error {
+	a := l.Attrs()
+	var errs []error
+	if a.HardwareAddr.String() != mac.String() {
+		errs = append(errs, h.LinkSetHardwareAddr(l, mac))
+	}
+	if a.MTU != mtu {
+		errs = append(errs, h.LinkSetMTU(l, mtu))
+	}
+	if a.Flags&net.FlagUp == 0 {
+		errs = append(errs, h.Sysctl("ipv6/conf/"+a.Name+"/disable_ipv6", "1"), h.LinkSetUp(l))
+	}
+	return errors.Join(errs...)
+}
+
 // Remove deletes a link if there is one.
 func (h *Host) Remove(name string) error {
 	l, err := h.Find(name)
