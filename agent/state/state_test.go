@@ -6,13 +6,14 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"bramble.dev/test/emulated"
 )
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
@@ -131,7 +132,7 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "agent.db")
 	acknowledged := 0
 	for round := range 5 {
-		cmd := exec.Command(os.Args[0], "-test.run=TestAcknowledgedSurvivesKill")
+		cmd := emulated.Self("-test.run=TestAcknowledgedSurvivesKill")
 		cmd.Env = append(os.Environ(), "STATE_WRITER="+path, "STATE_FROM="+strconv.Itoa(acknowledged))
 		var out strings.Builder
 		cmd.Stdout = &out

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/storage"
 
 	"bramble.dev/server/store"
+	"bramble.dev/test/emulated"
 )
 
 const crashEnv = "BRAMBLE_STORE_CRASH"
@@ -113,7 +113,7 @@ func TestCrash(t *testing.T) {
 
 func writeUntilKilled(t *testing.T, path string, after time.Duration) []string {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
+	cmd := emulated.Self()
 	cmd.Env = append(os.Environ(), crashEnv+"="+path)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
