@@ -58,6 +58,15 @@ func (d *DB) Follow(prefix string) (*Follower, error) {
 	return f, nil
 }
 
+// Stand says how many objects lie under a resource's whole prefix, and the revision of their latest change: a reader that
+// has followed up to it knows everything that any other reader can know.
+func (d *DB) Stand(prefix string) (objects int, changed int64) {
+	r := d.resource(cleanPrefix(prefix))
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return r.tree.Len(), r.ring.last()
+}
+
 // Snapshot gives the objects that the follower began with, once.
 func (f *Follower) Snapshot() []KeyValue {
 	s := f.snapshot

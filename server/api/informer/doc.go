@@ -3,7 +3,8 @@
 //
 // A lister reads the store each time and decodes what it finds, so it is never stale and costs nothing while nobody asks. Kinds that
 // are read on every request (RBAC) are kept decoded. An event handler has its own follower of the store's changes and its own
-// goroutine, which ends with the context that the factory was made with.
+// goroutine, which ends with the context that the factory was made with; those of a kept kind share one, which changes what listers
+// find before it tells them.
 //
 // Invariant: objects handed out are shared and must not be changed, as with any informer.
 //

@@ -31,6 +31,8 @@ type Factory struct {
 	kept     map[reflect.Type]bool
 	secret   func(schema.GroupResource) value.Transformer
 	wait     sync.WaitGroup
+	held     chan struct{} // closed by Start; nil: informers run from the moment that somebody listens
+	begin    sync.Once
 
 	mu   sync.Mutex
 	made map[reflect.Type]*informer
@@ -41,13 +43,19 @@ var _ informers.SharedInformerFactory = &Factory{}
 // Option changes a factory.
 type Option func(*Factory)
 
-// Keep holds the objects of these kinds decoded in memory: for small kinds that are read on every request.
+// Keep holds the objects of these kinds decoded in memory: for small kinds that are read on every request. Handlers of such a kind
+// are told by one goroutine, in step with what listers find.
 func Keep(kinds ...runtime.Object) Option {
 	return func(f *Factory) {
 		for _, k := range kinds {
 			f.kept[reflect.TypeOf(k)] = true
 		}
 	}
+}
+
+// Hold keeps informers still until Start, for handlers that may be told of nothing before all of them have been wired.
+func Hold() Option {
+	return func(f *Factory) { f.held = make(chan struct{}) }
 }
 
 // Transform names the encryption of resources; it must be the one that they are written with.
@@ -104,6 +112,15 @@ func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
 
 func storagePrefix(prefix string) string { return prefix[len("/registry"):] }
 
+// Current waits until the informer of a kept kind has told its handlers, and shows its readers, all that the store holds now.
+func (f *Factory) Current(ctx context.Context, obj runtime.Object) error {
+	i := f.InformerFor(obj, nil).(*informer)
+	if i.kept == nil {
+		return nil // it reads the store
+	}
+	return i.kept.current(ctx)
+}
+
 // ForResource gives the informer of a resource, for callers that know no Go type.
 func (f *Factory) ForResource(gvr schema.GroupVersionResource) (informers.GenericInformer, error) {
 	for gvk := range f.scheme.AllKnownTypes() {
@@ -128,11 +145,17 @@ func (g generic) Lister() cache.GenericLister {
 	return cache.NewGenericLister(g.informer.GetIndexer(), g.gr)
 }
 
-// What follows exists because the interface asks for it: informers here run from the moment somebody listens.
+// Start lets informers run that Hold has kept still.
+func (f *Factory) Start(<-chan struct{}) {
+	if f.held != nil {
+		f.begin.Do(func() { close(f.held) })
+	}
+}
+
+// What follows exists because the interface asks for it.
 
 func (f *Factory) InformerName() *cache.InformerName { return nil }
-func (f *Factory) Start(<-chan struct{})             {}
-func (f *Factory) StartWithContext(context.Context)  {}
+func (f *Factory) StartWithContext(context.Context)  { f.Start(nil) }
 func (f *Factory) Shutdown()                         {}
 func (f *Factory) WaitForCacheSync(<-chan struct{}) map[reflect.Type]bool {
 	return map[reflect.Type]bool{}

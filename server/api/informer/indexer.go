@@ -178,27 +178,3 @@ func (l *liveIndexer) Replace([]any, string) error          { return errReadOnly
 func (l *liveIndexer) Resync() error                        { return nil }
 func (l *liveIndexer) LastStoreSyncResourceVersion() string { return "" }
 func (l *liveIndexer) Bookmark(string)                      {}
-
-// kept holds the objects of a small kind decoded. Its registration is a handler like any other.
-type kept struct {
-	indexer      cache.Indexer
-	registration *registration
-}
-
-func newKept(i *informer) *kept {
-	k := &kept{indexer: cache.NewIndexer(cache.MetaNamespaceKeyFunc, cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc})}
-	k.registration = i.follow(k)
-	return k
-}
-
-func (k *kept) OnAdd(o any, _ bool) { k.put(o) }
-func (k *kept) OnUpdate(_, o any)   { k.put(o) }
-
-func (k *kept) put(o any) {
-	if m, err := meta.Accessor(o); err == nil {
-		m.SetManagedFields(nil)
-	}
-	k.indexer.Add(o)
-}
-
-func (k *kept) OnDelete(o any) { k.indexer.Delete(o) }

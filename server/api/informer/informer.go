@@ -84,23 +84,33 @@ func (i *informer) HasSyncedChecker() cache.DoneChecker {
 }
 
 func (i *informer) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
-	return i.follow(h), nil
+	return i.listen(h), nil
 }
 
 func (i *informer) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, _ time.Duration) (cache.ResourceEventHandlerRegistration, error) {
-	return i.follow(h), nil
+	return i.listen(h), nil
 }
 
 func (i *informer) AddEventHandlerWithOptions(h cache.ResourceEventHandler, _ cache.HandlerOptions) (cache.ResourceEventHandlerRegistration, error) {
-	return i.follow(h), nil
+	return i.listen(h), nil
+}
+
+func (i *informer) listen(h cache.ResourceEventHandler) cache.ResourceEventHandlerRegistration {
+	if i.kept != nil {
+		return i.kept.listen(h)
+	}
+	return i.follow(h)
 }
 
 func (i *informer) RemoveEventHandler(h cache.ResourceEventHandlerRegistration) error {
-	r, ok := h.(*registration)
-	if !ok {
+	switch r := h.(type) {
+	case *registration:
+		r.cancel()
+	case *listener:
+		r.remove()
+	default:
 		return errors.New("not a registration of this informer")
 	}
-	r.cancel()
 	return nil
 }
 
@@ -153,6 +163,12 @@ func (i *informer) follow(h cache.ResourceEventHandler) *registration {
 	go func() {
 		defer i.f.wait.Done()
 		defer cancel()
+		if i.f.held != nil {
+			select {
+			case <-i.f.held:
+			case <-ctx.Done():
+			}
+		}
 		told := map[string]int64{}
 		for ctx.Err() == nil {
 			if err := i.followOnce(ctx, h, r, told); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrTooOld) {
@@ -185,6 +201,12 @@ func (i *informer) followOnce(ctx context.Context, h cache.ResourceEventHandler,
 			h.OnDelete(i.stub(key))
 		}
 	}
+	note := func() {
+		if k, ok := h.(*kept); ok {
+			k.upTo(f.Revision())
+		}
+	}
+	note()
 	r.once.Do(func() { close(r.synced) })
 	for {
 		events, err := f.Next(ctx)
@@ -194,6 +216,7 @@ func (i *informer) followOnce(ctx context.Context, h cache.ResourceEventHandler,
 		for _, e := range events {
 			i.tell(h, told, false, e)
 		}
+		note()
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -191,5 +192,36 @@ func TestListersReadTheStore(t *testing.T) {
 				t.Error("an index that does not exist was read")
 			}
 		})
+	}
+}
+
+// Who is told of a change of a kept kind finds it in the lister, nobody is told before Start, and Current returns when all have been told.
+func TestAKeptKindIsInStepWithItsHandlers(t *testing.T) {
+	h := open(t, store.Options{}, Keep(&corev1.ConfigMap{}), Hold())
+	h.put(t, "a", "old", "1")
+	maps := h.Core().V1().ConfigMaps()
+	var heard atomic.Int32
+	check := func(o any) {
+		heard.Add(1)
+		m := o.(*corev1.ConfigMap)
+		if got, err := maps.Lister().ConfigMaps(m.Namespace).Get(m.Name); err != nil || got.ResourceVersion != m.ResourceVersion {
+			t.Errorf("told of %s at %s, found %v, %v", m.Name, m.ResourceVersion, got, err)
+		}
+	}
+	if _, err := maps.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: check, UpdateFunc: func(_, o any) { check(o) }}); err != nil {
+		t.Fatal(err)
+	}
+	if n := heard.Load(); n != 0 {
+		t.Errorf("told of %d before Start", n)
+	}
+	h.Start(nil)
+	for n := range 200 {
+		h.put(t, "a", fmt.Sprintf("m%d", n%10), fmt.Sprint(n))
+		if err := h.Current(t.Context(), &corev1.ConfigMap{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := heard.Load(); got != int32(n+2) {
+			t.Fatalf("told of %d after %d changes", got, n+2)
+		}
 	}
 }
