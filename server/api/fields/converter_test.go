@@ -4,7 +4,11 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apiextensions-apiserver/pkg/apiserver"
+	definitions "k8s.io/apiextensions-apiserver/pkg/client/applyconfiguration"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
 	smd "sigs.k8s.io/structured-merge-diff/v6/schema"
@@ -13,13 +17,22 @@ import (
 
 // Upstream's converter and ours find the same structure in every kind that either knows.
 func TestSchemaIsUpstreams(t *testing.T) {
-	upstream, ours := applyconfigurations.NewTypeConverter(scheme.Scheme), NewTypeConverter(scheme.Scheme)
-	kinds := 0
-	for gvk := range scheme.Scheme.AllKnownTypes() {
+	if kinds := sameFields(t, applyconfigurations.NewTypeConverter(scheme.Scheme), scheme.Scheme); kinds < 100 {
+		t.Errorf("only %d kinds were compared", kinds)
+	}
+	if kinds := sameFields(t, definitions.NewTypeConverter(apiserver.Scheme), apiserver.Scheme); kinds != 2 {
+		t.Errorf("%d versions of definitions of custom resources were compared, there are two", kinds)
+	}
+}
+
+// sameFields counts the kinds of a scheme that it has compared.
+func sameFields(t *testing.T, upstream managedfields.TypeConverter, scheme *runtime.Scheme) (kinds int) {
+	ours := NewTypeConverter(scheme)
+	for gvk := range scheme.AllKnownTypes() {
 		if strings.HasSuffix(gvk.Kind, "Options") || strings.HasSuffix(gvk.Kind, "List") || gvk.Version == "__internal" || gvk.Kind == "WatchEvent" {
 			continue
 		}
-		o, err := scheme.Scheme.New(gvk)
+		o, err := scheme.New(gvk)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,9 +51,7 @@ func TestSchemaIsUpstreams(t *testing.T) {
 			t.Errorf("%v\n got %s\nwant %s", gvk, a, b)
 		}
 	}
-	if kinds < 100 {
-		t.Errorf("only %d kinds were compared", kinds)
-	}
+	return kinds
 }
 
 func describe(v *typed.TypedValue) string {

@@ -1,5 +1,5 @@
-// Command gen writes schema_gen.go from the schema in the module k8s.io/client-go that go.mod pins. Run it by
-// "go generate ./server/api/fields" after a change of that module's version.
+// Command gen writes schema_gen.go from the schemas in the modules k8s.io/client-go and k8s.io/apiextensions-apiserver that go.mod
+// pins. Run it by "go generate ./server/api/fields" after a change of those modules' version.
 package main
 
 import (
@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,18 +28,20 @@ func main() {
 }
 
 func run() error {
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/client-go").Output()
-	if err != nil {
-		return err
-	}
-	text, err := schemaText(filepath.Join(strings.TrimSpace(string(dir)), "applyconfigurations", "internal", "internal.go"))
-	if err != nil {
-		return err
-	}
 	var s schema.Schema
-	if err := yaml.Unmarshal([]byte(text), &s); err != nil {
-		return err
+	for module, file := range map[string]string{
+		"k8s.io/client-go":               "applyconfigurations/internal/internal.go",
+		"k8s.io/apiextensions-apiserver": "pkg/client/applyconfiguration/internal/internal.go",
+	} {
+		one, err := read(module, file)
+		if err != nil {
+			return err
+		}
+		s.Types = append(s.Types, one.Types...)
 	}
+	// Both have the types that all kinds share.
+	slices.SortFunc(s.Types, func(a, b schema.TypeDef) int { return strings.Compare(a.Name, b.Name) })
+	s.Types = slices.CompactFunc(s.Types, func(a, b schema.TypeDef) bool { return a.Name == b.Name })
 	w := writer{names: map[string]int{}}
 	for _, t := range s.Types {
 		w.names[t.Name] = len(w.names)
@@ -63,6 +66,19 @@ func run() error {
 		return err
 	}
 	return os.WriteFile("schema_gen.go", out, 0o644)
+}
+
+// read reads the schema in a module's file.
+func read(module, file string) (s schema.Schema, err error) {
+	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", module, err)
+	}
+	text, err := schemaText(filepath.Join(strings.TrimSpace(string(dir)), file))
+	if err != nil {
+		return s, err
+	}
+	return s, yaml.Unmarshal([]byte(text), &s)
 }
 
 // schemaText finds the text of the variable schemaYAML.
