@@ -13,6 +13,7 @@ import (
 	"k8s.io/kubernetes/pkg/routes"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
+	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/openapi"
 )
 
@@ -21,14 +22,15 @@ const Version = "v1.37.2+bramble"
 
 // mux serves what is no resource, and hands resources to the routes.
 func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
+	documents := openapi.Handler{Custom: customresources.Documents{Server: s.custom}}
 	paths := map[string]http.HandlerFunc{
 		"/version":    serveVersion,
 		"/healthz":    s.health("healthz"),
 		"/livez":      s.health("livez"),
 		"/readyz":     s.health("readyz"),
 		"/metrics":    serveMetrics,
-		"/openapi/v2": openapi.V2,
-		"/openapi/v3": openapi.V3,
+		"/openapi/v2": documents.V2,
+		"/openapi/v3": documents.V3,
 	}
 	for _, name := range []string{"ping", "etcd", "poststarthook/rbac/bootstrap-roles"} {
 		for _, h := range []string{"healthz", "livez", "readyz"} {
@@ -56,11 +58,16 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 			return
 		}
 		if strings.HasPrefix(r.URL.Path, "/openapi/v3/") {
-			openapi.V3(w, r)
+			documents.V3(w, r)
 			return
 		}
+		if r.URL.Path == "/apis" || r.URL.Path == "/apis/" {
+			if err := s.custom.Current(r.Context()); err != nil {
+				s.log.Warn("discovery may not be up to date", "err", err)
+			}
+		}
 		if !resources.serve(w, r) {
-			http.NotFound(w, r)
+			s.custom.ServeHTTP(w, r)
 		}
 	})
 }

@@ -4,8 +4,12 @@
 //
 // Invariant: a document's ETag and the hash in its address change exactly when its content does.
 //
-//	http.HandleFunc("/openapi/v2", openapi.V2)
-//	http.HandleFunc("/openapi/v3/", openapi.V3)
+// Documents of custom resources are made when they are asked for, and never kept: theirs of version 3 lie beside the embedded ones,
+// and their parts of the one document of version 2 are put into its text while it is sent.
+//
+//	h := openapi.Handler{Custom: definitions}
+//	http.HandleFunc("/openapi/v2", h.V2)
+//	http.HandleFunc("/openapi/v3/", h.V3)
 //
 // The old versions of the edge are not in them, as they are in no OpenAPI document of upstream's: clients that validate by a document
 // skip what they do not find.

@@ -8,10 +8,12 @@ import (
 	"crypto/sha512"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	openapi_v2 "github.com/google/gnostic-models/openapiv2"
@@ -40,10 +42,12 @@ func run() error {
 		return err
 	}
 	index := struct {
-		V2 string            `json:"v2"`
-		V3 map[string]string `json:"v3"`
+		V2         string            `json:"v2"`
+		V3         map[string]string `json:"v3"`
+		Places     []place           `json:"places"`     // of the parts of V2
+		Parameters []string          `json:"parameters"` // that V2 has
 	}{V3: map[string]string{}}
-	if index.V2, err = v2(filepath.Join(spec, "swagger.json")); err != nil {
+	if index.V2, index.Places, index.Parameters, err = v2(filepath.Join(spec, "swagger.json")); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(spec, "v3", "*_openapi.json"))
@@ -77,7 +81,7 @@ func run() error {
 
 var (
 	stable  = regexp.MustCompile(`^v\d+$`)
-	skipped = map[string]bool{"apiextensions.k8s.io": true, "apiregistration.k8s.io": true, "internal.apiserver.k8s.io": true, "lifecycle.k8s.io": true}
+	skipped = map[string]bool{"apiregistration.k8s.io": true, "internal.apiserver.k8s.io": true, "lifecycle.k8s.io": true}
 )
 
 // served tells whether the API has the path of a document, "apis/apps/v1": stable versions of the groups in its table.
@@ -94,22 +98,26 @@ func served(path string) bool {
 	return len(parts) == 2 || stable.MatchString(parts[2])
 }
 
+// place is where the members of a part of the document of version 2 begin.
+type place struct {
+	Part   string `json:"part"`
+	Offset int    `json:"offset"`
+}
+
 // v2 keeps the paths that are served and the definitions that they lead to.
-func v2(file string) (string, error) {
+func v2(file string) (string, []place, []string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return "", err
+		return "", nil, nil, err
 	}
-	var doc map[string]json.RawMessage
-	var paths, definitions map[string]json.RawMessage
+	var doc, paths, definitions, parameters map[string]json.RawMessage
 	if err := json.Unmarshal(text, &doc); err != nil {
-		return "", err
+		return "", nil, nil, err
 	}
-	if err := json.Unmarshal(doc["paths"], &paths); err != nil {
-		return "", err
-	}
-	if err := json.Unmarshal(doc["definitions"], &definitions); err != nil {
-		return "", err
+	for part, into := range map[string]*map[string]json.RawMessage{"paths": &paths, "definitions": &definitions, "parameters": &parameters} {
+		if err := json.Unmarshal(doc[part], into); err != nil {
+			return "", nil, nil, fmt.Errorf("%s: %w", part, err)
+		}
 	}
 	kept, used := map[string]json.RawMessage{}, map[string]json.RawMessage{}
 	for p, v := range paths {
@@ -118,28 +126,39 @@ func v2(file string) (string, error) {
 			follow(v, definitions, used)
 		}
 	}
-	if doc["paths"], err = json.Marshal(kept); err != nil {
-		return "", err
-	}
-	if doc["definitions"], err = json.Marshal(used); err != nil {
-		return "", err
-	}
-	out, err := json.Marshal(doc)
-	if err != nil {
-		return "", err
+	doc["paths"] = object(kept)
+	doc["definitions"] = object(used)
+	doc["parameters"] = object(parameters)
+	out := object(doc)
+	var places []place
+	for _, part := range []string{"definitions", "parameters", "paths"} { // in the order of the text
+		prefix, after, ok := bytes.Cut(out, fmt.Appendf(nil, "%q:%s", part, doc[part][:min(len(doc[part]), 100)]))
+		if !ok || bytes.HasPrefix(after, []byte("{}")) {
+			return "", nil, nil, fmt.Errorf("the part %s cannot be found again", part)
+		}
+		places = append(places, place{part, len(prefix) + len(part) + len(`"":{`)})
 	}
 	parsed, err := openapi_v2.ParseDocument(out)
 	if err != nil {
-		return "", err
+		return "", nil, nil, err
 	}
 	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(parsed)
 	if err != nil {
-		return "", err
+		return "", nil, nil, err
 	}
 	if err := write("v2.pb.gz", encoded); err != nil {
-		return "", err
+		return "", nil, nil, err
 	}
-	return hash(out), write("v2.json.gz", out)
+	return hash(out), places, slices.Sorted(maps.Keys(parameters)), write("v2.json.gz", out)
+}
+
+// object writes a map's members in the order of their names.
+func object(members map[string]json.RawMessage) []byte {
+	out, err := json.Marshal(members)
+	if err != nil {
+		panic(err) // each was read from JSON
+	}
+	return out
 }
 
 var reference = regexp.MustCompile(`"#/definitions/([^"]+)"`)

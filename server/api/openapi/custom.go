@@ -1,0 +1,143 @@
+package openapi
+
+import (
+	"compress/gzip"
+	"context"
+	"crypto/sha512"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+
+	openapi_v2 "github.com/google/gnostic-models/openapiv2"
+	"google.golang.org/protobuf/proto"
+)
+
+// Custom makes the documents of custom resources.
+type Custom interface {
+	// Marks gives, for each path that has a document of version 3 ("apis/example.com/v1"), a text that changes with the document.
+	Marks(ctx context.Context) (map[string]string, error)
+	// V3 makes the document of one of these paths.
+	V3(ctx context.Context, path string) ([]byte, error)
+	// V2 makes what the document of version 2 says of all of them.
+	V2(ctx context.Context) (Parts, error)
+}
+
+// Parts are what custom resources add to the document of version 2.
+type Parts struct {
+	Definitions map[string]json.RawMessage `json:"definitions"`
+	Parameters  map[string]json.RawMessage `json:"parameters"`
+	Paths       map[string]json.RawMessage `json:"paths"`
+}
+
+// marks asks what there is of custom resources; the marks become hashes like those of the embedded documents.
+func (h Handler) marks(r *http.Request) (map[string]string, error) {
+	if h.Custom == nil {
+		return nil, nil
+	}
+	marks, err := h.Custom.Marks(r.Context())
+	for p, m := range marks {
+		marks[p] = fmt.Sprintf("%X", sha512.Sum512([]byte(contents().V2+m)))
+	}
+	return marks, err
+}
+
+// merged is the hash of the document of version 2 that has custom resources in it.
+func merged(marks map[string]string) string {
+	sum := sha512.New()
+	for _, p := range slices.Sorted(maps.Keys(marks)) {
+		fmt.Fprintf(sum, "%s %s\n", p, marks[p])
+	}
+	return fmt.Sprintf("%X", sum.Sum(nil))
+}
+
+func (h Handler) writeV3(ctx context.Context, w io.Writer, path string) error {
+	text, err := h.Custom.V3(ctx, path)
+	if err != nil {
+		return err
+	}
+	z := gzip.NewWriter(w)
+	if _, err := z.Write(text); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+func (h Handler) writeV2(ctx context.Context, w io.Writer, kind string) error {
+	parts, err := h.Custom.V2(ctx)
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(parts.Parameters, func(name string, _ json.RawMessage) bool { return slices.Contains(contents().Parameters, name) })
+	if kind == typeV2 {
+		return appendProtobuf(w, parts)
+	}
+	base, err := documents.Open("documents/v2.json.gz")
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	text, err := gzip.NewReader(base)
+	if err != nil {
+		return err
+	}
+	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	if err := splice(z, text, parts); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+// splice copies the document and puts members in where its parts begin. None of the parts is empty, so each new member ends with a comma.
+func splice(w io.Writer, base io.Reader, parts Parts) error {
+	more := map[string]map[string]json.RawMessage{"definitions": parts.Definitions, "parameters": parts.Parameters, "paths": parts.Paths}
+	at := int64(0)
+	for _, p := range contents().Places {
+		if _, err := io.CopyN(w, base, p.Offset-at); err != nil {
+			return err
+		}
+		at = p.Offset
+		for _, name := range slices.Sorted(maps.Keys(more[p.Part])) {
+			if _, err := fmt.Fprintf(w, "%q:%s,", name, more[p.Part][name]); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := io.Copy(w, base)
+	return err
+}
+
+// appendProtobuf sends the document and, behind it, one that has nothing but the new parts: messages of protobuf that follow each other
+// are one message, and so are texts of gzip.
+func appendProtobuf(w io.Writer, parts Parts) error {
+	text, err := json.Marshal(struct {
+		Parts
+		Swagger string            `json:"swagger"`
+		Info    map[string]string `json:"info"`
+	}{parts, "2.0", map[string]string{"title": "Kubernetes", "version": ""}})
+	if err != nil {
+		return err
+	}
+	doc, err := openapi_v2.ParseDocument(text)
+	if err != nil {
+		return err
+	}
+	doc.Swagger, doc.Info = "", nil
+	encoded, err := proto.Marshal(doc)
+	if err != nil {
+		return err
+	}
+	if err := embedded("v2.pb.gz")(w); err != nil {
+		return err
+	}
+	z := gzip.NewWriter(w)
+	if _, err := z.Write(encoded); err != nil {
+		return err
+	}
+	return z.Close()
+}
