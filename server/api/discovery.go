@@ -25,6 +25,7 @@ type discovery struct {
 type groupLister interface {
 	http.Handler
 	AddGroup(metav1.APIGroup)
+	RemoveGroup(name string)
 }
 
 func newDiscovery(address string, routes *router) *discovery {

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	"bramble.dev/server/api/fields"
 )
 
 // minWatch is how long a watch lasts at least, unless its client says otherwise; upstream's default.
@@ -27,11 +29,27 @@ const minWatch = 30 * time.Minute
 type installer struct {
 	*wiring
 	admit      admission.Interface
-	converter  managedfields.TypeConverter
+	schemes    map[*runtime.Scheme]*encoding
 	equivalent runtime.EquivalentResourceRegistry
 	routes     *router
 	discovery  *discovery
 	made       map[schema.GroupVersion]map[string]rest.Storage
+}
+
+// encoding is how the kinds of a scheme are written, and what their fields are.
+type encoding struct {
+	serializer runtime.NegotiatedSerializer
+	fields     managedfields.TypeConverter
+}
+
+// encoding finds or makes that of a scheme: of the one that all built-in kinds share, or the one of the definitions of custom resources.
+func (i *installer) encoding(s *runtime.Scheme) *encoding {
+	e := i.schemes[s]
+	if e == nil {
+		e = &encoding{newSerializer(s), fields.NewTypeConverter(s)}
+		i.schemes[s] = e
+	}
+	return e
 }
 
 // install makes the storages of every group and puts their handlers into the router.
@@ -104,13 +122,13 @@ func (i *installer) version(g *group, info *genericapiserver.APIGroupInfo, v ser
 			served[path] = append(served[path], schema.GroupVersion{Group: g.name, Version: other.name}.String())
 		}
 	}
-	container := restful.NewContainer()
+	container, e := restful.NewContainer(), i.encoding(info.Scheme)
 	resources, _, err := (&genericapi.APIGroupVersion{
 		Storage: v.storages, Root: rootOf(g.name), GroupVersion: gv, AllServedVersionsByResource: served,
 		OptionsExternalVersion: info.OptionsExternalVersion, MetaGroupVersion: info.MetaGroupVersion,
-		Serializer: i.serializer, ParameterCodec: info.ParameterCodec,
+		Serializer: e.serializer, ParameterCodec: info.ParameterCodec,
 		Typer: info.Scheme, Creater: info.Scheme, Convertor: info.Scheme, ConvertabilityChecker: info.Scheme, Defaulter: info.Scheme,
-		UnsafeConvertor: runtime.UnsafeObjectConvertor(info.Scheme), Namer: runtime.Namer(meta.NewAccessor()), TypeConverter: i.converter,
+		UnsafeConvertor: runtime.UnsafeObjectConvertor(info.Scheme), Namer: runtime.Namer(meta.NewAccessor()), TypeConverter: e.fields,
 		EquivalentResourceRegistry: i.equivalent, Authorizer: i.authorizer, Admit: i.admit,
 		MinRequestTimeout: minWatch, MaxRequestBodyBytes: maxBodyBytes,
 	}).InstallREST(container)

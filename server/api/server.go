@@ -30,7 +30,7 @@ import (
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"bramble.dev/server/admission"
-	"bramble.dev/server/api/fields"
+	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/informer"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/store"
@@ -58,6 +58,7 @@ type Server struct {
 	log       *slog.Logger
 	wiring    *wiring
 	inProcess *inProcess
+	custom    *customresources.Server
 	handler   http.Handler // for the network
 	ready     atomic.Bool
 	cancel    context.CancelFunc
@@ -66,7 +67,6 @@ type Server struct {
 // wiring is what the parts of the API are given to work with.
 type wiring struct {
 	stores        *stores
-	serializer    runtime.NegotiatedSerializer
 	client        kubernetes.Interface // as the API itself, in process
 	informers     *informer.Factory
 	authenticator authenticator.Request
@@ -115,7 +115,7 @@ func prepareUpstream(log *slog.Logger) {
 
 func (s *Server) build(ctx context.Context) (err error) {
 	c := s.config
-	w := &wiring{serializer: newSerializer()}
+	w := &wiring{}
 	s.wiring = w
 	if w.stores, err = newStores(c.Store, c.PKI.SecretsKey()); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (s *Server) build(ctx context.Context) (err error) {
 	}
 	routes := &router{}
 	i := &installer{
-		wiring: w, admit: admit, converter: fields.NewTypeConverter(legacyscheme.Scheme), routes: routes, discovery: newDiscovery(s.address(), routes),
+		wiring: w, admit: admit, schemes: map[*runtime.Scheme]*encoding{}, routes: routes, discovery: newDiscovery(s.address(), routes),
 		equivalent: runtime.NewEquivalentResourceRegistryWithIdentity(w.stores.prefix), made: map[schema.GroupVersion]map[string]rest.Storage{},
 	}
 	if err := i.install(); err != nil {
@@ -165,6 +165,7 @@ func (s *Server) build(ctx context.Context) (err error) {
 		return err
 	}
 	w.storages = i.made
+	s.custom = s.newCustomResources(admit, i.discovery)
 	mux := s.mux(routes, i.groupVersions())
 	s.inProcess.handler = local(mux, w.authorizer)
 	s.handler = remote(mux, w.authenticator, w.authorizer)
@@ -172,8 +173,8 @@ func (s *Server) build(ctx context.Context) (err error) {
 }
 
 // newSerializer encodes long lists piece by piece, so that their text is never in memory as a whole.
-func newSerializer() runtime.NegotiatedSerializer {
-	return serializer.NewCodecFactory(legacyscheme.Scheme, serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
+func newSerializer(s *runtime.Scheme) runtime.NegotiatedSerializer {
+	return serializer.NewCodecFactory(s, serializer.WithStreamingCollectionEncodingToJSON(), serializer.WithStreamingCollectionEncodingToProtobuf())
 }
 
 // Prefix is the store's key prefix of a resource, for caches: "/registry/deployments".
@@ -187,9 +188,10 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 2)
-	running := 1
+	failed := make(chan error, 3)
+	running := 2
 	go func() { failed <- s.keepKubernetesService(ctx) }()
+	go func() { s.custom.Run(ctx); failed <- nil }()
 	if s.config.Listener != nil {
 		running++
 		go func() { failed <- s.Serve(ctx, s.config.Listener) }()
@@ -216,6 +218,9 @@ func (s *Server) Close() {
 		}
 	}
 	w.storages = nil
+	if s.custom != nil {
+		s.custom.Close()
+	}
 	if w.clusterIPs != nil {
 		w.clusterIPs.Destroy()
 		w.clusterIPs = nil

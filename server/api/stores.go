@@ -20,6 +20,7 @@ import (
 	"k8s.io/kubernetes/pkg/controlplane"
 	"k8s.io/kubernetes/pkg/kubeapiserver"
 
+	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/store"
 )
 
@@ -78,21 +79,46 @@ func (s *stores) transformer(gr schema.GroupResource) value.Transformer {
 
 // prefix is the store's key prefix of a resource, "/registry/deployments".
 func (s *stores) prefix(gr schema.GroupResource) string {
+	if defined(gr) {
+		return definedPrefix(gr)
+	}
 	return root + "/" + strings.TrimPrefix(s.factory.ResourcePrefix(gr), "/")
 }
 
+// defined tells custom resources and their definitions from the kinds that upstream's storage factory knows.
+func defined(gr schema.GroupResource) bool {
+	return gr == customresources.Resource || !builtIn(gr.Group)
+}
+
+// definedPrefix is below the group, so that no name that somebody chooses is that of another resource.
+func definedPrefix(gr schema.GroupResource) string { return root + "/" + gr.Group + "/" + gr.Resource }
+
 // GetRESTOptions is called by each of upstream's registries.
 func (s *stores) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
+	if defined(gr) {
+		return definedStores{s}.GetRESTOptions(gr, example)
+	}
 	config, err := s.factory.NewConfig(gr, example)
 	if err != nil {
 		return generic.RESTOptions{}, err
 	}
+	return s.options(gr, config, s.prefix(gr)), nil
+}
+
+// definedStores is the RESTOptionsGetter of custom resources, whatever group they claim. Their encoding comes from their definition.
+type definedStores struct{ *stores }
+
+func (s definedStores) GetRESTOptions(gr schema.GroupResource, _ runtime.Object) (generic.RESTOptions, error) {
+	return s.options(gr, storagebackend.NewDefaultConfig(root, nil).ForResource(gr), definedPrefix(gr)), nil
+}
+
+func (s *stores) options(gr schema.GroupResource, config *storagebackend.ConfigForResource, prefix string) generic.RESTOptions {
 	return generic.RESTOptions{
-		StorageConfig: config, ResourcePrefix: s.factory.ResourcePrefix(gr), EnableGarbageCollection: true, DeleteCollectionWorkers: 1,
+		StorageConfig: config, ResourcePrefix: strings.TrimPrefix(prefix, root+"/"), EnableGarbageCollection: true, DeleteCollectionWorkers: 1,
 		Decorator: func(config *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 			newObject, newList func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
 		) (storage.Interface, factory.DestroyFunc, error) {
 			return s.db.Storage(store.Resource{Codec: config.Codec, Prefix: prefix, New: newObject, NewList: newList, Volatile: volatileOf(gr), Transformer: s.transformer(gr)}), func() {}, nil
 		},
-	}, nil
+	}
 }

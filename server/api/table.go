@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -27,6 +28,7 @@ import (
 	storagerest "k8s.io/kubernetes/pkg/registry/storage/rest"
 	svmrest "k8s.io/kubernetes/pkg/registry/storagemigration/rest"
 
+	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/store"
 )
 
@@ -48,7 +50,7 @@ type group struct {
 }
 
 // table is what the API serves, in the order of discovery. Where a kind lives in two groups, clients that name no group get
-// the first. Groups of custom resources come from elsewhere.
+// the first. Groups of custom resources come and go with their definitions (package customresources).
 var table = []group{
 	{name: "", priority: 18000, storages: func(w *wiring) provider { return core{w} },
 		volatile: map[string]store.VolatileFunc{"events": always, "nodes": heartbeat}},
@@ -82,6 +84,7 @@ var table = []group{
 	{name: "admissionregistration.k8s.io", priority: 16700, storages: func(w *wiring) provider {
 		return admissionregistrationrest.RESTStorageProvider{Authorizer: w.authorizer, DiscoveryClient: w.client.Discovery()}
 	}},
+	{name: "apiextensions.k8s.io", priority: 16700, storages: func(*wiring) provider { return customresources.Definitions{} }},
 	{name: "scheduling.k8s.io", priority: 16600, storages: func(*wiring) provider { return schedulingrest.RESTStorageProvider{} }},
 	{name: "coordination.k8s.io", priority: 16500, storages: func(*wiring) provider { return coordinationrest.RESTStorageProvider{} },
 		volatile: map[string]store.VolatileFunc{"leases": renewal}},
@@ -98,6 +101,11 @@ var table = []group{
 	{name: "extensions", priority: 1000, old: []oldVersion{
 		{version: "v1beta1", from: from("apps/v1", "deployments", "daemonsets", "replicasets").and("networking.k8s.io/v1", "ingresses", "networkpolicies")},
 	}},
+}
+
+// builtIn tells whether a group is the API's own.
+func builtIn(name string) bool {
+	return slices.ContainsFunc(table, func(g group) bool { return g.name == name })
 }
 
 // volatileOf finds the volatile class of a resource.

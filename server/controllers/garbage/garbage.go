@@ -126,16 +126,21 @@ func (c *Controller) served(ctx context.Context, wg *sync.WaitGroup) <-chan stru
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			f, err := c.Source.Follow(prefix)
+			// What was defined before this follower began may be news too.
+			news := err == nil && len(f.Snapshot()) > 0
 			for err == nil {
+				if news {
+					select {
+					case <-ctx.Done():
+					case <-time.After(settle):
+					}
+					select {
+					case changed <- struct{}{}:
+					default: // it is known already
+					}
+				}
 				_, err = f.Next(ctx)
-				select {
-				case <-ctx.Done():
-				case <-time.After(settle):
-				}
-				select {
-				case changed <- struct{}{}:
-				default: // it is known already
-				}
+				news = true
 			}
 			if f != nil {
 				f.Close()

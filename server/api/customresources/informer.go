@@ -1,0 +1,71 @@
+package customresources
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1"
+	listers "k8s.io/apiextensions-apiserver/pkg/client/listers/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/conversion"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
+
+	"bramble.dev/server/api/informer"
+)
+
+// definitions is upstream's informer of the definitions, fed by the store.
+type definitions struct {
+	factory *informer.Factory
+	kept    cache.SharedIndexInformer
+}
+
+// scheme is upstream's with the direct way that a reader needs from the version that definitions are written in to the present one.
+var scheme = sync.OnceValue(func() *runtime.Scheme {
+	s := runtime.NewScheme()
+	install.Install(s)
+	err := s.AddConversionFunc((*v1beta1.CustomResourceDefinition)(nil), (*apiextensionsv1.CustomResourceDefinition)(nil), func(from, to any, c conversion.Scope) error {
+		hub := &apiextensions.CustomResourceDefinition{}
+		if err := v1beta1.Convert_v1beta1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(from.(*v1beta1.CustomResourceDefinition), hub, c); err != nil {
+			return err
+		}
+		return apiextensionsv1.Convert_apiextensions_CustomResourceDefinition_To_v1_CustomResourceDefinition(hub, to.(*apiextensionsv1.CustomResourceDefinition), c)
+	})
+	if err != nil {
+		panic(err) // the types do not belong to each other: a mistake in the code
+	}
+	return s
+})
+
+func (c *Config) follow(ctx context.Context) *definitions {
+	kind := &apiextensionsv1.CustomResourceDefinition{}
+	f := informer.NewFactory(ctx, c.DB, scheme(), func(schema.GroupResource) string { return c.Prefix }, c.Logger, informer.Keep(kind), informer.Hold())
+	return &definitions{factory: f, kept: f.InformerFor(kind, nil)}
+}
+
+func (d *definitions) Informer() cache.SharedIndexInformer { return d.kept }
+
+func (d *definitions) Lister() listers.CustomResourceDefinitionLister {
+	return listers.NewCustomResourceDefinitionLister(d.kept.GetIndexer())
+}
+
+// current waits until everybody who listens has been told what the store holds now.
+func (d *definitions) current(ctx context.Context) error {
+	return d.factory.Current(ctx, &apiextensionsv1.CustomResourceDefinition{})
+}
+
+// all gives the definitions by name.
+func (d *definitions) all() []*apiextensionsv1.CustomResourceDefinition {
+	list, err := d.Lister().List(labels.Everything())
+	if err != nil {
+		return nil // a list of what lies in memory has no error
+	}
+	slices.SortFunc(list, func(a, b *apiextensionsv1.CustomResourceDefinition) int { return cmp.Compare(a.Name, b.Name) })
+	return list
+}

@@ -1,0 +1,91 @@
+package customresources
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+
+	"k8s.io/apiextensions-apiserver/pkg/apiserver"
+	client "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
+	"k8s.io/apiextensions-apiserver/pkg/controller/apiapproval"
+	"k8s.io/apiextensions-apiserver/pkg/controller/establish"
+	"k8s.io/apiextensions-apiserver/pkg/controller/finalizer"
+	"k8s.io/apiextensions-apiserver/pkg/controller/nonstructuralschema"
+	"k8s.io/apiextensions-apiserver/pkg/controller/status"
+	"k8s.io/klog/v2"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// running is what serves custom resources while there are definitions.
+type running struct {
+	definitions *definitions
+	handler     http.Handler
+	discovery   *discovery
+	cancel      context.CancelFunc
+	wait        sync.WaitGroup
+}
+
+// workers is how many definitions each controller takes care of at once.
+const workers = 2
+
+// start makes upstream's handler and controllers, and tells them of the definitions when all of them are made. Discovery listens last, so that what it announces is served.
+func (c *Config) start() (*running, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{definitions: c.follow(ctx), cancel: cancel}
+	api, err := client.NewForConfig(c.Client)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("custom resources: %w", err)
+	}
+	establishing := establish.NewEstablishingController(r.definitions, api)
+	// The two handlers of discovery that upstream wants are of types that it keeps to itself; requests for them never reach this
+	// handler. The schemas are those of objects' metadata, which upstream adds to each definition by itself.
+	handler, err := apiserver.NewCustomResourceDefinitionHandler(nil, nil, r.definitions, c.NotFound,
+		objectOptions{encoded{c.Options, objectCodec(), nil}}, c.Admit, establishing, c.Webhooks.resolver(), c.Webhooks.credentials(c.Client),
+		1, c.Authorizer, c.RequestTimeout, c.MinWatch, map[string]*spec.Schema{}, c.MaxBodyBytes)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("custom resources: %w", err)
+	}
+	r.handler = handler
+	naming := status.NewNamingConditionController(klog.Background(), r.definitions, api)
+	structure := nonstructuralschema.NewConditionController(r.definitions, api)
+	approval := apiapproval.NewKubernetesAPIApprovalPolicyConformantConditionController(r.definitions, api)
+	cleanup := finalizer.NewCRDFinalizer(r.definitions, api, handler)
+	r.discovery = newDiscovery(c, r.definitions)
+	if _, err := r.definitions.Informer().AddEventHandler(r.discovery); err != nil {
+		cancel()
+		return nil, fmt.Errorf("custom resources: %w", err)
+	}
+	// Upstream's handler asks for a definition to be established when it changes, which one whose names were accepted just before a
+	// crash does not do any more.
+	if _, err := r.definitions.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(o any) { establishing.QueueCRD(o.(*apiextensionsv1.CustomResourceDefinition).Name, 0) },
+	}); err != nil {
+		cancel()
+		return nil, fmt.Errorf("custom resources: %w", err)
+	}
+	r.definitions.factory.Start(nil)
+	for _, run := range []func(){
+		func() { naming.RunWithContext(ctx) },
+		func() { establishing.RunWithContext(ctx) },
+		func() { structure.RunWithContext(workers, ctx) },
+		func() { approval.RunWithContext(workers, ctx) },
+		func() { cleanup.RunWithContext(workers, ctx) },
+	} {
+		r.wait.Go(run)
+	}
+	return r, nil
+}
+
+// stop ends the controllers and takes back what discovery announced. Requests under way are answered.
+func (r *running) stop() {
+	r.cancel()
+	r.wait.Wait()
+	r.definitions.factory.Wait()
+	r.discovery.withdraw()
+}
