@@ -209,7 +209,11 @@ func TestReopenWhileForking(t *testing.T) {
 			}
 		})
 	}
-	for i := range 200 {
+	rounds := 200
+	if testing.Short() {
+		rounds = 10
+	}
+	for i := range rounds {
 		db, err := store.Open(t.Context(), store.Options{Path: path})
 		if err != nil {
 			t.Fatalf("round %d: %v", i, err)

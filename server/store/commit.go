@@ -185,7 +185,7 @@ func (d *DB) checkpoint() {
 			return
 		}
 		d.disk.failure = fmt.Errorf("checkpoint: %w", err)
-		d.stage.refuse(d.disk.failure)
 		d.opts.Fatal(d.disk.failure)
+		d.stage.refuse(d.disk.failure)
 	}
 }
