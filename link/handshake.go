@@ -8,14 +8,6 @@ import (
 	"time"
 )
 
-// The handshake is a signed key exchange (SIGMA, as TLS 1.3 is): the agent sends a fresh public
-// key, the server encapsulates a secret to it and signs, the agent signs; each signature covers
-// everything before it and a value that only the two can know. Both keys of the exchange are new,
-// so a recorded handshake is of no use tomorrow, and a key that is robbed tomorrow opens nothing
-// that was recorded today. The exchange is X25519 with ML-KEM-768, the frames after it are
-// ChaCha20-Poly1305 (boards have no AES instructions).
-const kemID = 0x647a
-
 // maxHello bounds what is parsed before anybody is authenticated.
 const maxHello = 4096
 
@@ -263,6 +255,11 @@ func decodeAuth(frame []byte) (session uint32, prefix, sealed []byte, err error)
 	return session, frame[:len(frame)-len(d.b)], d.b, nil
 }
 
+// suite is what the handshake uses. It is a signed key exchange (SIGMA, as TLS 1.3 is): the agent sends a fresh public
+// key, the server encapsulates a secret to it and signs, the agent signs; each signature covers everything before it and a
+// value that only the two can know. Both keys of the exchange are new, so a recorded handshake is of no use tomorrow, and a
+// key that is robbed tomorrow opens nothing that was recorded today. The exchange is X25519 with ML-KEM-768, the frames
+// after it are ChaCha20-Poly1305 (boards have no AES instructions).
 func suite() (hpke.KEM, hpke.KDF, hpke.AEAD) {
 	return hpke.MLKEM768X25519(), hpke.HKDFSHA256(), hpke.ExportOnly()
 }

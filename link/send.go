@@ -9,7 +9,6 @@ const maxPlain = MaxFrame - SealOverhead
 type packer struct {
 	encoder
 	paced [paceClasses]int
-	quiet bool // only an ack so far, which alone is not worth a frame before it is due
 }
 
 func (p *packer) room() int { return maxPlain - len(p.b) }

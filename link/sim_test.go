@@ -33,9 +33,8 @@ type network struct {
 
 // end is one side: its session, and what was applied there.
 type end struct {
-	s       *Session
-	stored  map[SetID]*Set
-	applyAt time.Duration
+	s      *Session
+	stored map[SetID]*Set
 }
 
 type frame struct {

@@ -1,3 +1,5 @@
+//lint:file-ignore ST1005 these are kubelet's words, which events repeat
+
 // Package hook runs what a container wants to be run after its start and before its end.
 //
 // Invariant: a hook ends with its context, and an error never holds what the hook printed where a

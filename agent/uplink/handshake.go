@@ -86,8 +86,7 @@ func (u *Uplink) exchange(ctx context.Context, l *line, i *link.Initiator) error
 func (u *Uplink) introduce(ctx context.Context, l *line, i *link.Initiator) (*link.Session, link.Greeting, error) {
 	keys, _ := i.Keys()
 	var greeting *link.Greeting
-	var session *link.Session
-	session = link.NewSession(link.SessionConfig{
+	session := link.NewSession(link.SessionConfig{
 		Keys: keys, Agent: true,
 		Sources:  map[link.SetID]*link.Set{link.StatusSet: u.cfg.Status},
 		Replicas: u.indexes,

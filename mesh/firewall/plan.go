@@ -15,6 +15,13 @@ type ruleset struct {
 	chains   map[string][]string // rules without "-A chain "
 }
 
+// add makes a chain known, whether or not it has rules.
+func (r ruleset) add(chain string) {
+	if _, ok := r.chains[chain]; !ok {
+		r.chains[chain] = nil
+	}
+}
+
 func parse(out string) ruleset {
 	r := ruleset{policies: map[string]string{}, chains: map[string][]string{}}
 	for _, line := range strings.Split(out, "\n") {
@@ -22,11 +29,9 @@ func parse(out string) ruleset {
 		switch {
 		case len(f) >= 3 && f[0] == "-P":
 			r.policies[f[1]] = f[2]
-			if _, ok := r.chains[f[1]]; !ok {
-				r.chains[f[1]] = nil
-			}
+			r.add(f[1])
 		case len(f) >= 2 && f[0] == "-N":
-			r.chains[f[1]] = r.chains[f[1]]
+			r.add(f[1])
 		case len(f) >= 2 && f[0] == "-A":
 			r.chains[f[1]] = append(r.chains[f[1]], strings.Join(f[2:], " "))
 		}
