@@ -208,6 +208,43 @@ func incremental(t *testing.T, r *rapid.T, pki *auth.PKI) {
 	}
 }
 
+// TestForgetting: a node whose first session begins was never heard, and is not taken for one that is long away.
+func TestForgetting(t *testing.T) {
+	pki, err := auth.OpenPKI(t.TempDir(), auth.PKIOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := cachetest.New()
+	d, err := New(Config{Caches: api.Set(t), Client: api.Client(), Transport: noTransport{}, Identity: pki, Logger: slog.New(slog.DiscardHandler),
+		LinkKey: func() ([]byte, crypto.Signer, error) { return nil, nil, errors.New("none") }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.greeters[link.NodePlace("pi")] = &greeter{until: time.Now().Add(time.Minute)} // it was told to try later
+	if err := d.connect(t.Context(), &link.Agent{Credential: link.Credential{Name: "pi", Instance: "1"}}, link.Greeting{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(d.greeters) != 0 {
+		t.Error("an earlier refusal would be repeated")
+	}
+	d.forget(d.node("pi"))
+
+	n := d.ensure(t.Context(), "pi")
+	d.forgetLongAway(n, time.Now())
+	if d.node("pi") != n {
+		t.Fatal("it is forgotten while its session begins")
+	}
+	n.hear(time.Now())
+	d.forgetLongAway(n, time.Now().Add(forgetAfter/2))
+	if d.node("pi") != n {
+		t.Fatal("it is forgotten too early")
+	}
+	d.forgetLongAway(n, time.Now().Add(forgetAfter+time.Minute))
+	if d.node("pi") != nil {
+		t.Error("it is never forgotten")
+	}
+}
+
 // whole reads the stand-in API itself.
 type whole struct{ api *cachetest.API }
 

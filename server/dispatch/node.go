@@ -30,6 +30,7 @@ type node struct {
 	online   bool
 	since    time.Time // of online
 	heard    time.Time
+	wanted   time.Time // when a session was last begun: it is not forgotten while that goes on
 	will     time.Time
 	report   *link.NodeReport  // the newest
 	pods     map[string][]byte // the newest reports of pods, by key
@@ -70,13 +71,17 @@ func (d *Dispatcher) connect(ctx context.Context, agent *link.Agent, greeting li
 	if old != nil {
 		old.End(link.ErrSessionEnded)
 	}
+	// What it was told before, that it should try later, must not be repeated to it.
+	d.mu.Lock()
+	delete(d.greeters, link.NodePlace(n.name))
+	d.mu.Unlock()
 	n.hear(time.Now())
 	poke(n.wake)
 	poke(n.work)
 	return nil
 }
 
-// ensure returns what is held of a node.
+// ensure returns what is held of a node, for a session that begins.
 func (d *Dispatcher) ensure(ctx context.Context, name string) *node {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -89,6 +94,9 @@ func (d *Dispatcher) ensure(ctx context.Context, name string) *node {
 		n.done.Go(func() { n.send(ctx) })
 		n.done.Go(func() { n.apply(ctx) })
 	}
+	n.mu.Lock()
+	n.wanted = time.Now()
+	n.mu.Unlock()
 	return n
 }
 
@@ -163,8 +171,8 @@ func (n *node) lastWill(now time.Time) {
 	}
 }
 
-// look notices that the node is away; it returns true when it has been for long.
-func (n *node) look(now time.Time) (forget bool) {
+// look notices that the node is away.
+func (n *node) look(now time.Time) {
 	n.mu.Lock()
 	silent := now.Sub(n.heard)
 	left := n.online && (silent > link.OfflineAfter || n.will.After(n.heard) && now.Sub(n.will) > willTime)
@@ -180,7 +188,13 @@ func (n *node) look(now time.Time) (forget bool) {
 		}
 		n.d.notify(n.name)
 	}
-	return silent > forgetAfter
+}
+
+// longAway reports that the node was not heard for so long that nothing of it needs to be held.
+func (n *node) longAway(now time.Time) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return now.Sub(n.heard) > forgetAfter && now.Sub(n.wanted) > forgetAfter
 }
 
 func (n *node) isOnline() bool {
@@ -250,20 +264,37 @@ func (d *Dispatcher) scan(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			for _, n := range d.all() {
-				if n.look(now) {
-					d.forget(n)
-				}
+				n.look(now)
+				d.forgetLongAway(n, now)
 			}
 			d.forgetGreeters(now)
 		}
 	}
 }
 
-// forget drops a node that has been away for long; when it comes back it begins a new session.
+// forgetLongAway drops a node that has been away for long; when it comes back it begins a new session.
+// That is decided under the lock under which ensure gives the node to a session.
+func (d *Dispatcher) forgetLongAway(n *node, now time.Time) {
+	d.mu.Lock()
+	away := n.longAway(now)
+	if away {
+		delete(d.nodes, n.name)
+	}
+	d.mu.Unlock()
+	if away {
+		d.dropped(n)
+	}
+}
+
+// forget drops a node.
 func (d *Dispatcher) forget(n *node) {
 	d.mu.Lock()
 	delete(d.nodes, n.name)
 	d.mu.Unlock()
+	d.dropped(n)
+}
+
+func (d *Dispatcher) dropped(n *node) {
 	n.end()
 	d.dirty.add(nodeKey(n.name))
 }
