@@ -181,11 +181,14 @@ func (n nodeImages) Resolve(_ context.Context, ref string) (seam.Image, bool) {
 // boards are the platforms that Bramble is built for.
 var boards = []string{"linux/amd64", "linux/arm64", "linux/arm/v7"}
 
-// offers tells for which platforms images are, of those that not all kinds of boards run: what all
-// run helps no scheduler.
-func (i *images) offers() map[string][]string {
+// offers tells for which platforms images are.
+func (i *images) offers() map[string][]string { return choosy(i.Offers()) }
+
+// choosy picks the images that not all kinds of boards run: what all run helps no scheduler, and
+// would be told of every node.
+func choosy(offers map[string][]image.Platform) map[string][]string {
 	out := map[string][]string{}
-	for name, platforms := range i.Offers() {
+	for name, platforms := range offers {
 		list := make([]string, len(platforms))
 		for at, p := range platforms {
 			list[at] = p.String()
