@@ -114,7 +114,8 @@ type ledger struct {
 	revisions map[string]string // revision -> name
 	have      map[string]string // of this boot
 	faults    []string
-	started   chan struct{}
+	started   chan struct{} // closed when the guest has said what it has
+	writing   chan struct{} // closed with the first write that this life acknowledges
 }
 
 func (l *ledger) line(s string) {
@@ -134,6 +135,11 @@ func (l *ledger) line(s string) {
 			l.faults = append(l.faults, fmt.Sprintf("revision %s was given to %s and to %s", f[2], other, f[1]))
 		}
 		l.acked[f[1]], l.revisions[f[2]] = f[2], f[1]
+		select {
+		case <-l.writing:
+		default:
+			close(l.writing)
+		}
 	case len(f) > 0 && f[0] == "ERROR":
 		l.faults = append(l.faults, s)
 	}
@@ -160,7 +166,7 @@ func (g guest) powerCuts(cuts int) error {
 
 // life boots the guest, checks what it has, and cuts the power some time after it began to write.
 func (g guest) life(l *ledger, boot int, verify bool) error {
-	l.have, l.started = map[string]string{}, make(chan struct{})
+	l.have, l.started, l.writing = map[string]string{}, make(chan struct{}), make(chan struct{})
 	log, err := os.Create(filepath.Join(g.dir, fmt.Sprintf("writers-%02d.log", boot)))
 	if err != nil {
 		return err
@@ -173,8 +179,12 @@ func (g guest) life(l *ledger, boot int, verify bool) error {
 	if err != nil {
 		return err
 	}
+	up := l.writing
+	if verify {
+		up = l.started
+	}
 	select {
-	case <-l.started:
+	case <-up:
 	case <-time.After(5 * time.Minute):
 		cut()
 		_ = wait()
@@ -184,7 +194,7 @@ func (g guest) life(l *ledger, boot int, verify bool) error {
 		_ = wait()
 		return nil
 	}
-	time.Sleep(time.Duration(1000+rand.IntN(5000)) * time.Millisecond)
+	time.Sleep(time.Duration(rand.IntN(5000)) * time.Millisecond)
 	cut()
 	_ = wait() // killed: its exit code says nothing
 	return nil

@@ -69,16 +69,17 @@ func run() error {
 }
 
 // read reads the schema in a module's file.
-func read(module, file string) (s schema.Schema, err error) {
+func read(module, file string) (*schema.Schema, error) {
 	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", module).Output()
 	if err != nil {
-		return s, fmt.Errorf("%s: %w", module, err)
+		return nil, fmt.Errorf("%s: %w", module, err)
 	}
 	text, err := schemaText(filepath.Join(strings.TrimSpace(string(dir)), file))
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	return s, yaml.Unmarshal([]byte(text), &s)
+	s := &schema.Schema{}
+	return s, yaml.Unmarshal([]byte(text), s)
 }
 
 // schemaText finds the text of the variable schemaYAML.
