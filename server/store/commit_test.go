@@ -258,6 +258,12 @@ func TestFollow(t *testing.T) {
 	if got[1].Previous != nil || got[1].Value == nil {
 		t.Errorf("create: %+v", got[1])
 	}
+	if n, last := db.Stand("/registry/configmaps"); n != 100 || last != got[2].Revision || f.Revision() < last {
+		t.Errorf("%d objects stand at %d, the follower is at %d after %d", n, last, f.Revision(), got[2].Revision)
+	}
+	if n, last := db.Stand("/registry/nothing"); n != 0 || last > f.Revision() {
+		t.Errorf("%d objects of nothing stand at %d", n, last)
+	}
 	if got[2].Value != nil || string(got[2].Previous) != string(snapshot[0].Value) {
 		t.Errorf("delete: %+v", got[2])
 	}

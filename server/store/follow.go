@@ -61,9 +61,12 @@ func (d *DB) Follow(prefix string) (*Follower, error) {
 // Stand says how many objects lie under a resource's whole prefix, and the revision of their latest change: a reader that
 // has followed up to it knows everything that any other reader can know.
 func (d *DB) Stand(prefix string) (objects int, changed int64) {
-	r := d.resource(cleanPrefix(prefix))
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	r := d.resources[cleanPrefix(prefix)]
+	if r == nil {
+		return 0, d.opened
+	}
 	return r.tree.Len(), r.ring.last()
 }
 

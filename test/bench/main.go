@@ -100,6 +100,7 @@ func (b *bench) all() error {
 		do   func() error
 	}{
 		{"memory of server and agent", b.processes},
+		{"ten CustomResourceDefinitions", b.definitions},
 		{"pod start", b.podStart},
 		{"memory of each pod", b.perPod},
 		{"idle cluster", b.idleCluster},

@@ -125,11 +125,17 @@ func (s *Server) Close() {
 	s.stop()
 }
 
+// errClosed refuses requests that come while the server ends: they must not hear that what they ask for does not exist.
+var errClosed = errors.New("the server is closing")
+
 // ensure gives what runs, and starts it if there are definitions; nil when there is nothing.
 func (s *Server) ensure() (*running, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n, _ := s.c.DB.Stand(s.c.Prefix); s.running == nil && n > 0 && !s.closed {
+	if s.closed {
+		return nil, errClosed
+	}
+	if n, _ := s.c.DB.Stand(s.c.Prefix); s.running == nil && n > 0 {
 		r, err := s.c.start()
 		if err != nil {
 			return nil, err

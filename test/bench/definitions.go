@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// giveBack is how long a server is left alone after work, until it has given back what the work touched (package footprint).
+const giveBack = 200 * time.Second
+
+// definition is one of ten CustomResourceDefinitions, with what real ones have: a schema, a rule, subresources, columns.
+const definition = `
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata: {name: things.GROUP}
+spec:
+  group: GROUP
+  scope: Namespaced
+  names: {plural: things, singular: thing, kind: Thing}
+  versions:
+  - name: v1
+    served: true
+    storage: true
+    additionalPrinterColumns: [{name: Size, type: integer, jsonPath: .spec.size}]
+    subresources: {status: {}, scale: {specReplicasPath: .spec.size, statusReplicasPath: .status.size}}
+    schema:
+      openAPIV3Schema:
+        type: object
+        properties:
+          spec:
+            type: object
+            properties:
+              size: {type: integer, minimum: 0}
+              color: {type: string, default: red}
+            x-kubernetes-validations: [{rule: "self.size < 10 || self.color == 'blue'"}]
+          status: {type: object, properties: {size: {type: integer}}}
+---
+`
+
+// definitions: what the server holds with ten of them and an object of each.
+func (b *bench) definitions() error {
+	const count = 10
+	var all, objects strings.Builder
+	for n := range count {
+		group := fmt.Sprintf("bench%d.example.com", n)
+		all.WriteString(strings.ReplaceAll(definition, "GROUP", group))
+		fmt.Fprintf(&objects, "apiVersion: %s/v1\nkind: Thing\nmetadata: {name: one}\nspec: {size: 1}\n---\n", group)
+	}
+	if err := b.c.Apply(b.ctx, all.String()); err != nil {
+		return err
+	}
+	if _, err := b.c.Kubectl(b.ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"); err != nil {
+		return err
+	}
+	if err := b.c.Apply(b.ctx, objects.String()); err != nil {
+		return err
+	}
+	if err := b.sleep(giveBack); err != nil {
+		return err
+	}
+	server, err := usageOf(b.c.Server.Pid())
+	if err != nil {
+		return err
+	}
+	b.atMost("server with ten CustomResourceDefinitions, resident", 64, server.resident, "MiB", "")
+	b.atMost("server with ten CustomResourceDefinitions, anonymous", 32, server.anonymous, "MiB", "")
+	_, err = b.c.Kubectl(b.ctx, "delete", "crd", "--all", "--timeout=120s")
+	return err
+}
