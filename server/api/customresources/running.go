@@ -45,7 +45,7 @@ func (c *Config) start() (*running, error) {
 	// The two handlers of discovery that upstream wants are of types that it keeps to itself; requests for them never reach this
 	// handler. The schemas are those of objects' metadata, which upstream adds to each definition by itself.
 	handler, err := apiserver.NewCustomResourceDefinitionHandler(nil, nil, r.definitions, c.NotFound,
-		objectOptions{encoded{c.Options, objectCodec(), nil}}, c.Admit, establishing, c.Webhooks.resolver(), c.Webhooks.credentials(c.Client),
+		objectOptions{encoded{c.Options, objectCodec(), nil}}, c.Admit, establishing, c.Webhooks.Resolver, c.Webhooks.credentials(c.Client),
 		1, c.Authorizer, c.RequestTimeout, c.MinWatch, map[string]*spec.Schema{}, c.MaxBodyBytes)
 	if err != nil {
 		cancel()
