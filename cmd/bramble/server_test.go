@@ -8,8 +8,20 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/pflag"
+
+	"bramble.dev/cmd/settings"
 	"bramble.dev/server"
 )
+
+// TestFlagsAreShared: a file that serves server and agent may have every key of the server's.
+func TestFlagsAreShared(t *testing.T) {
+	upCommand().Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Name != "config" && !settings.Shared(f.Name) {
+			t.Errorf("the flag %s is not in settings' list: an agent would refuse a file with it", f.Name)
+		}
+	})
+}
 
 // TestLocalAgent: ps shows nothing of the broker's password.
 func TestLocalAgent(t *testing.T) {

@@ -45,7 +45,7 @@ func Apply(flags *pflag.FlagSet, lookup func(string) (string, bool)) error {
 	}
 	var errs []error
 	for key := range values {
-		if flags.Lookup(key) == nil && !known[key] {
+		if flags.Lookup(key) == nil && !shared[key] {
 			errs = append(errs, fmt.Errorf("%s: unknown key %q: the keys are the flags that --help lists, without the dashes", file, key))
 		}
 	}
@@ -73,14 +73,21 @@ func Variable(flag string) string {
 	return "BRAMBLE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// known are keys of a shared file that belong to another command than the one that runs: one file serves the
-// server and the agent of a board.
-var known = map[string]bool{}
-
-// Share declares flags that other commands know, so that one file can hold the settings of all of them.
-func Share(flags *pflag.FlagSet) {
-	flags.VisitAll(func(f *pflag.Flag) { known[f.Name] = true })
+// shared are the flags of all commands that make sense in a file: one file serves the server and the agent of a board
+// (`bramble up` starts both) and the commands beside them, and each passes over what is another's. A test beside each
+// command holds that its flags are here.
+var shared = map[string]bool{
+	"data-dir": true, "log-level": true, "node-name": true,
+	// of the server
+	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "broker": true, "cluster-domain": true,
+	"mqtt-listen": true, "pod-cidr": true, "service-cidr": true,
+	// of the agent
+	"broker-ca": true, "insecure-registry": true, "max-pods": true, "mirror": true, "node-ip": true, "node-label": true,
+	"node-taint": true, "server": true, "set-clock": true, "token": true, "token-file": true,
 }
+
+// Shared says whether a flag is one that every command accepts as a key of the file.
+func Shared(flag string) bool { return shared[flag] }
 
 func readFile(flags *pflag.FlagSet, lookup func(string) (string, bool)) (string, map[string]any, error) {
 	file, wanted := DefaultFile, false

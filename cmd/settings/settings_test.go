@@ -38,6 +38,7 @@ func TestApply(t *testing.T) {
 		{name: "file", file: "data-dir: /f\nreplicas: 3\nbroker: [mqtts://a, mqtts://b]\nlabel: {site: hut}\n", want: "/f 3 [mqtts://a,mqtts://b] [site=hut]"},
 		{name: "environment beats the file", file: "data-dir: /f\n", env: map[string]string{"BRAMBLE_DATA_DIR": "/e"}, want: "/e 1 [] []"},
 		{name: "a flag beats both", file: "data-dir: /f\n", env: map[string]string{"BRAMBLE_DATA_DIR": "/e"}, args: []string{"--data-dir=/a"}, want: "/a 1 [] []"},
+		{name: "keys of other commands", file: "data-dir: /f\napi-listen: 0.0.0.0:7443\nmax-pods: 5\n", want: "/f 1 [] []"},
 		{name: "unknown key", file: "datadir: /f\n", err: `unknown key "datadir"`},
 		{name: "wrong type", file: "replicas: many\n", err: `key "replicas"`},
 		{name: "wrong type in the environment", env: map[string]string{"BRAMBLE_REPLICAS": "x"}, err: "BRAMBLE_REPLICAS"},
