@@ -1,10 +1,14 @@
 package agent
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -33,11 +37,25 @@ func openReports(db *state.DB, log *slog.Logger) (*reports, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load what the server was not told: %w", err)
 	}
-	for key, value := range rows {
-		r.set.Put(key, value)
+	for _, key := range inOrder(rows) {
+		r.set.Put(key, rows[key])
 		r.events = append(r.events, key)
 	}
 	return r, nil
+}
+
+// inOrder lists the keys of events, the one that happened last at the end.
+func inOrder(rows map[string][]byte) []string {
+	last := map[string]time.Time{}
+	for key, value := range rows {
+		var e corev1.Event
+		if e.Unmarshal(value) == nil { // one that cannot be read is the first to be dropped
+			last[key] = e.LastTimestamp.Time
+		}
+	}
+	return slices.SortedFunc(maps.Keys(rows), func(a, b string) int {
+		return cmp.Or(last[a].Compare(last[b]), strings.Compare(a, b))
+	})
 }
 
 func podKey(pod *corev1.Pod) string {
