@@ -65,9 +65,6 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 		w.m.Events.Eventf(about, corev1.EventTypeNormal, events.Pulled, "Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 			c.Image, took.Truncate(time.Millisecond), time.Since(begun).Truncate(time.Millisecond), img.Size)
 		w.past(name, func(p *Past) { p.Image = Image{ID: img.ID} })
-		if w.m.ImagesChanged != nil {
-			w.m.ImagesChanged()
-		}
 	})
 }
 

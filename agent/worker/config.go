@@ -62,9 +62,7 @@ type Config struct {
 	Facts   func() Facts
 	// Admit says whether the node takes a pod, given those that it has; nil: all of them.
 	Admit func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting
-	// ImagesChanged is called after a pull; may be nil.
-	ImagesChanged func()
-	Dir           string // the agent's
+	Dir   string // the agent's
 	// ResolvConf is the node's resolver configuration; empty: /etc/resolv.conf.
 	ResolvConf string
 	Logger     *slog.Logger
