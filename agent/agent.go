@@ -49,6 +49,7 @@ type server interface {
 	Notify()
 	OnAcknowledged(func(key string, version link.Version))
 	Dial(ctx context.Context, target string) (net.Conn, error)
+	SetBrokers(more []string) error
 	Synced(set string) bool
 	Certificate() (*tls.Certificate, error)
 	CACertPEM() []byte
@@ -77,6 +78,8 @@ type agent struct {
 	kubelet *kubelet.Listener
 
 	closers []func() error // in the order in which things were opened
+	aside   sync.WaitGroup // what callbacks that must not block have begun
+	setting sync.Mutex     // of the pods: what was read later is not overwritten by what was read before
 }
 
 // Run is the node until ctx is done. Its pods go on running.
@@ -150,19 +153,16 @@ func (a *agent) open(ctx context.Context) error {
 
 func (a *agent) openUplink(ctx context.Context) error {
 	c := &a.config
-	brokers := c.Servers
+	brokers := slices.Clone(c.Servers)
 	if cluster := a.catalog.Cluster(); cluster != nil { // the server may have moved since it was named
-		for _, b := range cluster.Brokers {
-			if !slices.Contains(brokers, b) {
-				brokers = append(brokers, b)
-			}
-		}
+		brokers = append(brokers, cluster.Brokers...) // uplink passes over those that are named twice
 	}
+	a.closers = append(a.closers, func() error { a.aside.Wait(); return nil })
 	var err error
 	a.uplink, err = a.connect(ctx, uplink.Config{
 		Brokers: brokers, Dir: c.dir(), NodeName: c.NodeName, Token: c.Token, BrokerRoots: c.BrokerRoots,
 		Load: a.catalog.Index, Apply: a.apply, Status: a.reports.set, Serve: a.serve,
-		Floor: a.floor.Time, ServerTime: func(t time.Time) { go a.floor.Learn(t) }, Logger: a.log,
+		Floor: a.floor.Time, ServerTime: func(t time.Time) { a.aside.Go(func() { a.floor.Learn(t) }) }, Logger: a.log,
 	})
 	if err != nil {
 		return err
@@ -296,6 +296,7 @@ func (a *agent) apply(ctx context.Context, set string, changes []link.Change) er
 	}
 	if touched.Network {
 		a.network.poke()
+		a.followBrokers()
 	}
 	if touched.Volumes {
 		a.pods.ObjectsChanged("")
@@ -304,15 +305,36 @@ func (a *agent) apply(ctx context.Context, set string, changes []link.Change) er
 		a.pods.ObjectsChanged(namespace)
 	}
 	if touched.Pods && a.catalog.Loaded(catalog.Node) {
-		a.pods.Set(a.catalog.Pods())
+		a.wantPods()
 	}
 	return nil
 }
 
-// setPods starts what the database holds, and sweeps what it does not.
-func (a *agent) setPods(ctx context.Context) {
+// followBrokers tells the uplink where the cluster's brokers are now: a server that moves is found
+// by agents that run.
+func (a *agent) followBrokers() {
+	cluster := a.catalog.Cluster()
+	if cluster == nil {
+		return
+	}
+	if err := a.uplink.SetBrokers(cluster.Brokers); err != nil {
+		a.log.Warn("the cluster names a broker that cannot be used", "error", err)
+	}
+}
+
+// wantPods hands the pods of the database to the workers. Sets arrive while the node set is found
+// complete, on another goroutine.
+func (a *agent) wantPods() []*corev1.Pod {
+	a.setting.Lock()
+	defer a.setting.Unlock()
 	pods := a.catalog.Pods()
 	a.pods.Set(pods)
+	return pods
+}
+
+// setPods starts what the database holds, and sweeps what it does not.
+func (a *agent) setPods(ctx context.Context) {
+	pods := a.wantPods()
 	keep := map[types.UID]bool{}
 	for _, p := range pods {
 		keep[p.UID] = true

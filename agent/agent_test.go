@@ -170,6 +170,7 @@ func (c *cluster) Run(ctx context.Context) error {
 func (c *cluster) Notify()                                         {}
 func (c *cluster) OnAcknowledged(func(key string, v link.Version)) {}
 func (c *cluster) Dial(context.Context, string) (net.Conn, error)  { return nil, uplink.ErrNotConnected }
+func (c *cluster) SetBrokers([]string) error                       { return nil }
 func (c *cluster) Synced(string) bool                              { return c.up }
 func (c *cluster) Certificate() (*tls.Certificate, error)          { return nil, uplink.ErrNotConnected }
 func (c *cluster) CACertPEM() []byte                               { return nil }

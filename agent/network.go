@@ -40,6 +40,8 @@ type network struct {
 	// settled is called after each Set with why the network does not work, or nil.
 	settled func(error)
 
+	serving sync.WaitGroup // the API proxy
+
 	mu       sync.Mutex
 	listener net.Listener // of the API proxy
 	failed   error
@@ -252,21 +254,22 @@ func (n *network) listen(ctx context.Context, subnet netip.Prefix) netip.AddrPor
 			return netip.AddrPort{}
 		}
 		n.listener = l
-		go func() { // ends with the listener, which run closes
+		n.serving.Go(func() { // ends with ctx; close waits
 			if err := n.proxy.Serve(ctx, l); err != nil {
 				n.log.Error("pods cannot reach the API", "error", err)
 			}
-		}()
+		})
 	}
 	return n.listener.Addr().(*net.TCPAddr).AddrPort()
 }
 
 func (n *network) close() {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	if n.listener != nil {
 		n.listener.Close()
 	}
+	n.mu.Unlock()
+	n.serving.Wait()
 }
 
 var _ seam.Network = (*network)(nil)
