@@ -11,7 +11,7 @@ type SetID byte
 // The sets of protocol version 1.
 const (
 	NodeSet   SetID = 1 // what one node needs; from the server
-	SharedSet SetID = 2 // what all nodes need; from the server
+	SharedSet SetID = 2 // what all nodes of a site need; from the server
 	StatusSet SetID = 3 // what a node reports; from the agent
 )
 
@@ -297,7 +297,7 @@ func (m *items) encode(compress func([]byte) []byte) []byte {
 	return e.b
 }
 
-// itemsHeader reads what precedes the changes; decodeItems reads all.
+// decodeItems expands what was compressed: to no more than a message may have.
 func decodeItems(b []byte, expand func(b []byte, size int) ([]byte, error)) (m items, err error) {
 	d := decoder{b: b}
 	m.set = SetID(d.byte())
