@@ -1,7 +1,7 @@
 // Package footprint gives back to the kernel the memory that starting a program touched and running it never will.
 //
 // Most of a large executable's pages are read once, by package initialisation. Told so, the kernel drops them and reads
-// those that are needed again from the file: 110 MiB resident became 22 for a server (docs/budgets.md).
+// those that are needed again from the file: 110 MiB resident became 22 for a server (scripts/bench measures it).
 //
 //	footprint.Thrifty()          // first thing in main
 //	go footprint.Keep(ctx, log)  // when ready: now, and in the quiet after each busy phase

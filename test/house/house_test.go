@@ -1,5 +1,5 @@
 // Package house holds the rules of the house: which folder may import which, what only one package may use, that
-// every package says what it is for. The rules are docs/design and style; a change of theirs is a change here.
+// every package says what it is for. The rules are those of docs/architecture.md; a change of theirs is a change here.
 //
 //	go test ./test/house
 package house
@@ -140,7 +140,7 @@ func within(path string, folders []string) bool {
 	return slices.ContainsFunc(folders, func(f string) bool { return path == f || strings.HasPrefix(path, f+"/") })
 }
 
-// The agent's budgets (docs/design: 24 MiB resident) leave no room for these, however they are reached.
+// The agent's budget (24 MiB resident, see scripts/bench) leave no room for these, however they are reached.
 func TestTheAgentStaysSmall(t *testing.T) {
 	heavy := regexp.MustCompile(`^k8s\.io/(kubernetes|apiserver|apiextensions-apiserver|client-go|kubectl)(/|$)`)
 	for _, p := range list(t, "./cmd/bramble-agent") {
