@@ -29,6 +29,7 @@ func root() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:           "bramble",
 		Short:         "A cluster of small boards that speaks the Kubernetes API",
+		Version:       version.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
