@@ -25,8 +25,6 @@ type NodeStats struct {
 	FsUsed           uint64
 	FsInodes         uint64
 	FsInodesFree     uint64
-	Processes        uint64
-	MaxProcesses     uint64
 }
 
 func (a *api) summary(w http.ResponseWriter, r *http.Request) {

@@ -100,7 +100,7 @@ func (id *identity) check() error {
 			strings.TrimPrefix(leaf.Subject.CommonName, link.NodePrefix), id.name)
 	}
 	if id.token != nil && id.token.caHash != id.caHash() {
-		return fmt.Errorf("uplink: %s holds the identity of a node of another cluster than the token's: use another data folder, or remove this one with: bramble reset", id.dir)
+		return fmt.Errorf("uplink: %s holds the identity of a node of another cluster than the token's: use another data folder, or remove this one with: bramble reset --purge", id.dir)
 	}
 	return nil
 }

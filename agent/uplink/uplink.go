@@ -84,8 +84,6 @@ type Uplink struct {
 
 	mu      sync.Mutex
 	session *link.Session
-	offset  time.Duration // the server's clock minus ours
-	known   bool          // offset is valid
 }
 
 // Open reads what the node knows of itself; a node that is new gets a key.
@@ -168,17 +166,7 @@ func (u *Uplink) Synced(set string) bool {
 	return false
 }
 
-// ServerTime is the server's clock; false while it is not known.
-func (u *Uplink) ServerTime() (time.Time, bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return time.Now().Add(u.offset), u.known
-}
-
 func (u *Uplink) setTime(t time.Time) {
-	u.mu.Lock()
-	u.offset, u.known = time.Until(t), true
-	u.mu.Unlock()
 	if u.cfg.ServerTime != nil {
 		u.cfg.ServerTime(t)
 	}

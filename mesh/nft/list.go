@@ -69,22 +69,6 @@ func (c *Conn) TableHandle(table string) (handle uint64, ok bool, err error) {
 	return handle, ok, nil
 }
 
-// Tables lists the names of the tables of the family inet.
-func (c *Conn) Tables() ([]string, error) {
-	var out []string
-	err := c.dump(unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP, unix.NFPROTO_INET, func(b *buffer) {}, func(data []byte) {
-		attributes(data, func(typ uint16, v []byte) {
-			if typ == unix.NFTA_TABLE_NAME {
-				out = append(out, text(v))
-			}
-		})
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list nftables tables: %w", err)
-	}
-	return out, nil
-}
-
 // Sets lists the names of a table's sets.
 func (c *Conn) Sets(table string) ([]string, error) {
 	var out []string

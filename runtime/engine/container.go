@@ -311,7 +311,7 @@ func (e *Engine) RemoveContainer(ctx context.Context, id string) error {
 	if err := e.StopContainer(ctx, id, 0); err != nil {
 		return err
 	}
-	if err := errors.Join(e.giveBack(ctx, t)); err != nil {
+	if err := e.giveBack(ctx, t); err != nil {
 		return fmt.Errorf("remove container %s: %w", id, err)
 	}
 	if err := e.forget(t); err != nil {

@@ -112,9 +112,6 @@ func detach(target string) error {
 // Root is where a container's root file system is mounted.
 func (s *Store) Root(id string) string { return filepath.Join(s.snapshots(), id, "m") }
 
-// Upper is the folder with what a container has written.
-func (s *Store) Upper(id string) string { return filepath.Join(s.snapshots(), id, "u") }
-
 // Snapshots lists the containers that have a root file system here, mounted or not.
 func (s *Store) Snapshots() ([]string, error) {
 	entries, err := os.ReadDir(s.snapshots())
