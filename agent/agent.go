@@ -386,8 +386,7 @@ func (a *agent) serve(target string, conn net.Conn) {
 	if address, ok := strings.CutPrefix(target, "tcp:"); ok {
 		to, err := net.DialTimeout("tcp", address, 10*time.Second)
 		if err == nil {
-			apiproxy.Splice(conn, to)
-			to.Close()
+			link.Splice(conn, to)
 		}
 	}
 	conn.Close()

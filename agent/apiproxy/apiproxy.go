@@ -12,13 +12,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"bramble.dev/link"
 )
 
 // Config says where the server is.
@@ -126,21 +127,5 @@ func (p *Proxy) pass(ctx context.Context, pod net.Conn) {
 		pod.Close()
 		server.Close()
 	})()
-	Splice(pod, server)
-}
-
-// Splice copies both ways until both have ended.
-func Splice(a, b net.Conn) {
-	var both sync.WaitGroup
-	one := func(to, from net.Conn) {
-		_, err := io.Copy(to, from)
-		if half, ok := to.(interface{ CloseWrite() error }); ok && err == nil && half.CloseWrite() == nil {
-			return
-		}
-		to.Close()
-		from.Close()
-	}
-	both.Go(func() { one(a, b) })
-	both.Go(func() { one(b, a) })
-	both.Wait()
+	link.Splice(pod, server)
 }
