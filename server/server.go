@@ -131,12 +131,14 @@ func run(ctx context.Context, c Config, db *store.DB, apiListener, mqttListener 
 	group, ctx := errgroup.WithContext(ctx)
 	dialer := &nodeDialer{}
 	serving, err := api.New(ctx, api.Config{
-		Store: db, PKI: pki, Listener: apiListener, AdvertiseAddress: address, ServiceCIDR: c.ServiceCIDR, Names: c.Names,
+		Store: db, PKI: pki, Listener: apiListener, AdvertiseAddress: address, ServiceCIDR: c.ServiceCIDR,
+		Names:      append([]string{"kubernetes.default.svc." + c.Domain}, c.Names...), // "cluster.local" is always there
 		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Logger: c.Logger.With("part", "api"),
 	})
 	if err != nil {
 		return err
 	}
+	defer serving.Close() // which its Run has done, if it comes to that
 	client := func(user string, groups ...string) kubernetes.Interface {
 		return kubernetes.NewForConfigOrDie(serving.ClientConfig(user, groups...))
 	}
@@ -152,15 +154,21 @@ func run(ctx context.Context, c Config, db *store.DB, apiListener, mqttListener 
 		return err
 	}
 	dialer.dispatcher, dialer.nodes = dispatcher, caches.Nodes()
+	info := Info{APIURL: "https://" + local(bound).String(), MQTTURL: brokerHere, CAHash: pki.CAHash(), Kubeconfig: filepath.Join(c.DataDir, "kubeconfig"), Admin: client("admin", mastersGroup)}
+	if err := pki.WriteKubeconfig(info.Kubeconfig, info.APIURL); err != nil { // before anything runs that would have to be waited for
+		return err
+	}
 	group.Go(func() error { return serving.Run(ctx) })
 	group.Go(func() error { return dispatcher.Run(ctx) })
 	group.Go(func() error { return controllers.Run(ctx, controllerDependencies(c, pki, caches, serving, dispatcher)) })
 	group.Go(func() error { return scheduler.Run(ctx, schedulerConfig(c, caches, client)) })
+	group.Go(func() error {
+		if err := pki.KeepKubeconfig(ctx, info.Kubeconfig, info.APIURL); err != nil {
+			c.Logger.Error("the administrator's kubeconfig is not renewed until the server starts anew", "err", err)
+		}
+		return nil
+	})
 
-	info := Info{APIURL: "https://" + local(bound).String(), MQTTURL: brokerHere, CAHash: pki.CAHash(), Kubeconfig: filepath.Join(c.DataDir, "kubeconfig"), Admin: client("admin", mastersGroup)}
-	if err := pki.WriteKubeconfig(info.Kubeconfig, info.APIURL); err != nil {
-		return err
-	}
 	c.Logger.Info("the server is ready", "api", info.APIURL, "mqtt", info.MQTTURL, "kubeconfig", info.Kubeconfig)
 	if c.Ready != nil {
 		c.Ready(info)
