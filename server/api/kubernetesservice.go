@@ -58,8 +58,10 @@ func (s *Server) seedKubernetesService(ctx context.Context) error {
 // pod would find itself. Pods lose nothing, because on each node the agent answers for default/kubernetes and carries
 // the connection over its link.
 func (s *Server) withoutEndpoint(ctx context.Context) error {
-	s.log.Warn("the API listens for this machine alone: default/kubernetes has no endpoint, and pods reach the API through their node's agent; "+
-		"--advertise-address or another --api-listen publishes one", "address", s.config.AdvertiseAddress.String())
+	s.alone.Do(func() { // it is looked at every minute, and a log lies on the card too
+		s.log.Warn("the API listens for this machine alone: default/kubernetes has no endpoint, and pods reach the API through their node's agent; "+
+			"--advertise-address or another --api-listen publishes one", "address", s.config.AdvertiseAddress.String())
+	})
 	err := s.wiring.client.CoreV1().Endpoints(metav1.NamespaceDefault).Delete(ctx, kubernetesService, metav1.DeleteOptions{}) //nolint:staticcheck // old clients read them
 	if err != nil && !apierrors.IsNotFound(err) {
 		return err

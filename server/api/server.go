@@ -61,6 +61,7 @@ type Server struct {
 	custom    *customresources.Server
 	handler   http.Handler // for the network
 	ready     atomic.Bool
+	alone     sync.Once // it was said that only this machine reaches the API
 	cancel    context.CancelFunc
 }
 
