@@ -49,7 +49,7 @@ type plugin struct {
 //     away is not dead: it keeps its pods running, and they are its own until somebody says otherwise;
 //   - TaintNodesByCondition: a node's taints follow its conditions in the node controller, from the first status on;
 //   - ClusterTrustBundleAttest, NodeDeclaredFeatureValidator, PodGroupProtection: they serve kinds that are not on by default;
-//   - webhooks and policies: they belong where custom resources are, and go before ResourceQuota, which must be last.
+//   - webhooks and policies: they are not asked yet, although the API keeps their objects. They go before ResourceQuota, which must be last.
 var plugins = []plugin{
 	{lifecycle.PluginName, lifecycle.Register},
 	{limitranger.PluginName, limitranger.Register},
