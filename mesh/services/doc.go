@@ -19,6 +19,6 @@
 // No packet marks are used: whether a source must be translated is seen from the packet and its
 // connection (see base.go), so that two clusters, Docker and a VPN on one machine do not meet in a bit.
 //
-//	p, err := services.Open(kernel, services.Options{Table: "bramble-1a2b3c", Logger: log})
-//	err = p.Set(ctx, services.Config{...})
+//	p := services.Open(kernel, services.Options{Table: "bramble-1a2b3c", Logger: log})
+//	err := p.Set(ctx, services.Config{...})
 package services

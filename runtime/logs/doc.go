@@ -6,5 +6,5 @@
 // every line once and in order, also while files are being rotated; what is not a whole line (a plug was pulled) is
 // skipped.
 //
-//	err := logs.Read(ctx, path, logs.Options{Tail: 10, Follow: true, Ended: ended}, stdout, stderr)
+//	err := logs.Read(ctx, path, logs.Options{Tail: 10, HasTail: true, Follow: true, Ended: ended}, stdout, stderr)
 package logs

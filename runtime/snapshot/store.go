@@ -5,7 +5,7 @@
 // uncompressed archive, whichever image it came with, so that images share it.
 //
 //	staged, err := store.Unpack(ctx, tarStream)
-//	names, err := store.Commit(ctx, []*snapshot.Staged{staged})
+//	names, err := store.Commit(ctx, []snapshot.Part{{Staged: staged}})
 //	root, err := store.Mount(containerID, names)
 package snapshot
 

@@ -6,7 +6,7 @@
 // short, and a full queue drops. The embedded broker also keeps clients apart: a node publishes and
 // subscribes at its own place only, a client without a certificate may do nothing but join.
 //
-//	var t broker.Transport = broker.Embedded(broker.EmbeddedConfig{Listener: l, Certificate: cert, Roots: ca, Cluster: id})
+//	t, err := broker.Embedded(broker.EmbeddedConfig{Listener: l, Certificate: cert, Roots: ca, Cluster: id})
 //	t.Receive(func(topic string, payload []byte) { queue.put(topic, payload) })
 //	go t.Run(ctx)
 //	t.Publish(topics.Down(link.NodePlace("pi1")), frame)

@@ -123,7 +123,7 @@ func (d *Dispatcher) admitNode(ctx context.Context, agent *link.Agent) (link.Gre
 		}
 		last, _ := strconv.ParseUint(found.Annotations[SessionAnnotation], 10, 64)
 		if key != "" && instance == agent.Instance && agent.Counter <= last {
-			return refuse(link.RefuseCounter, "session %d of node %q is not newer than %d: two boards use the same key (was the card copied?), or the data folder was restored from a copy: remove the data folder of one with bramble reset, and let it join with a new token and another name", agent.Counter, agent.Name, last), nil
+			return refuse(link.RefuseCounter, "session %d of node %q is not newer than %d: two boards use the same key (was the card copied?), or the data folder was restored from a copy: remove the data folder of one with bramble reset --purge, and let it join with a new token and another name", agent.Counter, agent.Name, last), nil
 		}
 	}
 	return link.Greeting{}, d.recordNode(ctx, agent, found)

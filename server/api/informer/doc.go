@@ -8,6 +8,6 @@
 //
 // Invariant: objects handed out are shared and must not be changed, as with any informer.
 //
-//	f := informer.NewFactory(ctx, db, scheme, prefixOf, informer.Keep(&rbacv1.ClusterRole{}))
+//	f := informer.NewFactory(ctx, db, scheme, prefixOf, log, informer.Keep(&rbacv1.ClusterRole{}))
 //	ns, err := f.Core().V1().Namespaces().Lister().Get("default")
 package informer
