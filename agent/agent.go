@@ -379,11 +379,11 @@ func (a *agent) awaitSets(ctx context.Context) {
 
 // serve answers a stream of the server's.
 func (a *agent) serve(target string, conn net.Conn) {
-	if target == "kubelet" {
+	if target == link.TargetKubelet {
 		a.kubelet.Push(conn)
 		return
 	}
-	if address, ok := strings.CutPrefix(target, "tcp:"); ok {
+	if address, ok := strings.CutPrefix(target, link.TargetTCP); ok {
 		to, err := net.DialTimeout("tcp", address, 10*time.Second)
 		if err == nil {
 			link.Splice(conn, to)

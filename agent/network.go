@@ -188,16 +188,13 @@ func (n *network) config() (mesh.Config, error) {
 	return c, nil
 }
 
-// siteLabel of a node says where it is.
-const siteLabel = "topology.bramble.dev/site"
-
 // site is where this node is. Its own label counts before the server has heard of it: until then no
 // tunnel leads to where it must not.
 func (n *network) site(node *corev1.Node) string {
-	if site, ok := n.labels[siteLabel]; ok {
+	if site, ok := n.labels[link.SiteLabel]; ok {
 		return site
 	}
-	return node.Labels[siteLabel]
+	return node.Labels[link.SiteLabel]
 }
 
 // sites are this node's and those that its pods do not reach.

@@ -16,6 +16,17 @@ const (
 	NodeReportKey = "node"
 )
 
+// SiteLabel of a Node says where it is; nodes of one site reach each other directly. It is not
+// topology.kubernetes.io/zone: zones are about failing together, and pods of two zones may well talk.
+const SiteLabel = "topology.bramble.dev/site"
+
+// Targets of streams: what the other side connects them to.
+const (
+	TargetAPI     = "api"     // at the server: its API
+	TargetKubelet = "kubelet" // at a node: the kubelet's API
+	TargetTCP     = "tcp:"    // at a node, followed by address and port: a pod
+)
+
 // ClusterConfig is what every node must know of the cluster; item cluster/config of the shared set.
 type ClusterConfig struct {
 	ID          string   `json:"id"`

@@ -20,9 +20,6 @@ import (
 	"bramble.dev/server/store"
 )
 
-// kubeletTarget is the stream target behind which an agent answers logs, exec, attach and port-forward.
-const kubeletTarget = "kubelet"
-
 // newDispatcher is the server's end of the link to all nodes.
 func newDispatcher(c Config, db *store.DB, pki *auth.PKI, caches *cache.Set, client kubernetes.Interface, t broker.Transport, brokerURL string, apiAddress netip.AddrPort, bound net.Addr) (*dispatch.Dispatcher, error) {
 	linkKey, err := dispatch.LinkKey(pki)
@@ -67,7 +64,7 @@ type nodeDialer struct {
 }
 
 func (d *nodeDialer) kubelet(ctx context.Context, node string) (net.Conn, error) {
-	return d.dispatcher.DialNode(ctx, node, kubeletTarget)
+	return d.dispatcher.DialNode(ctx, node, link.TargetKubelet)
 }
 
 // pod dials an address in the cluster's network: the node whose subnet holds it does it for us. Any other address
@@ -76,7 +73,7 @@ func (d *nodeDialer) pod(ctx context.Context, network, address string) (net.Conn
 	if a, err := netip.ParseAddrPort(address); err == nil {
 		for _, n := range d.nodes.List("", nil) {
 			if subnet, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil && subnet.Contains(a.Addr()) {
-				return d.dispatcher.DialNode(ctx, n.Name, "tcp:"+address)
+				return d.dispatcher.DialNode(ctx, n.Name, link.TargetTCP+address)
 			}
 		}
 	}

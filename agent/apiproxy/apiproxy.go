@@ -64,7 +64,7 @@ func (p *Proxy) Connect(ctx context.Context) (net.Conn, error) {
 			p.avoid.Store(time.Now().Add(avoidDirect).UnixNano())
 		}
 	}
-	conn, err := p.Dial(ctx, "api")
+	conn, err := p.Dial(ctx, link.TargetAPI)
 	if err == nil {
 		return conn, nil
 	}

@@ -183,7 +183,7 @@ func (u *Uplink) now() time.Time {
 	return now
 }
 
-// Dial opens a stream to a target at the server; "api" is its API.
+// Dial opens a stream to a target at the server; link.TargetAPI is its API.
 func (u *Uplink) Dial(_ context.Context, target string) (net.Conn, error) {
 	u.mu.Lock()
 	s := u.session

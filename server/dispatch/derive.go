@@ -21,10 +21,6 @@ const (
 	SessionAnnotation = "bramble.dev/session"
 )
 
-// SiteLabel of a Node says where it is; nodes of one site reach each other directly. It is not
-// topology.kubernetes.io/zone: zones are about failing together, and pods of two zones may well talk.
-const SiteLabel = "topology.bramble.dev/site"
-
 // objects is what the derivation reads of the cluster; the caches, or maps in a test.
 type objects interface {
 	node(name string) (*corev1.Node, bool)
@@ -136,7 +132,7 @@ func peerKey(node string) string { return "peers/" + node }
 
 // peerOf is what other nodes must know of a node; false while it has no address or no subnet.
 func peerOf(n *corev1.Node) (link.Peer, bool) {
-	p := link.Peer{Node: n.Name, PodCIDR: n.Spec.PodCIDR, MAC: n.Annotations[MACAnnotation], Site: n.Labels[SiteLabel]}
+	p := link.Peer{Node: n.Name, PodCIDR: n.Spec.PodCIDR, MAC: n.Annotations[MACAnnotation], Site: n.Labels[link.SiteLabel]}
 	for _, a := range n.Status.Addresses {
 		if a.Type == corev1.NodeInternalIP && p.IP == "" {
 			p.IP = a.Address

@@ -239,7 +239,7 @@ func (d *Dispatcher) endAll() {
 // ErrOffline is the error of DialNode for a node that is not connected.
 var ErrOffline = errors.New("the node is not connected")
 
-// DialNode opens a stream to a target at a node: "kubelet", or "tcp:<address>".
+// DialNode opens a stream to a target at a node: link.TargetKubelet, or link.TargetTCP and an address.
 func (d *Dispatcher) DialNode(_ context.Context, name, target string) (net.Conn, error) {
 	n := d.node(name)
 	if n == nil {

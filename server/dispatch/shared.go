@@ -40,7 +40,7 @@ func (s *shared) siteOf(node string) string {
 		return ""
 	}
 	if n, ok := s.caches.Nodes().Get("", node); ok {
-		return n.Labels[SiteLabel]
+		return n.Labels[link.SiteLabel]
 	}
 	return ""
 }

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"bramble.dev/link"
-	"bramble.dev/server/dispatch"
 )
 
 // sited makes a board with an address, a subnet and, if it has one, a site.
@@ -23,12 +22,12 @@ func (c *cluster) sited(name, site string, number int) *board {
 	report := link.NodeReport{Labels: map[string]string{"kubernetes.io/hostname": name}, Status: corev1.NodeStatus{
 		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: fmt.Sprintf("192.168.1.%d", number)}}}}
 	if site != "" {
-		report.Labels[dispatch.SiteLabel] = site
+		report.Labels[link.SiteLabel] = site
 	}
 	b.put(link.NodeReportKey, must[[]byte](c.t)(report.Encode()))
 	eventually(c.t, 10*time.Second, "the node's labels", func() bool {
 		n, err := c.client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
-		if err != nil || n.Labels[dispatch.SiteLabel] != site || len(n.Status.Addresses) == 0 {
+		if err != nil || n.Labels[link.SiteLabel] != site || len(n.Status.Addresses) == 0 {
 			return false
 		}
 		n.Spec.PodCIDR = fmt.Sprintf("10.42.%d.0/24", number)
@@ -118,7 +117,7 @@ func TestSites(t *testing.T) {
 
 	// A board is carried over; then there is one site with a name and one without.
 	n := must[*corev1.Node](t)(c.client.CoreV1().Nodes().Get(ctx, "pi1", metav1.GetOptions{}))
-	n.Labels[dispatch.SiteLabel] = "farm"
+	n.Labels[link.SiteLabel] = "farm"
 	must[*corev1.Node](t)(c.client.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{}))
 	farm := `without[""] 10.42.1.1 10.42.3.1 1.2.3.4 cow@farm pi1@farm ns/web`
 	pi1.eventuallyShares(farm)
@@ -127,7 +126,7 @@ func TestSites(t *testing.T) {
 
 	// So is the last one: there is one site again, and nothing that is not reached.
 	n = must[*corev1.Node](t)(c.client.CoreV1().Nodes().Get(ctx, "pi2", metav1.GetOptions{}))
-	n.Labels = map[string]string{dispatch.SiteLabel: "farm"}
+	n.Labels = map[string]string{link.SiteLabel: "farm"}
 	must[*corev1.Node](t)(c.client.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{}))
 	all := `without[] 10.42.1.1 10.42.3.1 1.2.3.4 cow@farm pi1@farm pi2@farm ns/web`
 	for _, b := range []*board{pi1, pi2, cow} {

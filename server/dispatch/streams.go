@@ -9,7 +9,7 @@ import (
 
 // serveStream serves a stream that an agent opened.
 func (d *Dispatcher) serveStream(ctx context.Context, node string, st *link.Stream) {
-	if st.Target() != "api" || d.cfg.DialAPI == nil {
+	if st.Target() != link.TargetAPI || d.cfg.DialAPI == nil {
 		st.Abort(errors.New("no such target: " + st.Target()))
 		return
 	}
