@@ -1,6 +1,5 @@
 // Package check finds out what the kernel, the process or the board lacks of what a node needs, and says how to
-// mend it. `bramble check` prints it, and the agent reports it once as a node condition: what is missing is degraded
-// and named, never an error at pod start.
+// mend it. `bramble check` prints it: what is missing is degraded and named, never an error at pod start.
 //
 //	for _, r := range check.Run(check.System()) { fmt.Println(r) }
 package check

@@ -44,9 +44,7 @@ const (
 	DNSConfigForming       = "DNSConfigForming"
 	FailedImagePullSecret  = "FailedToRetrieveImagePullSecret"
 	LifecycleHTTPFallback  = "LifecycleHTTPFallback"
-	DeadlineExceeded       = "DeadlineExceeded"
 	NodeStarting           = "Starting"
-	NodeReady              = "NodeReady"
 )
 
 const (
