@@ -1,4 +1,4 @@
-// Command bench measures what docs/architecture.md budgets, on this machine, and prints one table: the budget, what was
+// Command bench measures the budgets on this machine, and prints one table: the budget, what was
 // measured, their ratio, and upstream's figure from a reference cluster in the same run where there is one.
 //
 // It starts a cluster on two test hosts (the second has only an agent), whose data lie on a loop device of their own, so
