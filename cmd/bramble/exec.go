@@ -5,35 +5,83 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"bramble.dev/cmd/settings"
 )
 
 // kubectlCommand becomes the kubectl that is built beside bramble, pointed at this instance unless the user
 // points elsewhere.
 func kubectlCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:                "kubectl [ARGUMENT...]",
-		Short:              "Run the kubectl that is built beside bramble, as the administrator of this instance",
-		Long:               "Run kubectl. BRAMBLE_DATA_DIR (default " + defaultDataDir + ") says of which instance; KUBECONFIG or --kubeconfig point elsewhere.",
-		DisableFlagParsing: true,
-		RunE: func(_ *cobra.Command, args []string) error {
-			env := os.Environ()
-			if os.Getenv("KUBECONFIG") == "" {
-				dir := os.Getenv("BRAMBLE_DATA_DIR")
-				if dir == "" {
-					dir = defaultDataDir
-				}
-				env = append(env, "KUBECONFIG="+filepath.Join(dir, "kubeconfig"))
-			}
-			if len(args) > 0 && args[0] == "--" {
-				args = args[1:]
-			}
-			return become("kubectl", args, env)
-		},
+	cmd := &cobra.Command{
+		Use:   "kubectl [--data-dir DIR] [ARGUMENT...]",
+		Short: "Run the kubectl that is built beside bramble, as the administrator of this instance",
+		Long: "Run kubectl. --data-dir before its arguments, BRAMBLE_DATA_DIR or the key data-dir of the YAML file (--config, BRAMBLE_CONFIG, " + settings.DefaultFile + ") say of which instance" +
+			" (default " + defaultDataDir + "); KUBECONFIG or --kubeconfig point elsewhere.",
+		DisableFlagParsing: true, // the flags are kubectl's
 	}
+	dir := dataDir(cmd)
+	cmd.Flags().String("config", "", "YAML file with one key a flag")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		own, args := leading(args, "data-dir", "config")
+		if err := cmd.Flags().Parse(own); err != nil {
+			return err
+		}
+		env := os.Environ()
+		if os.Getenv("KUBECONFIG") == "" {
+			if err := settings.Apply(cmd.Flags(), os.LookupEnv); err != nil {
+				return err
+			}
+			d, err := dir()
+			if err != nil {
+				return err
+			}
+			path, err := kubeconfig(d)
+			if err != nil && !withoutKubeconfig(args) {
+				return err
+			}
+			env = append(env, "KUBECONFIG="+path)
+		}
+		return become("kubectl", args, env)
+	}
+	return cmd
+}
+
+// leading splits the flags of the given names that stand before the first other argument from the rest. A -- ends them.
+func leading(args []string, names ...string) (own, rest []string) {
+	for len(args) > 0 {
+		if args[0] == "--" {
+			return own, args[1:]
+		}
+		name, _, whole := strings.Cut(strings.TrimPrefix(args[0], "--"), "=")
+		if !strings.HasPrefix(args[0], "--") || !slices.Contains(names, name) {
+			break
+		}
+		n := 2
+		if whole || len(args) == 1 {
+			n = 1
+		}
+		own, args = append(own, args[:n]...), args[n:]
+	}
+	return own, args
+}
+
+// withoutKubeconfig says whether kubectl can do this with no file of ours: it is told of a server, or needs none.
+func withoutKubeconfig(args []string) bool {
+	if end := slices.Index(args, "--"); end >= 0 {
+		args = args[:end] // what follows is for a program in a pod
+	}
+	if len(args) == 0 || slices.Contains([]string{"completion", "config", "help", "kustomize", "options", "plugin", "__complete", "__completeNoDesc"}, args[0]) {
+		return true
+	}
+	return slices.ContainsFunc(args, func(a string) bool {
+		name, _, _ := strings.Cut(a, "=")
+		return name == "--kubeconfig" || name == "--server" || name == "-s" || a == "--help" || a == "-h" || a == "--dry-run=client" || name == "--client"
+	})
 }
 
 // agentCommand becomes bramble-agent: what a worker board runs, under the name that users look for.

@@ -6,6 +6,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -67,12 +69,31 @@ func tokenCreateCommand() *cobra.Command {
 
 // adminConfig is the administrator's way to the API of the instance in dir.
 func adminConfig(dir string) (*rest.Config, error) {
-	path := filepath.Join(dir, "kubeconfig")
+	path, err := kubeconfig(dir)
+	if err != nil {
+		return nil, err
+	}
 	c, err := clientcmd.BuildConfigFromFlags("", path)
 	if err != nil {
-		return nil, fmt.Errorf("no server has written %s yet: start one with `bramble up`, or name its --data-dir: %w", path, err)
+		return nil, fmt.Errorf("read the administrator's kubeconfig: %w", err)
 	}
 	return c, nil
+}
+
+// kubeconfig is the path of the file that the server of the instance in dir has written for its administrator.
+func kubeconfig(dir string) (string, error) {
+	path := filepath.Join(dir, "kubeconfig")
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return path, fmt.Errorf("no server has written %s yet: start one with `bramble up`, or name its --data-dir", path)
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return path, fmt.Errorf("%w: only its owner may read it; use sudo", err)
+	}
+	if err != nil {
+		return path, err
+	}
+	return path, f.Close()
 }
 
 func caHash(caPEM []byte) (string, error) {
