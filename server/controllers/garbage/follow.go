@@ -35,7 +35,7 @@ func metadataOf(value []byte) (*metav1.PartialObjectMetadata, error) {
 }
 
 // follow feeds the graph with one resource until ctx is done.
-func (c *Controller) follow(ctx context.Context, resource schema.GroupVersionResource, prefix string, f cache.Follower, err error) {
+func (c *Controller) follow(ctx context.Context, resource schema.GroupResource, prefix string, f cache.Follower, err error) {
 	for {
 		if err == nil {
 			err = c.changes(ctx, resource, prefix, f)
@@ -45,7 +45,7 @@ func (c *Controller) follow(ctx context.Context, resource schema.GroupVersionRes
 			return
 		}
 		if !errors.Is(err, cache.ErrTooOld) {
-			c.Log.Error("garbage collection lost a resource", "resource", resource.GroupResource().String(), "err", err)
+			c.Log.Error("garbage collection lost a resource", "resource", resource.String(), "err", err)
 			select {
 			case <-ctx.Done():
 				return
@@ -58,7 +58,7 @@ func (c *Controller) follow(ctx context.Context, resource schema.GroupVersionRes
 
 // start takes in what is there; what the graph knows and the snapshot does not
 // was deleted meanwhile.
-func (c *Controller) start(resource schema.GroupVersionResource, prefix string) (cache.Follower, error) {
+func (c *Controller) start(resource schema.GroupResource, prefix string) (cache.Follower, error) {
 	f, err := c.Source.Follow(prefix)
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func (c *Controller) start(resource schema.GroupVersionResource, prefix string) 
 	return f, nil
 }
 
-func (c *Controller) changes(ctx context.Context, resource schema.GroupVersionResource, prefix string, f cache.Follower) error {
+func (c *Controller) changes(ctx context.Context, resource schema.GroupResource, prefix string, f cache.Follower) error {
 	for {
 		events, err := f.Next(ctx)
 		if err != nil {
@@ -90,7 +90,7 @@ func (c *Controller) changes(ctx context.Context, resource schema.GroupVersionRe
 	}
 }
 
-func (c *Controller) change(resource schema.GroupVersionResource, prefix string, e cache.Event) {
+func (c *Controller) change(resource schema.GroupResource, prefix string, e cache.Event) {
 	value := e.Value
 	if value == nil {
 		value = e.Previous
@@ -110,7 +110,7 @@ func (c *Controller) change(resource schema.GroupVersionResource, prefix string,
 }
 
 // removeByKey serves deletions of what cannot be read any more.
-func (c *Controller) removeByKey(resource schema.GroupVersionResource, key string) {
+func (c *Controller) removeByKey(resource schema.GroupResource, key string) {
 	for _, id := range c.graph.of(resource) {
 		if key == id.name || key == id.namespace+"/"+id.name {
 			c.graph.remove(id.uid)

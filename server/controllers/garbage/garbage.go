@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -66,7 +65,7 @@ func keyOf(w work) loop.Key {
 func (c *Controller) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	following := map[schema.GroupVersionResource]context.CancelFunc{}
+	following := map[schema.GroupResource]context.CancelFunc{}
 	c.refresh(ctx, &wg, following)
 	wg.Go(func() { c.loop.Run(ctx) })
 	changed := c.served(ctx, &wg)
@@ -81,8 +80,8 @@ func (c *Controller) Run(ctx context.Context) {
 }
 
 // refresh follows the resources that are served now.
-func (c *Controller) refresh(ctx context.Context, wg *sync.WaitGroup, following map[schema.GroupVersionResource]context.CancelFunc) {
-	var resources []schema.GroupVersionResource
+func (c *Controller) refresh(ctx context.Context, wg *sync.WaitGroup, following map[schema.GroupResource]context.CancelFunc) {
+	var resources []schema.GroupResource
 	for {
 		var err error
 		if resources, err = c.kinds.discover(c.Discovery); err == nil {
@@ -95,25 +94,34 @@ func (c *Controller) refresh(ctx context.Context, wg *sync.WaitGroup, following 
 		case <-time.After(retryAfter):
 		}
 	}
-	for gvr, stop := range following {
-		if !slices.Contains(resources, gvr) {
+	for gr, stop := range following {
+		if !slices.Contains(resources, gr) {
 			stop()
-			delete(following, gvr)
-			for _, id := range c.graph.of(gvr) {
-				c.graph.remove(id.uid)
-			}
+			delete(following, gr)
+			c.lookOnce(gr)
 		}
 	}
-	for _, gvr := range resources {
-		prefix := c.Prefix(gvr.GroupResource())
-		if following[gvr] != nil || prefix == "" {
+	for _, gr := range resources {
+		prefix := c.Prefix(gr)
+		if following[gr] != nil || prefix == "" {
 			continue
 		}
 		one, stop := context.WithCancel(ctx)
-		following[gvr] = stop
-		f, err := c.start(gvr, prefix)
-		wg.Go(func() { c.follow(one, gvr, prefix, f, err) })
+		following[gr] = stop
+		f, err := c.start(gr, prefix)
+		wg.Go(func() { c.follow(one, gr, prefix, f, err) })
 	}
+}
+
+// lookOnce takes in what is left of a resource that is served no more. Only what the store does not have is gone: that
+// nobody serves an object says nothing about it.
+func (c *Controller) lookOnce(gr schema.GroupResource) {
+	f, err := c.start(gr, c.Prefix(gr))
+	if err != nil {
+		c.Log.Warn("garbage collection cannot see what is left of a resource", "resource", gr.String(), "err", err)
+		return
+	}
+	f.Close()
 }
 
 // served tells when definitions of custom resources changed.
@@ -166,8 +174,8 @@ func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
 	case n.deleting:
 		return nil
 	}
-	latest, err := c.client(n.id).Get(ctx, n.id.name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || (err == nil && latest.UID != n.id.uid) {
+	latest, err := c.get(ctx, n.id)
+	if absent(err) || (err == nil && latest.UID != n.id.uid) {
 		c.graph.remove(n.id.uid)
 		return nil
 	}
@@ -228,8 +236,8 @@ func (c *Controller) orphan(ctx context.Context, n node, dependents []node) erro
 	}
 	var errs []error
 	for _, d := range dependents {
-		latest, err := c.client(d.id).Get(ctx, d.id.name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) || (err == nil && latest.UID != d.id.uid) {
+		latest, err := c.get(ctx, d.id)
+		if absent(err) || (err == nil && latest.UID != d.id.uid) {
 			continue
 		}
 		if err == nil {
@@ -282,14 +290,18 @@ func (c *Controller) ask(ctx context.Context, n node, ref metav1.OwnerReference)
 	id := identity{resource: t.resource, name: ref.Name, uid: ref.UID}
 	if t.namespaced {
 		if n.id.namespace == "" {
-			object := &corev1.ObjectReference{APIVersion: n.id.resource.GroupVersion().String(), Kind: n.id.resource.Resource, Name: n.id.name, UID: n.id.uid}
+			gvr, err := c.kinds.version(n.id.resource)
+			if err != nil {
+				return false, false, err
+			}
+			object := &corev1.ObjectReference{APIVersion: gvr.GroupVersion().String(), Kind: n.id.resource.Resource, Name: n.id.name, UID: n.id.uid}
 			c.Events.Eventf(object, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef %s does not exist in namespace %q", refString(ref), n.id.namespace)
 			return false, false, errNamespaced
 		}
 		id.namespace = n.id.namespace
 	}
-	owner, err := c.client(id).Get(ctx, id.name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || (err == nil && owner.UID != ref.UID) {
+	owner, err := c.get(ctx, id)
+	if absent(err) || (err == nil && owner.UID != ref.UID) {
 		return false, false, nil
 	}
 	if err != nil {
@@ -304,5 +316,5 @@ func refString(r metav1.OwnerReference) string {
 }
 
 func describe(id identity) string {
-	return fmt.Sprintf("%s %s/%s", id.resource.GroupResource(), id.namespace, id.name)
+	return fmt.Sprintf("%s %s/%s", id.resource, id.namespace, id.name)
 }

@@ -11,7 +11,7 @@ import (
 
 // identity says where an object is found.
 type identity struct {
-	resource  schema.GroupVersionResource
+	resource  schema.GroupResource // in whichever version it is served at the time
 	namespace string
 	name      string
 	uid       types.UID
@@ -51,7 +51,7 @@ func has(m metav1.Object, finalizer string) bool {
 }
 
 // observe takes in the present metadata of an object.
-func (g *graph) observe(resource schema.GroupVersionResource, m metav1.Object) {
+func (g *graph) observe(resource schema.GroupResource, m metav1.Object) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	deleting := m.GetDeletionTimestamp() != nil
@@ -184,7 +184,7 @@ func (g *graph) get(uid types.UID) (n node, dependents []node, ok bool) {
 }
 
 // of gives the known objects of one resource.
-func (g *graph) of(resource schema.GroupVersionResource) []identity {
+func (g *graph) of(resource schema.GroupResource) []identity {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var out []identity

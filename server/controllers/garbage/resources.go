@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 )
@@ -17,25 +18,34 @@ func ignored(gr schema.GroupResource) bool {
 }
 
 type target struct {
-	resource   schema.GroupVersionResource
+	resource   schema.GroupResource
 	namespaced bool
 }
 
-// kinds finds the resource of a kind that an owner reference names.
+// kinds knows what is served: the resource of a kind that an owner reference names, and the version to ask for one in.
 type kinds struct {
-	mu     sync.Mutex
-	byKind map[schema.GroupVersionKind]target
+	mu       sync.Mutex
+	byKind   map[schema.GroupVersionKind]target
+	versions map[schema.GroupResource]string
 }
 
-// discover reads which resources are served. It returns those to watch, each
-// group's in one version.
-func (k *kinds) discover(client discovery.DiscoveryInterface) ([]schema.GroupVersionResource, error) {
-	_, lists, err := client.ServerGroupsAndResources()
+// discover reads which resources are served, and returns those to follow. A resource is one, whatever versions it has and
+// in whatever order discovery names them.
+func (k *kinds) discover(client discovery.DiscoveryInterface) ([]schema.GroupResource, error) {
+	groups, lists, err := client.ServerGroupsAndResources()
 	if len(lists) == 0 && err != nil {
 		return nil, err
 	}
+	rank := map[string]int{} // of a group's version: the preferred one is 0
+	for _, g := range groups {
+		for i, v := range g.Versions {
+			rank[v.GroupVersion] = i
+		}
+	}
+	slices.SortStableFunc(lists, func(a, b *metav1.APIResourceList) int { return rank[a.GroupVersion] - rank[b.GroupVersion] })
 	byKind := map[schema.GroupVersionKind]target{}
-	watched := map[schema.GroupResource]schema.GroupVersionResource{}
+	versions := map[schema.GroupResource]string{}
+	var followed []schema.GroupResource
 	for _, list := range lists {
 		gv, err := schema.ParseGroupVersion(list.GroupVersion)
 		if err != nil {
@@ -46,24 +56,32 @@ func (k *kinds) discover(client discovery.DiscoveryInterface) ([]schema.GroupVer
 			if !slices.Contains(r.Verbs, "get") || strings.Contains(r.Name, "/") {
 				continue
 			}
-			byKind[gv.WithKind(r.Kind)] = target{resource: gv.WithResource(r.Name), namespaced: r.Namespaced}
 			gr := schema.GroupResource{Group: gv.Group, Resource: r.Name}
-			if _, seen := watched[gr]; seen || ignored(gr) {
+			byKind[gv.WithKind(r.Kind)] = target{resource: gr, namespaced: r.Namespaced}
+			if _, seen := versions[gr]; seen {
 				continue
 			}
-			if slices.Contains(r.Verbs, "delete") && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "watch") {
-				watched[gr] = gv.WithResource(r.Name)
+			versions[gr] = gv.Version
+			if !ignored(gr) && slices.Contains(r.Verbs, "delete") && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "watch") {
+				followed = append(followed, gr)
 			}
 		}
 	}
 	k.mu.Lock()
-	k.byKind = byKind
-	k.mu.Unlock()
-	out := make([]schema.GroupVersionResource, 0, len(watched))
-	for _, gvr := range watched {
-		out = append(out, gvr)
+	defer k.mu.Unlock()
+	k.byKind, k.versions = byKind, versions
+	return followed, nil
+}
+
+// version is the one to ask for a resource in.
+func (k *kinds) version(gr schema.GroupResource) (schema.GroupVersionResource, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v, ok := k.versions[gr]
+	if !ok {
+		return schema.GroupVersionResource{}, fmt.Errorf("%s is not served now", gr)
 	}
-	return out, nil
+	return gr.WithVersion(v), nil
 }
 
 // find maps a kind; a version that is not served any more counts as another of

@@ -12,11 +12,29 @@ import (
 	"k8s.io/client-go/metadata"
 )
 
-func (c *Controller) client(id identity) metadata.ResourceInterface {
-	if id.namespace == "" {
-		return c.Metadata.Resource(id.resource)
+// client is for one object, in a version that is served now.
+func (c *Controller) client(id identity) (metadata.ResourceInterface, error) {
+	gvr, err := c.kinds.version(id.resource)
+	if err != nil {
+		return nil, err
 	}
-	return c.Metadata.Resource(id.resource).Namespace(id.namespace)
+	if id.namespace == "" {
+		return c.Metadata.Resource(gvr), nil
+	}
+	return c.Metadata.Resource(gvr).Namespace(id.namespace), nil
+}
+
+func (c *Controller) get(ctx context.Context, id identity) (*metav1.PartialObjectMetadata, error) {
+	client, err := c.client(id)
+	if err != nil {
+		return nil, err
+	}
+	return client.Get(ctx, id.name, metav1.GetOptions{})
+}
+
+// absent says that an object is not there; that its path is not served is the same code, 404, and proves nothing.
+func absent(err error) bool {
+	return apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
 // delete removes an object if it still is the one, and at the version, that was
@@ -27,8 +45,12 @@ func (c *Controller) delete(ctx context.Context, id identity, version string, p 
 	if version != "" {
 		preconditions.ResourceVersion = &version
 	}
-	err := c.client(id).Delete(ctx, id.name, metav1.DeleteOptions{Preconditions: preconditions, PropagationPolicy: &p})
-	if apierrors.IsNotFound(err) {
+	client, err := c.client(id)
+	if err != nil {
+		return err
+	}
+	err = client.Delete(ctx, id.name, metav1.DeleteOptions{Preconditions: preconditions, PropagationPolicy: &p})
+	if absent(err) {
 		c.graph.remove(id.uid)
 		return nil
 	}
@@ -70,8 +92,8 @@ func (c *Controller) patchOwners(ctx context.Context, id identity, latest *metav
 }
 
 func (c *Controller) removeFinalizer(ctx context.Context, id identity, finalizer string) error {
-	latest, err := c.client(id).Get(ctx, id.name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || (err == nil && latest.UID != id.uid) {
+	latest, err := c.get(ctx, id)
+	if absent(err) || (err == nil && latest.UID != id.uid) {
 		c.graph.remove(id.uid)
 		return nil
 	}
@@ -90,8 +112,12 @@ func (c *Controller) patch(ctx context.Context, id identity, version, field stri
 	if err != nil {
 		return err
 	}
-	_, err = c.client(id).Patch(ctx, id.name, types.MergePatchType, patch, metav1.PatchOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
+	client, err := c.client(id)
+	if err != nil {
+		return err
+	}
+	_, err = client.Patch(ctx, id.name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if err != nil && !absent(err) {
 		return fmt.Errorf("patch %s of %s: %w", field, describe(id), err)
 	}
 	return nil
