@@ -161,6 +161,7 @@ func (r *runtime) Stats(ctx context.Context) ([]seam.PodStats, error) {
 // images makes the engine's images fit the seam, and tells when they change.
 type images struct {
 	*image.Store
+	remove  func(ctx context.Context, ref string) error // knows what runs
 	changed func()
 }
 
@@ -247,7 +248,7 @@ func (i *images) Import(ctx context.Context, r io.Reader) ([]image.Image, error)
 // Remove implements control.Images.
 func (i *images) Remove(ctx context.Context, ref string) error {
 	defer i.changed()
-	return i.Store.Remove(ctx, ref)
+	return i.remove(ctx, ref)
 }
 
 func readLog(ctx context.Context, path string, o kubelet.LogOptions, stdout, stderr io.Writer) error {

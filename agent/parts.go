@@ -34,7 +34,7 @@ func (a *agent) openParts(ctx context.Context) error {
 		return err
 	}
 	a.closers = append(a.closers, e.Close)
-	store := &images{e.Images(), func() {
+	store := &images{e.Images(), e.RemoveImage, func() {
 		a.self.poke()
 		a.pods.ObjectsChanged("")
 	}}

@@ -252,6 +252,28 @@ func (e *Engine) Host() container.Host { return e.host }
 // before it is read is told once, so that the queue is never longer than there are pods.
 func (e *Engine) Changes() <-chan string { return e.changes.out }
 
+// RemoveImage removes an image by name or ID, unless a container runs it: what is started again would find none.
+func (e *Engine) RemoveImage(ctx context.Context, ref string) error {
+	if img, ok := e.images.Resolve(ref); ok {
+		if user := e.runs(img.ID); user != "" {
+			return fmt.Errorf("remove image %s: pod %s runs it: delete the pod, or give it another image, first", ref, user)
+		}
+	}
+	return e.images.Remove(ctx, ref)
+}
+
+// runs names a pod that runs an image; "": none.
+func (e *Engine) runs(imageID string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, t := range e.containers {
+		if t.rec.ImageID == imageID && t.state == Running {
+			return t.pod.rec.Namespace + "/" + t.pod.rec.Name
+		}
+	}
+	return ""
+}
+
 // List returns what is observed. It asks nobody: the shims tell what happens.
 func (e *Engine) List(context.Context) ([]Sandbox, error) {
 	e.mu.Lock()

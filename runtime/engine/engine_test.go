@@ -232,6 +232,9 @@ func TestLifecycle(t *testing.T) {
 	if got := find(t, e, d.ID); got.State != Running || got.Pid == 0 {
 		t.Errorf("running as %+v", got)
 	}
+	if err := e.RemoveImage(t.Context(), testImage); err == nil || !strings.Contains(err.Error(), "/life runs it") {
+		t.Errorf("removing an image that runs: %v", err)
+	}
 	var out bytes.Buffer
 	code, err := e.Exec(t.Context(), d.ID, []string{"sh", "-c", "cat; exit 9"}, Streams{Stdin: strings.NewReader("hello"), Stdout: &out})
 	if err != nil || code != 9 || out.String() != "hello" {
@@ -254,5 +257,8 @@ func TestLifecycle(t *testing.T) {
 	}
 	if list, _ := e.List(t.Context()); len(list) != 0 {
 		t.Errorf("left: %+v", list)
+	}
+	if err := e.RemoveImage(t.Context(), testImage); err != nil {
+		t.Errorf("removing an image that nothing runs: %v", err)
 	}
 }

@@ -2,9 +2,12 @@ package e2e
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/test/hosts"
 )
@@ -38,7 +41,15 @@ spec:
 // A definition makes a kind like any other: kubectl knows it, objects own objects of built-in kinds and are owned by them, roles, quotas
 // and the deletion of a namespace count it, and a restart changes none of that.
 func TestCustomResources(t *testing.T) {
-	c := start(t, 1, hosts.ClusterOptions{Images: []string{image("busybox")}})
+	c := start(t, 1, hosts.ClusterOptions{Images: []string{image("nginx")}})
+	c.kubectl("create", "deployment", "bystander", "--image=nginx:1.7.9", "--replicas=2")
+	before := names(c.ready("app=bystander", 2, time.Minute))
+	defer func() { // nothing that happens to definitions is any of its business
+		time.Sleep(2 * time.Second) // longer than the garbage collector waits
+		if after := names(c.ready("app=bystander", 2, time.Minute)); after != before {
+			t.Errorf("the pods of a Deployment were %s, now %s", before, after)
+		}
+	}()
 	c.apply(widgets)
 	c.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
 	c.apply(owned("Widget", "first", ""))
@@ -113,4 +124,13 @@ func (c *cluster) ownersAndOwned(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+func names(pods []corev1.Pod) string {
+	var out []string
+	for _, p := range pods {
+		out = append(out, p.Name)
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
 }
