@@ -97,18 +97,6 @@ func Run(ctx context.Context, c Config) error {
 	return errors.Join(err, db.Close())
 }
 
-func (c *Config) check() error {
-	for _, f := range []struct{ flag, value string }{{"--data-dir", c.DataDir}, {"--api-listen", c.APIListen}, {"--cluster-domain", c.Domain}} {
-		if f.value == "" {
-			return fmt.Errorf("%s is empty", f.flag)
-		}
-	}
-	if c.PodCIDR.Overlaps(c.ServiceCIDR) {
-		return fmt.Errorf("--pod-cidr %s and --service-cidr %s overlap: give one of them another range", c.PodCIDR, c.ServiceCIDR)
-	}
-	return nil
-}
-
 func listen(flag, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {

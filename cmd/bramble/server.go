@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +17,7 @@ import (
 	"bramble.dev/cmd/footprint"
 	"bramble.dev/cmd/settings"
 	"bramble.dev/cmd/version"
+	"bramble.dev/link"
 	"bramble.dev/server"
 	"bramble.dev/server/auth"
 )
@@ -41,11 +43,11 @@ func (f *serverFlags) declare(flags *pflag.FlagSet) {
 }
 
 func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error) {
-	pods, err := prefix("--pod-cidr", f.podCIDR)
+	pods, err := prefix("--pod-cidr", f.podCIDR, "10.42.0.0/16")
 	if err != nil {
 		return server.Config{}, err
 	}
-	services, err := prefix("--service-cidr", f.serviceCIDR)
+	services, err := prefix("--service-cidr", f.serviceCIDR, "10.43.0.0/16")
 	if err != nil {
 		return server.Config{}, err
 	}
@@ -53,12 +55,12 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, Logger: log}, nil
 }
 
-func prefix(flag, s string) (netip.Prefix, error) {
+func prefix(flag, s, example string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	if err != nil {
-		return p, fmt.Errorf("%s %q: want a range such as 10.42.0.0/16", flag, s)
+		return p, fmt.Errorf("%s %q: want a range such as %s", flag, s, example)
 	}
-	return p.Masked(), nil
+	return p, nil
 }
 
 func serverCommand() *cobra.Command {
@@ -111,6 +113,9 @@ func upCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := checkNodeName(*node); err != nil {
+			return err
+		}
 		c, err := f.start(dir, log)
 		if err != nil {
 			return err
@@ -130,6 +135,24 @@ func upCommand() *cobra.Command {
 		return group.Wait()
 	}
 	return configured(cmd)
+}
+
+// checkNodeName refuses what the agent would refuse, and go on refusing at each of its starts.
+func checkNodeName(name string) error {
+	if name != "" {
+		if err := link.CheckNodeName(name); err != nil {
+			return fmt.Errorf("--node-name: %w", err)
+		}
+		return nil
+	}
+	host, err := os.Hostname()
+	if err == nil {
+		err = link.CheckNodeName(strings.ToLower(host))
+	}
+	if err != nil {
+		return fmt.Errorf("this host's name cannot be that of a node: give one with --node-name: %w", err)
+	}
+	return nil
 }
 
 // localAgent is the agent that runs beside the server. Its token lies in a file, and the broker's URL, which may hold

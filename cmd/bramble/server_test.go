@@ -44,3 +44,11 @@ func TestLocalAgent(t *testing.T) {
 		t.Errorf("environment %v", agent.env)
 	}
 }
+
+func TestNodeName(t *testing.T) {
+	for name, want := range map[string]bool{"pi-1": true, "pi.shed": true, "Pi": false, "pi_1": false, "-pi": false, "a..b": false, "pi one": false, strings.Repeat("p", 64): false} {
+		if err := checkNodeName(name); (err == nil) != want || err != nil && !strings.Contains(err.Error(), "--node-name") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
