@@ -40,6 +40,30 @@ func (m *Mesh) mtu(node netip.Addr) (int, error) {
 	return under - vxlan.Overhead, nil
 }
 
+// free sees that no other link of this host lives in the node's subnet: a second instance with the same ranges would take
+// the first one's packets, and neither would work.
+func (m *Mesh) free(subnet netip.Prefix) error {
+	addrs, err := m.host.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		ones, _ := a.Mask.Size()
+		if p := netip.PrefixFrom(ip.Unmap(), ones); !p.IsValid() || !p.Overlaps(subnet) {
+			continue
+		}
+		l, err := m.host.LinkByIndex(a.LinkIndex)
+		if err != nil { // it has gone meanwhile
+			continue
+		}
+		if name := l.Attrs().Name; name != m.bridge.Name && name != m.tunnel.Name {
+			return fmt.Errorf("pod network %s is in use on this host: link %s has %s/%d: give this instance another --pod-cidr", subnet, name, ip.Unmap(), ones)
+		}
+	}
+	return nil
+}
+
 // NodeIP is the address to use towards the server. The hint is an address of this host, which is then
 // taken, or the server's: a URL, host or address, with or without a port. Without a hint it is the
 // address of the default route.

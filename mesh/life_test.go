@@ -467,3 +467,20 @@ func TestNodeIP(t *testing.T) {
 		}
 	}
 }
+
+// TestSubnetInUse: what another instance, or the host's own network, lives in is refused, and nothing is set up.
+func TestSubnetInUse(t *testing.T) {
+	c := newCluster(t, 1)
+	h := c.hosts[0]
+	h.Run("ip", "link", "add", "br-other", "type", "bridge")
+	h.Run("ip", "addr", "add", "10.42.1.1/24", "dev", "br-other")
+	err := h.Do(func() error { return h.Mesh.Set(context.Background(), c.config(h)) })
+	if err == nil || !strings.Contains(err.Error(), "10.42.1.0/24 is in use on this host: link br-other has 10.42.1.1/24") {
+		t.Errorf("got %v", err)
+	}
+	if out, err := h.Try("ip", "link", "show", "dev", h.Mesh.bridge.Name); err == nil {
+		t.Errorf("a bridge was made: %s", out)
+	}
+	h.Run("ip", "link", "delete", "br-other")
+	c.set()
+}

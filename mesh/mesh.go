@@ -126,6 +126,9 @@ func (m *Mesh) Set(ctx context.Context, c Config) error {
 	if err := c.check(); err != nil {
 		return fmt.Errorf("set up the mesh: %w", err)
 	}
+	if err := m.free(c.PodCIDR); err != nil {
+		return fmt.Errorf("set up the mesh: %w", err)
+	}
 	if far := c.elsewhere(); far != "" && far != m.config.elsewhere() {
 		m.Logger.Warn("the tunnel does not lead to nodes of other sites, because it is not encrypted", "site", c.Site, "nodes", far)
 	}

@@ -218,6 +218,20 @@ func (s *stage) refuse(err error) {
 	close(b.done)
 }
 
+// Ready says why the database takes no more writes: it failed, or is closed.
+func (d *DB) Ready() error {
+	s := &d.stage
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.fail != nil:
+		return s.fail
+	case s.closed:
+		return ErrClosed
+	}
+	return nil
+}
+
 // flush writes the volatile class and waits until it is on disk.
 func (s *stage) flush() error {
 	s.mu.Lock()

@@ -164,18 +164,7 @@ func (o *objects) EnableResourceSizeEstimation(keys storage.KeysFunc) error {
 	return nil
 }
 
-func (o *objects) ReadinessCheck() error {
-	s := &o.db.stage
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.fail != nil:
-		return s.fail
-	case s.closed:
-		return ErrClosed
-	}
-	return nil
-}
+func (o *objects) ReadinessCheck() error { return o.db.Ready() }
 
 func (o *objects) GetCurrentResourceVersion(context.Context) (uint64, error) {
 	return uint64(o.db.Revision()), nil
