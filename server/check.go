@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"bramble.dev/server/broker"
 )
 
 // The smallest ranges that work: a node's subnet needs a gateway and a few pods, and the cluster's DNS has the tenth
@@ -23,9 +25,18 @@ var unusable = []netip.Prefix{
 // check refuses what cannot work, before anything is opened. All that is wrong is said at once.
 func (c *Config) check() error {
 	var errs []error
-	for _, f := range []struct{ flag, value string }{{"--data-dir", c.DataDir}, {"--api-listen", c.APIListen}} {
-		if f.value == "" {
-			errs = append(errs, fmt.Errorf("%s is empty", f.flag))
+	if c.DataDir == "" {
+		errs = append(errs, errors.New("--data-dir is empty: name a folder"))
+	}
+	errs = append(errs, checkHostPort("--api-listen", c.APIListen))
+	if c.Broker == "" {
+		errs = append(errs, checkHostPort("--mqtt-listen", c.MQTTListen))
+	} else if err := broker.CheckURL(c.Broker); err != nil {
+		errs = append(errs, fmt.Errorf("--broker: %w", err))
+	}
+	if c.Advertise != "" {
+		if a, err := netip.ParseAddr(c.Advertise); err != nil || a.IsUnspecified() || a.Zone() != "" {
+			errs = append(errs, fmt.Errorf("--advertise-address %q: want an address of this machine that nodes reach, such as 192.168.1.2", c.Advertise))
 		}
 	}
 	if wrong := validation.IsDNS1123Subdomain(c.Domain); len(wrong) > 0 {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -37,6 +38,12 @@ func TestCheck(t *testing.T) {
 		{"overlap", services("10.42.128.0/17"), []string{"--pod-cidr", "--service-cidr", "overlap"}},
 		{"no range", func(c *Config) { c.PodCIDR = netip.Prefix{} }, []string{"--pod-cidr is empty"}},
 		{"two at once", func(c *Config) { pods("10.42.0.0/30")(c); services("10.43.0.0/31")(c) }, []string{"--pod-cidr", "--service-cidr"}},
+		{"no port", func(c *Config) { c.APIListen = "10.0.0.1" }, []string{`--api-listen "10.0.0.1"`, "host:port"}},
+		{"a port out of range", func(c *Config) { c.MQTTListen = "10.0.0.1:70000" }, []string{"--mqtt-listen", `"70000"`, "65535"}},
+		{"a port by name", func(c *Config) { c.APIListen = ":https" }, []string{"--api-listen", "host:port"}},
+		{"an outside broker needs no port", func(c *Config) { c.Broker, c.MQTTListen = "mqtts://b", "" }, nil},
+		{"a broker that is no URL", func(c *Config) { c.Broker = "foo" }, []string{"--broker", "mqtts://foo"}},
+		{"an address that is none", func(c *Config) { c.Advertise = "pi" }, []string{`--advertise-address "pi"`}},
 		{"no domain", domain(""), []string{"--cluster-domain"}},
 		{"a domain with an underscore", domain("my_cluster"), []string{`--cluster-domain "my_cluster"`}},
 		{"a domain with two dots", domain("a..b"), []string{`--cluster-domain "a..b"`}},
@@ -59,14 +66,35 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestRefusedStart: what cannot work leaves nothing behind.
+// TestRefusedStart: what cannot work leaves nothing behind, and the remedy fits the cause.
 func TestRefusedStart(t *testing.T) {
-	c := goodConfig(filepath.Join(t.TempDir(), "new"))
-	c.ServiceCIDR = netip.MustParsePrefix("10.43.0.0/31")
-	if err := Run(t.Context(), c); err == nil {
-		t.Fatal("it started")
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if _, err := os.Stat(c.DataDir); !os.IsNotExist(err) {
-		t.Errorf("the refused start left its folder: %v", err)
+	defer taken.Close()
+	tests := []struct {
+		name      string
+		change    func(*Config)
+		want, not string
+	}{
+		{"range", func(c *Config) { c.ServiceCIDR = netip.MustParsePrefix("10.43.0.0/31") }, "--service-cidr", "port"},
+		{"broker", func(c *Config) { c.Broker = "foo" }, "--broker", "port"},
+		{"taken API port", func(c *Config) { c.APIListen = taken.Addr().String() }, "--api-listen " + taken.Addr().String(), "ip address"},
+		{"taken MQTT port", func(c *Config) { c.MQTTListen = taken.Addr().String() }, "choose another port", "ip address"},
+		{"another's address", func(c *Config) { c.APIListen = "192.0.2.1:6443" }, "192.0.2.1 is no address of this machine", "another port"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := goodConfig(filepath.Join(t.TempDir(), "new"))
+			tt.change(&c)
+			err := Run(t.Context(), c)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), tt.not) {
+				t.Errorf("error %v", err)
+			}
+			if _, err := os.Stat(c.DataDir); !os.IsNotExist(err) {
+				t.Errorf("the refused start left its folder: %v", err)
+			}
+		})
 	}
 }

@@ -68,15 +68,17 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	dir := serverDir(c.DataDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("data folder: %w", err)
+	// Where a server has been, another that runs there says more than a taken port. A new folder is made when the ports are
+	// ours: a taken one is the commonest mistake, and leaves nothing behind.
+	fresh := true
+	if _, err := os.Stat(dir); err == nil {
+		fresh = false
+		release, err := lock(dir)
+		if err != nil {
+			return err
+		}
+		defer release()
 	}
-	release, err := lock(dir)
-	if err != nil {
-		return err
-	}
-	defer release()
-	// Ports first: a taken one is the commonest mistake, and nothing is half done yet.
 	apiListener, err := listen("--api-listen", c.APIListen)
 	if err != nil {
 		return err
@@ -89,20 +91,22 @@ func Run(ctx context.Context, c Config) error {
 		}
 		defer mqttListener.Close()
 	}
+	if fresh {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("--data-dir: %w", err)
+		}
+		release, err := lock(dir)
+		if err != nil {
+			return err
+		}
+		defer release()
+	}
 	db, err := store.Open(ctx, store.Options{Path: databasePath(c.DataDir), Logger: c.Logger})
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
 	err = run(ctx, c, db, apiListener, mqttListener)
 	return errors.Join(err, db.Close())
-}
-
-func listen(flag, address string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w: choose another port, or stop what uses this one (ss -ltnp)", flag, address, err)
-	}
-	return l, nil
 }
 
 // run wires the parts. The order is that of the flow: what is written, who reads it, who tells the nodes.

@@ -16,6 +16,8 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,18 +49,35 @@ type Options struct {
 
 // ParseURL reads the URL of a broker: mqtts://[user:password@]host[:port], or mqtt:// without TLS.
 func ParseURL(s string) (*url.URL, error) {
+	if !strings.Contains(s, "://") {
+		return nil, fmt.Errorf("broker URL %q has no scheme: did you mean mqtts://%s?", redacted(s), redacted(s))
+	}
+	const form = "must look like mqtts://host:port or mqtt://host:port"
 	u, err := url.Parse(s)
 	if err != nil {
-		return nil, fmt.Errorf("broker URL: %w", err)
+		return nil, fmt.Errorf("broker URL %q: "+form, redacted(s)) // url's error would show the password
 	}
 	port := map[string]string{"mqtts": "8883", "mqtt": "1883"}[u.Scheme]
 	if port == "" || u.Hostname() == "" {
-		return nil, fmt.Errorf("broker URL %q: must look like mqtts://host:port or mqtt://host:port", u.Redacted())
+		return nil, fmt.Errorf("broker URL %q: "+form, u.Redacted())
+	}
+	if p := u.Port(); p != "" {
+		if n, err := strconv.ParseUint(p, 10, 16); err != nil || n == 0 {
+			return nil, fmt.Errorf("broker URL %q: the port %s is no number from 1 to 65535", u.Redacted(), p)
+		}
 	}
 	if u.Port() == "" {
 		u.Host = net.JoinHostPort(u.Hostname(), port)
 	}
 	return u, nil
+}
+
+// redacted leaves out what may be a user and a password of a text that is no URL.
+func redacted(s string) string {
+	if at := strings.LastIndex(s, "@"); at >= 0 {
+		return "..." + s[at:]
+	}
+	return s
 }
 
 // Client is a connection to a broker.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"strings"
 	"testing"
 	"time"
 )
@@ -19,9 +20,16 @@ func TestParseURL(t *testing.T) {
 			t.Errorf("%s: %v %v", in, u, err)
 		}
 	}
-	for _, bad := range []string{"server:8883", "https://server", "mqtts://", "mqtts://a b"} {
-		if u, err := ParseURL(bad); err == nil {
+	for bad, want := range map[string]string{
+		"server:8883": "did you mean mqtts://server:8883?", "10.99.0.1:8883": "did you mean mqtts://10.99.0.1:8883?", "foo": "mqtts://foo",
+		"user:secret@server:8883": "mqtts://...@server:8883", "https://server": "mqtts://host:port", "mqtts://": "mqtts://host:port",
+		"mqtts://a b": "mqtts://host:port", "mqtts://u:secret@a b": "mqtts://host:port", "mqtts://a:70000": "65535", "mqtts://a:0": "65535", "mqtts://a:x": "mqtts://host:port",
+	} {
+		u, err := ParseURL(bad)
+		if err == nil {
 			t.Errorf("%s became %v", bad, u)
+		} else if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", bad, err)
 		}
 	}
 }

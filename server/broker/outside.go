@@ -35,6 +35,12 @@ type outside struct {
 
 var errNotConnected = errors.New("broker: not connected")
 
+// CheckURL says what is wrong with the URL of a broker that others run.
+func CheckURL(s string) error {
+	_, err := carrier.ParseURL(s)
+	return err
+}
+
 // Outside makes a transport over a broker that others run.
 func Outside(cfg OutsideConfig) (Transport, error) {
 	u, err := carrier.ParseURL(cfg.URL)

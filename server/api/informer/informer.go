@@ -171,7 +171,11 @@ func (i *informer) follow(h cache.ResourceEventHandler) *registration {
 		}
 		told := map[string]int64{}
 		for ctx.Err() == nil {
-			if err := i.followOnce(ctx, h, r, told); err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrTooOld) {
+			err := i.followOnce(ctx, h, r, told)
+			if errors.Is(err, store.ErrClosed) {
+				return // the server is about to end, and there is nothing left to follow
+			}
+			if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrTooOld) {
 				i.f.log.Error("following the store failed", "resource", i.gvr.Resource, "err", err)
 				select {
 				case <-time.After(time.Second):
