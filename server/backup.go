@@ -99,9 +99,26 @@ func addFile(w *tar.Writer, name, path string) error {
 }
 
 // Restore makes dataDir the cluster of a backup, under a new incarnation, so that agents and clients notice and list
-// again. It refuses a folder that holds a cluster.
+// again. It refuses a folder that holds a cluster, and touches the folder only when the whole backup has been read.
 func Restore(ctx context.Context, file, dataDir string) (err error) {
+	if err := checkUnused(dataDir); err != nil {
+		return err
+	}
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("restore: the file %s does not exist: name one that `bramble backup` wrote", file)
+	}
 	dir := serverDir(dataDir)
+	work, err := os.MkdirTemp(existing(dir), ".bramble-restore-")
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	defer os.RemoveAll(work)
+	if err := unpack(file, work); err != nil {
+		return fmt.Errorf("restore: %s is no whole backup of `bramble backup`: %w", file, err)
+	}
+	if err := store.Verify(ctx, filepath.Join(work, databaseEntry)); err != nil {
+		return fmt.Errorf("restore: %s is no whole backup of `bramble backup`: %w", file, err)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
@@ -110,16 +127,8 @@ func Restore(ctx context.Context, file, dataDir string) (err error) {
 		return fmt.Errorf("restore: %w", err)
 	}
 	defer release()
-	if _, err := os.Stat(databasePath(dataDir)); err == nil {
-		return fmt.Errorf("restore: %w: %s: move the folder away first", ErrInUse, databasePath(dataDir))
-	}
-	work, err := os.MkdirTemp(dir, ".restore-")
-	if err != nil {
-		return fmt.Errorf("restore: %w", err)
-	}
-	defer os.RemoveAll(work)
-	if err := unpack(file, work); err != nil {
-		return fmt.Errorf("restore: %s is no whole backup of `bramble backup`: %w", file, err)
+	if err := checkUnused(dataDir); err != nil { // once more: nobody else can begin now
+		return err
 	}
 	// The keys first: a folder with keys and no database is one that a server has not used yet.
 	if err := os.RemoveAll(pkiDir(dataDir)); err != nil {
@@ -132,6 +141,23 @@ func Restore(ctx context.Context, file, dataDir string) (err error) {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return nil
+}
+
+func checkUnused(dataDir string) error {
+	if _, err := os.Stat(databasePath(dataDir)); err == nil {
+		return fmt.Errorf("restore: %w: %s: move the folder away first", ErrInUse, databasePath(dataDir))
+	}
+	return nil
+}
+
+// existing is the nearest folder above that is there: what lies in it can be renamed into what will be made below it.
+func existing(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
 }
 
 func unpack(file, dir string) error {

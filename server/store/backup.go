@@ -93,6 +93,14 @@ func checkPresent(path string) error {
 	return checkMagic(path)
 }
 
+// Verify reads a whole backup: its structure, and every value against its checksum.
+func Verify(ctx context.Context, path string) error {
+	if err := verify(ctx, path); err != nil {
+		return fmt.Errorf("verify %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
 // verify reads a whole database: its structure, and every value against its checksum.
 func verify(ctx context.Context, path string) error {
 	if err := checkPresent(path); err != nil {

@@ -1,0 +1,64 @@
+package server
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestRefusedRestore: what cannot be restored leaves the folder, and the one above it, as they were.
+func TestRefusedRestore(t *testing.T) {
+	files := t.TempDir()
+	write := func(name string, entries map[string]string) string {
+		path := filepath.Join(files, name)
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		z := gzip.NewWriter(f)
+		w := tar.NewWriter(z)
+		for name, text := range entries {
+			if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o600, Size: int64(len(text))}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	text := filepath.Join(files, "text")
+	if err := os.WriteFile(text, []byte("not a backup"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct{ name, file, want string }{
+		{"missing", filepath.Join(files, "nope"), "does not exist"},
+		{"text", text, "no whole backup"},
+		{"a folder", files, "no whole backup"},
+		{"no database", write("keys", map[string]string{"pki/ca.key": "k"}), "has no state.db"},
+		{"a database that is none", write("bad", map[string]string{"pki/ca.key": "k", "state.db": strings.Repeat("x", 8192)}), "no whole backup"},
+		{"a way out of the folder", write("way", map[string]string{"pki/../../x": "k"}), "has an entry"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			above := t.TempDir()
+			err := Restore(t.Context(), tt.file, filepath.Join(above, "a", "b"))
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), tt.file) {
+				t.Errorf("error %v", err)
+			}
+			if left, err := os.ReadDir(above); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v %v", left, err)
+			}
+		})
+	}
+}
