@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -76,7 +77,12 @@ func Handler(images Images) http.Handler {
 		reply(w, []image.Image{one}, err)
 	})
 	mux.HandleFunc("DELETE /images", func(w http.ResponseWriter, r *http.Request) {
-		reply(w, []image.Image{}, images.Remove(r.Context(), r.URL.Query().Get("name")))
+		err := images.Remove(r.Context(), r.URL.Query().Get("name"))
+		if errors.Is(err, fs.ErrNotExist) {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		reply(w, []image.Image{}, err)
 	})
 	return mux
 }
@@ -92,6 +98,9 @@ func reply(w http.ResponseWriter, list []image.Image, err error) {
 
 // ErrNoAgent says that nobody listens on the socket.
 var ErrNoAgent = errors.New("no agent runs on this data folder")
+
+// ErrNoImage says that the board has no image of that name.
+var ErrNoImage = errors.New("no image")
 
 // Client asks the agent of this board.
 type Client struct{ http *http.Client }
@@ -123,7 +132,7 @@ func (c *Client) Pull(ctx context.Context, ref string) ([]image.Image, error) {
 	return c.do(ctx, http.MethodPost, "/images/pull?name="+url.QueryEscape(ref), nil)
 }
 
-// Remove removes a name, and with its last name the image.
+// Remove removes a name, and with its last name the image. What is not there is ErrNoImage.
 func (c *Client) Remove(ctx context.Context, ref string) error {
 	_, err := c.do(ctx, http.MethodDelete, "/images?name="+url.QueryEscape(ref), nil)
 	return err
@@ -145,6 +154,9 @@ func (c *Client) do(ctx context.Context, method, path string, body io.Reader) ([
 		return nil, err
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusNotFound && method == http.MethodDelete {
+		return nil, ErrNoImage
+	}
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
 		return nil, errors.New(strings.TrimRight(string(text), "\n")) // http.Error ends the line

@@ -3,7 +3,9 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,7 +48,7 @@ func (f *fake) Remove(_ context.Context, ref string) error {
 			return nil
 		}
 	}
-	return errors.New("no image is named " + ref)
+	return fmt.Errorf("remove image %s: %w", ref, fs.ErrNotExist)
 }
 
 func TestControl(t *testing.T) {
@@ -77,8 +79,8 @@ func TestControl(t *testing.T) {
 	if err := c.Remove(ctx, "nginx"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Remove(ctx, "nginx"); err == nil {
-		t.Fatal("removed twice")
+	if err := c.Remove(ctx, "nginx"); !errors.Is(err, ErrNoImage) {
+		t.Fatalf("removed twice: %v", err)
 	}
 	if list, err := c.List(ctx); err != nil || len(list) != 1 || list[0].Names[0] != "a/b:c" {
 		t.Fatalf("list: %v, %v", list, err)

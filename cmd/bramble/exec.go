@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"slices"
@@ -107,11 +108,19 @@ func resetCommand() *cobra.Command {
 	dir := dataDir(cmd)
 	purge := cmd.Flags().Bool("purge", false, "remove the data folder too, with everything that the cluster knows")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		path, err := beside("bramble-agent")
+		d, err := dir()
 		if err != nil {
 			return err
 		}
-		d, err := dir()
+		// Nothing is there to tear down: more likely the name is wrong than that all is well.
+		if entries, err := os.ReadDir(d); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("--data-dir %s: nothing is there: name the folder of the instance", d)
+		} else if err != nil {
+			return fmt.Errorf("--data-dir: %w", err)
+		} else if *purge && !ours(entries) {
+			return fmt.Errorf("--data-dir %s: no agent and no server has been there, and it is not removed: name the folder of the instance", d)
+		}
+		path, err := beside("bramble-agent")
 		if err != nil {
 			return err
 		}
@@ -126,6 +135,13 @@ func resetCommand() *cobra.Command {
 		return nil
 	}
 	return configured(cmd)
+}
+
+// ours says whether a folder is one of an instance: --purge must not remove somebody's home.
+func ours(entries []fs.DirEntry) bool {
+	return len(entries) == 0 || slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return e.IsDir() && (e.Name() == "agent" || e.Name() == "server")
+	})
 }
 
 // become turns this process into a program that is built beside bramble.

@@ -73,3 +73,22 @@ func TestKubectlFindsTheInstance(t *testing.T) {
 		})
 	}
 }
+
+// TestResetOfNothing: a mistyped folder is not reported as done, and a folder of somebody else is not removed.
+func TestResetOfNothing(t *testing.T) {
+	other := t.TempDir()
+	if err := os.Mkdir(filepath.Join(other, "photos"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]string{filepath.Join(other, "typo"): "nothing is there", other: "no agent and no server"} {
+		cmd := resetCommand()
+		cmd.SetArgs([]string{"--purge", "--data-dir", dir})
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(other, "photos")); err != nil {
+		t.Error(err)
+	}
+}

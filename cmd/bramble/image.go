@@ -101,7 +101,11 @@ func imageRemoveCommand() *cobra.Command {
 	return images(&cobra.Command{Use: "rm NAME...", Short: "Remove images", Args: cobra.MinimumNArgs(1)},
 		func(cmd *cobra.Command, c *control.Client, args []string) error {
 			for _, name := range args {
-				if err := c.Remove(cmd.Context(), name); err != nil {
+				err := c.Remove(cmd.Context(), name)
+				if errors.Is(err, control.ErrNoImage) {
+					return fmt.Errorf("%w %s; `bramble image ls` lists them", control.ErrNoImage, name)
+				}
+				if err != nil {
 					return fmt.Errorf("remove %s: %w", name, err)
 				}
 			}
