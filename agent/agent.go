@@ -84,6 +84,12 @@ type agent struct {
 
 // Run is the node until ctx is done. Its pods go on running.
 func Run(ctx context.Context, c Config) error {
+	if err := c.complete(); err != nil {
+		return err
+	}
+	if err := uplink.Check(uplink.Config{Brokers: c.Servers, Dir: c.dir(), NodeName: c.NodeName, Token: c.Token}); err != nil {
+		return err
+	}
 	return run(ctx, c, func(ctx context.Context, c uplink.Config) (server, error) { return uplink.Open(ctx, c) })
 }
 

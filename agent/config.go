@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/agent/uplink"
 )
 
 // KubeletVersion is the version of Kubernetes that the node behaves like.
@@ -52,6 +54,9 @@ func Instance(dataDir string) string {
 	sum := sha256.Sum256([]byte(dataDir))
 	return hex.EncodeToString(sum[:])[:6]
 }
+
+// Joined says whether the agent of a data folder has joined a cluster, and needs no token any more.
+func Joined(dataDir string) bool { return uplink.Joined((&Config{DataDir: dataDir}).dir()) }
 
 func (c *Config) complete() error {
 	if c.DataDir == "" {

@@ -65,6 +65,14 @@ func parseToken(s string) (*token, error) {
 	return &token{m[1], m[2], m[3]}, nil
 }
 
+var errNoToken = errors.New("this node has not joined a cluster yet and has no token; make one on the server with `bramble token create`, and give it with --token or --token-file")
+
+// Joined says whether a node of this folder has joined a cluster.
+func Joined(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, certificateFile))
+	return err == nil
+}
+
 func openIdentity(dir, name, tokenText string) (*identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("uplink: %w", err)
@@ -81,7 +89,7 @@ func openIdentity(dir, name, tokenText string) (*identity, error) {
 		id.token = t
 	}
 	if id.certificate == nil && id.token == nil {
-		return nil, errors.New("uplink: this node has not joined a cluster yet and has no token; make one on the server with: bramble token create")
+		return nil, errNoToken
 	}
 	return id, id.check()
 }

@@ -86,6 +86,33 @@ type Uplink struct {
 	session *link.Session
 }
 
+// Check says what is wrong with what a person gave, and touches nothing: a join that is refused here leaves nothing behind.
+func Check(cfg Config) error {
+	if err := link.CheckNodeName(cfg.NodeName); err != nil {
+		return fmt.Errorf("--node-name: %w", err)
+	}
+	for _, s := range cfg.Brokers {
+		if _, err := carrier.ParseURL(s); err != nil {
+			return fmt.Errorf("--server: %w", err)
+		}
+	}
+	if cfg.Token != "" {
+		if _, err := parseToken(cfg.Token); err != nil {
+			return err
+		}
+	}
+	if Joined(cfg.Dir) { // what it needs is on its disk
+		return nil
+	}
+	if cfg.Token == "" {
+		return errNoToken
+	}
+	if len(cfg.Brokers) == 0 {
+		return errors.New("this node has not joined a cluster yet and knows no server: give --server mqtts://HOST:8883")
+	}
+	return nil
+}
+
 // Open reads what the node knows of itself; a node that is new gets a key.
 func Open(_ context.Context, cfg Config) (*Uplink, error) {
 	if err := link.CheckNodeName(cfg.NodeName); err != nil {

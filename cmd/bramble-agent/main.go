@@ -99,9 +99,13 @@ func (f *flags) config() (agent.Config, error) {
 	}
 	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
 	c.Version, c.Labels, c.Token = version.Version, f.labels, f.token
-	if f.tokenFile != "" {
+	if f.tokenFile != "" && !f.teardown {
 		text, err := os.ReadFile(f.tokenFile)
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		switch {
+		case errors.Is(err, os.ErrNotExist) && agent.Joined(c.DataDir): // a token is needed once, and may be removed then
+		case errors.Is(err, os.ErrNotExist):
+			return c, fmt.Errorf("--token-file: %s does not exist, and this node has not joined yet: write a token of `bramble token create` there", f.tokenFile)
+		case err != nil:
 			return c, fmt.Errorf("--token-file: %w", err)
 		}
 		c.Token = strings.TrimSpace(string(text))
