@@ -97,6 +97,17 @@ func run(ctx context.Context, c Config, connect func(context.Context, uplink.Con
 	if err := c.complete(); err != nil {
 		return err
 	}
+	_, missing := os.Stat(c.dir())
+	err := hold(ctx, c, connect)
+	var refusal *link.Refusal
+	if errors.As(err, &refusal) && errors.Is(missing, os.ErrNotExist) {
+		return errors.Join(err, forget(ctx, c))
+	}
+	return err
+}
+
+// hold is the node for as long as nobody else can be in its folder.
+func hold(ctx context.Context, c Config, connect func(context.Context, uplink.Config) (server, error)) error {
 	if err := os.MkdirAll(c.dir(), 0o700); err != nil {
 		return fmt.Errorf("create the agent's folder: %w", err)
 	}

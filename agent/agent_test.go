@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -174,6 +176,28 @@ func (c *cluster) SetBrokers([]string) error                       { return nil 
 func (c *cluster) Synced(string) bool                              { return c.up }
 func (c *cluster) Certificate() (*tls.Certificate, error)          { return nil, uplink.ErrNotConnected }
 func (c *cluster) CACertPEM() []byte                               { return nil }
+
+// refusing is a server that does not want the node.
+type refusing struct{ *cluster }
+
+func (refusing) Run(context.Context) error { return &link.Refusal{Reason: "another secret"} }
+
+// TestRefusedJoin: a join that the server refuses leaves nothing on the board, so that the next begins anew.
+func TestRefusedJoin(t *testing.T) {
+	c := newCluster(t)
+	err := run(t.Context(), c.config, func(context.Context, uplink.Config) (server, error) { return refusing{c}, nil })
+	var refusal *link.Refusal
+	if !errors.As(err, &refusal) {
+		t.Fatalf("error %v", err)
+	}
+	if left, err := os.ReadDir(c.config.DataDir); err != nil || len(left) > 0 {
+		t.Errorf("left in the data folder: %v %v", left, err)
+	}
+	sum := sha256.Sum256([]byte(c.config.dir("runtime")))
+	if _, err := os.Stat("/run/bramble-" + hex.EncodeToString(sum[:])[:6]); !os.IsNotExist(err) {
+		t.Errorf("left in /run: %v", err)
+	}
+}
 
 // start starts the agent, as a new process would.
 func (c *cluster) start() {

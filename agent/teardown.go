@@ -50,6 +50,21 @@ func Teardown(ctx context.Context, c Config) error {
 	return errors.Join(errs...)
 }
 
+// forget removes what an agent made whose first join was refused: a person has to begin anew. Images that were imported
+// meanwhile are kept, and so is what belongs to a node that has joined.
+func forget(ctx context.Context, c Config) error {
+	if images, err := os.ReadDir(c.dir("runtime", "images")); Joined(c.DataDir) || err == nil && len(images) > 0 {
+		return nil
+	}
+	if err := Teardown(ctx, c); err != nil {
+		return fmt.Errorf("remove what the refused join left: %w", err)
+	}
+	if err := os.RemoveAll(c.dir()); err != nil {
+		return fmt.Errorf("remove what the refused join left: %w", err)
+	}
+	return nil
+}
+
 // unmountBelow undoes all mounts below a folder, the innermost first.
 func unmountBelow(dir string) error {
 	f, err := os.Open("/proc/self/mountinfo")
