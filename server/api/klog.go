@@ -27,15 +27,30 @@ func (u upstreamLog) Enabled(ctx context.Context, l slog.Level) bool {
 }
 
 func (u upstreamLog) Handle(ctx context.Context, r slog.Record) error {
-	for _, m := range clientMistakes {
-		if strings.HasPrefix(r.Message, m) {
-			if !u.Handler.Enabled(ctx, slog.LevelDebug) {
-				return nil
-			}
-			r.Level = slog.LevelDebug
+	if clients(r) {
+		if !u.Handler.Enabled(ctx, slog.LevelDebug) {
+			return nil
 		}
+		r.Level = slog.LevelDebug
 	}
 	return u.Handler.Handle(ctx, r)
+}
+
+// clients says whether a record is about what a client did: it begins so, or tells that the client of an exec or a port-forward
+// hung up, which comes once a stream with the close code as its error.
+func clients(r slog.Record) bool {
+	for _, m := range clientMistakes {
+		if strings.HasPrefix(r.Message, m) {
+			return true
+		}
+	}
+	const hungUp = "websocket: close "
+	gone := strings.Contains(r.Message, hungUp)
+	r.Attrs(func(a slog.Attr) bool {
+		gone = gone || strings.Contains(a.Value.String(), hungUp)
+		return !gone
+	})
+	return gone
 }
 
 func (u upstreamLog) WithAttrs(a []slog.Attr) slog.Handler {

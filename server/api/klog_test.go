@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"testing"
 )
@@ -17,6 +18,8 @@ func TestUpstreamsLogIsQuietAboutClients(t *testing.T) {
 	log.Info("Adding GroupVersion apps v1 to ResourceManager")
 	log.Error("Unable to authenticate the request", "err", "invalid bearer token")
 	log.Error("Error - invalid timeout specified in the request URL")
+	log.Error("Copying stdout failed", "err", errors.New("websocket: close 1006 (abnormal closure): unexpected EOF"))
+	log.Warn("Stream rejected: websocket: close 1006 (abnormal closure)")
 	log.Error("disk is gone")
 	if got, want := out.String(), "level=ERROR msg=\"disk is gone\" part=api\n"; got != want {
 		t.Errorf("got %q", got)
