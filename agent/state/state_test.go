@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -134,20 +135,28 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 	for round := range 5 {
 		cmd := emulated.Self("-test.run=TestAcknowledgedSurvivesKill")
 		cmd.Env = append(os.Environ(), "STATE_WRITER="+path, "STATE_FROM="+strconv.Itoa(acknowledged))
-		var out strings.Builder
-		cmd.Stdout = &out
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(150+round*40) * time.Millisecond)
-		cmd.Process.Kill()
-		cmd.Wait()
-		lines := strings.Split(out.String(), "\n")
-		for _, line := range lines[:len(lines)-1] { // the last one may be torn
+		var kill *time.Timer
+		for lines := bufio.NewReader(out); ; {
+			line, err := lines.ReadString('\n')
+			if err != nil { // the last one may be torn
+				break
+			}
+			if kill == nil { // the time runs from the first write on
+				kill = time.AfterFunc(time.Duration(50+round*40)*time.Millisecond, func() { cmd.Process.Kill() })
+			}
+			line = strings.TrimSpace(line)
 			if n, err := strconv.Atoi(line); err == nil {
 				acknowledged = n + 1
 			}
 		}
+		cmd.Wait()
 		db := openAt(t, path)
 		got, err := db.Load(Pods)
 		db.Close()
