@@ -30,6 +30,9 @@ func Backup(ctx context.Context, dataDir, file string) (err error) {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("%s exists: name a new file", file)
 	}
+	if file, err = filepath.Abs(file); err != nil { // the database's library takes a relative name for a host's
+		return fmt.Errorf("backup: %w", err)
+	}
 	work, err := os.MkdirTemp(filepath.Dir(file), ".bramble-backup-")
 	if err != nil {
 		return fmt.Errorf("backup: %w", err)

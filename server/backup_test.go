@@ -3,11 +3,47 @@ package server
 import (
 	"archive/tar"
 	"compress/gzip"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"bramble.dev/server/auth"
+	"bramble.dev/server/store"
 )
+
+// TestBackupAndRestore: with names relative to the working folder too, as people type them.
+func TestBackupAndRestore(t *testing.T) {
+	data := t.TempDir()
+	if _, err := auth.OpenPKI(pkiDir(data), auth.PKIOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	db, err := store.Open(t.Context(), store.Options{Path: databasePath(data), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	if err := Backup(t.Context(), data, "b"); err != nil {
+		t.Fatal(err)
+	}
+	restored := filepath.Join(t.TempDir(), "a", "b")
+	if err := Restore(t.Context(), "b", restored); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]int{".": 1, filepath.Dir(restored): 1, restored: 1} {
+		if left, err := os.ReadDir(dir); err != nil || len(left) != want {
+			t.Errorf("%s: %v %v", dir, left, err)
+		}
+	}
+	if err := Restore(t.Context(), "b", restored); !errors.Is(err, ErrInUse) {
+		t.Errorf("restored over a cluster: %v", err)
+	}
+}
 
 // TestRefusedRestore: what cannot be restored leaves the folder, and the one above it, as they were.
 func TestRefusedRestore(t *testing.T) {
