@@ -143,9 +143,9 @@ func table(rows []row) string {
 
 // atMost adds a row whose measured value should stay below the budget.
 func (b *bench) atMost(what string, budget, measured float64, unit, upstream string) {
-	r := row{what: what, budget: "<= " + number(budget) + " " + unit, measured: number(measured) + " " + unit, upstream: upstream}
+	r := row{what: what, measured: number(measured) + " " + unit, upstream: upstream}
 	if budget > 0 {
-		r.ratio = measured / budget
+		r.budget, r.ratio = "<= "+number(budget)+" "+unit, measured/budget
 	}
 	b.rows = append(b.rows, r)
 }
