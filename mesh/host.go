@@ -21,9 +21,9 @@ import (
 func (m *Mesh) mtu(node netip.Addr) (int, error) {
 	const usual = 1500
 	under := usual
-	addrs, err := m.host.AddrList(nil, netlink.FAMILY_V4)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return under - vxlan.Overhead, fmt.Errorf("list addresses: %w", err)
+	addrs, err := m.addresses()
+	if err != nil {
+		return under - vxlan.Overhead, err
 	}
 	for _, a := range addrs {
 		if ip, _ := netip.AddrFromSlice(a.IP); ip.Unmap() != node {
@@ -40,12 +40,21 @@ func (m *Mesh) mtu(node netip.Addr) (int, error) {
 	return under - vxlan.Overhead, nil
 }
 
+// addresses are those of this host; a list that changed while it was read will do.
+func (m *Mesh) addresses() ([]netlink.Addr, error) {
+	addrs, err := m.host.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return addrs, nil
+}
+
 // free sees that no other link of this host lives in the node's subnet: a second instance with the same ranges would take
 // the first one's packets, and neither would work.
 func (m *Mesh) free(subnet netip.Prefix) error {
-	addrs, err := m.host.AddrList(nil, netlink.FAMILY_V4)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return fmt.Errorf("list addresses: %w", err)
+	addrs, err := m.addresses()
+	if err != nil {
+		return err
 	}
 	for _, a := range addrs {
 		ip, _ := netip.AddrFromSlice(a.IP)

@@ -128,11 +128,8 @@ func (d *DB) admit(w write) (*change, state, *batch, error) {
 	s := &d.stage
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.fail != nil {
-		return nil, state{}, nil, s.fail
-	}
-	if s.closed {
-		return nil, state{}, nil, ErrClosed
+	if err := s.refusal(); err != nil {
+		return nil, state{}, nil, err
 	}
 	st := d.latestLocked(w.res, w.key)
 	if st.rev() != w.expect {
@@ -220,27 +217,24 @@ func (s *stage) refuse(err error) {
 
 // Ready says why the database takes no more writes: it failed, or is closed.
 func (d *DB) Ready() error {
-	s := &d.stage
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.fail != nil:
-		return s.fail
-	case s.closed:
+	d.stage.mu.Lock()
+	defer d.stage.mu.Unlock()
+	return d.stage.refusal()
+}
+
+// refusal is why no write is let in; nil: they are. mu is held.
+func (s *stage) refusal() error {
+	if s.fail == nil && s.closed {
 		return ErrClosed
 	}
-	return nil
+	return s.fail
 }
 
 // flush writes the volatile class and waits until it is on disk.
 func (s *stage) flush() error {
 	s.mu.Lock()
-	if s.closed || s.fail != nil {
-		err := s.fail
+	if err := s.refusal(); err != nil {
 		s.mu.Unlock()
-		if err == nil {
-			err = ErrClosed
-		}
 		return err
 	}
 	b := s.open
@@ -254,7 +248,7 @@ func (s *stage) flush() error {
 func (s *stage) pass() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed || s.fail != nil {
+	if s.refusal() != nil {
 		return
 	}
 	s.rev++

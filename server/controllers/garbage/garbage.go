@@ -175,7 +175,7 @@ func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
 		return nil
 	}
 	latest, err := c.get(ctx, n.id)
-	if absent(err) || (err == nil && latest.UID != n.id.uid) {
+	if errors.Is(err, errGone) {
 		c.graph.remove(n.id.uid)
 		return nil
 	}
@@ -237,7 +237,7 @@ func (c *Controller) orphan(ctx context.Context, n node, dependents []node) erro
 	var errs []error
 	for _, d := range dependents {
 		latest, err := c.get(ctx, d.id)
-		if absent(err) || (err == nil && latest.UID != d.id.uid) {
+		if errors.Is(err, errGone) {
 			continue
 		}
 		if err == nil {
@@ -301,7 +301,7 @@ func (c *Controller) ask(ctx context.Context, n node, ref metav1.OwnerReference)
 		id.namespace = n.id.namespace
 	}
 	owner, err := c.get(ctx, id)
-	if absent(err) || (err == nil && owner.UID != ref.UID) {
+	if errors.Is(err, errGone) {
 		return false, false, nil
 	}
 	if err != nil {

@@ -3,6 +3,7 @@ package garbage
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -24,12 +25,19 @@ func (c *Controller) client(id identity) (metadata.ResourceInterface, error) {
 	return c.Metadata.Resource(gvr).Namespace(id.namespace), nil
 }
 
+// errGone says that an object is not there any more, also where another has its name.
+var errGone = errors.New("the object is gone")
+
 func (c *Controller) get(ctx context.Context, id identity) (*metav1.PartialObjectMetadata, error) {
 	client, err := c.client(id)
 	if err != nil {
 		return nil, err
 	}
-	return client.Get(ctx, id.name, metav1.GetOptions{})
+	m, err := client.Get(ctx, id.name, metav1.GetOptions{})
+	if absent(err) || (err == nil && m.UID != id.uid) {
+		return nil, errGone
+	}
+	return m, err
 }
 
 // absent says that an object is not there; that its path is not served is the same code, 404, and proves nothing.
@@ -93,7 +101,7 @@ func (c *Controller) patchOwners(ctx context.Context, id identity, latest *metav
 
 func (c *Controller) removeFinalizer(ctx context.Context, id identity, finalizer string) error {
 	latest, err := c.get(ctx, id)
-	if absent(err) || (err == nil && latest.UID != id.uid) {
+	if errors.Is(err, errGone) {
 		c.graph.remove(id.uid)
 		return nil
 	}
