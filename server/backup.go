@@ -49,16 +49,7 @@ func Backup(ctx context.Context, dataDir, file string) (err error) {
 	if err := os.Rename(packed, file); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	return syncDir(filepath.Dir(file))
-}
-
-// syncDir makes the names in a folder durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return store.SyncDir(filepath.Dir(file))
 }
 
 func pack(to, database, pki string) (err error) {

@@ -70,7 +70,7 @@ func copyDatabase(ctx context.Context, from, to string) (err error) {
 	if err := renameNew(tmp, to); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(to))
+	return SyncDir(filepath.Dir(to))
 }
 
 // renameNew refuses a name that has come up meanwhile, where the file system can tell (NFS cannot). A hard link would tell
@@ -172,7 +172,7 @@ func restore(ctx context.Context, backup, path string) error {
 	if err := os.Rename(fresh, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
 // renew makes a copy a database of its own.
@@ -223,7 +223,7 @@ func moveAside(path string, now time.Time) error {
 			return err
 		}
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
 // emptyLog is best effort: a damaged database is moved with its log.

@@ -110,7 +110,7 @@ func create(c *conn, path string, first int64) error {
 	if err := c.exec("commit"); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return SyncDir(filepath.Dir(path))
 }
 
 // checkMagic keeps SQLite away from a file that it would call "not a database" only at the first read.
@@ -162,7 +162,8 @@ func firstRevision(now time.Time) int64 {
 	return max(since, 1)
 }
 
-func syncDir(dir string) error {
+// SyncDir makes the names in a folder durable (fsync(2)).
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
