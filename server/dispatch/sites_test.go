@@ -42,7 +42,10 @@ func (c *cluster) sited(name, site string, number int) *board {
 func (b *board) shares() string {
 	var out []string
 	for _, key := range b.sets["shared"].Keys() {
-		value, _ := b.sets["shared"].Get(key)
+		value, there := b.sets["shared"].Get(key)
+		if !there {
+			continue // gone since the keys were listed
+		}
 		kind, name, _ := strings.Cut(key, "/")
 		switch kind {
 		case "cluster":
@@ -81,6 +84,30 @@ func (b *board) eventuallyShares(want string) {
 	b.t.Fatalf("%s knows\n%s, should know\n%s", b.name, b.shares(), want)
 }
 
+// carryOver labels a node with another site; the server writes to nodes too, so the write may have to be made again.
+func (c *cluster) carryOver(name, site string) {
+	c.t.Helper()
+	eventually(c.t, 10*time.Second, "the node's site", func() bool {
+		n := must[*corev1.Node](c.t)(c.client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{}))
+		n.Labels[link.SiteLabel] = site
+		_, err := c.client.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{})
+		return err == nil
+	})
+}
+
+// settled waits until the answers to what a board said have arrived too, and counts what it has received until then.
+func (b *board) settled() int64 {
+	before := b.wires.in.Load()
+	for {
+		time.Sleep(300 * time.Millisecond)
+		now := b.wires.in.Load()
+		if now == before {
+			return now
+		}
+		before = now
+	}
+}
+
 func endpoint(ip, node string, ready bool) discoveryv1.Endpoint {
 	e := discoveryv1.Endpoint{Addresses: []string{ip}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}
 	if node != "" {
@@ -104,7 +131,7 @@ func TestSites(t *testing.T) {
 	pi2.eventuallyShares(home)
 	cow.eventuallyShares(`without[""] 10.42.3.1 1.2.3.4 cow@farm ns/web`)
 
-	quiet := pi2.wires.in.Load()
+	quiet := pi2.settled()
 	for i := range 10 {
 		slice.Endpoints[1] = endpoint("10.42.3.1", "cow", i%2 == 1)
 		slice.Annotations = map[string]string{"endpoints.kubernetes.io/last-change-trigger-time": fmt.Sprint(i)}
@@ -116,18 +143,14 @@ func TestSites(t *testing.T) {
 	}
 
 	// A board is carried over; then there is one site with a name and one without.
-	n := must[*corev1.Node](t)(c.client.CoreV1().Nodes().Get(ctx, "pi1", metav1.GetOptions{}))
-	n.Labels[link.SiteLabel] = "farm"
-	must[*corev1.Node](t)(c.client.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{}))
+	c.carryOver("pi1", "farm")
 	farm := `without[""] 10.42.1.1 10.42.3.1 1.2.3.4 cow@farm pi1@farm ns/web`
 	pi1.eventuallyShares(farm)
 	cow.eventuallyShares(farm)
 	pi2.eventuallyShares(`without["farm"] 1.2.3.4 pi2@ ns/web`)
 
 	// So is the last one: there is one site again, and nothing that is not reached.
-	n = must[*corev1.Node](t)(c.client.CoreV1().Nodes().Get(ctx, "pi2", metav1.GetOptions{}))
-	n.Labels = map[string]string{link.SiteLabel: "farm"}
-	must[*corev1.Node](t)(c.client.CoreV1().Nodes().Update(ctx, n, metav1.UpdateOptions{}))
+	c.carryOver("pi2", "farm")
 	all := `without[] 10.42.1.1 10.42.3.1 1.2.3.4 cow@farm pi1@farm pi2@farm ns/web`
 	for _, b := range []*board{pi1, pi2, cow} {
 		b.eventuallyShares(all)
