@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"bramble.dev/internal/durable"
 	"bramble.dev/server/store"
 )
 
@@ -49,7 +50,7 @@ func Backup(ctx context.Context, dataDir, file string) (err error) {
 	if err := os.Rename(packed, file); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	return store.SyncDir(filepath.Dir(file))
+	return durable.SyncDir(filepath.Dir(file))
 }
 
 func pack(to, database, pki string) (err error) {

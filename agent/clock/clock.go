@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bramble.dev/internal/durable"
 )
 
 const (
@@ -147,17 +149,7 @@ func write(path string, t time.Time) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	file, err := os.Create(tmp)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(file, t.Unix())
-	err = errors.Join(err, file.Sync(), file.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return durable.WriteFile(path, fmt.Appendln(nil, t.Unix()), 0o644)
 }
 
 // Run notes the time once a day until ctx is done.

@@ -21,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"bramble.dev/internal/durable"
 	"bramble.dev/link"
 )
 
@@ -350,36 +351,10 @@ func readPEM(path string) ([]byte, error) {
 	return block.Bytes, nil
 }
 
-// writeFile replaces a file so that a pulled plug leaves the old or the new content.
-func writeFile(path string, content []byte) (err error) {
+// writeFile spares the card a write of what is there already.
+func writeFile(path string, content []byte) error {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, content) {
 		return nil
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(content); err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.WriteFile(path, content, 0o600)
 }

@@ -23,6 +23,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"bramble.dev/internal/durable"
 )
 
 // ErrFull means that the node's subnet has no free address.
@@ -164,7 +166,7 @@ func (p *Pool) Sync(id string) error {
 	if !cached {
 		return nil
 	}
-	if err := errors.Join(syncPath(p.path(id)), syncPath(p.path(""))); err != nil {
+	if err := errors.Join(durable.SyncFile(p.path(id)), durable.SyncDir(p.path(""))); err != nil {
 		return fmt.Errorf("record the address of %s: %w", id, err)
 	}
 	p.mu.Lock()
@@ -232,7 +234,7 @@ func next(subnet netip.Prefix, last netip.Addr, used func(netip.Addr) bool) (net
 }
 
 // writeWhole makes a file that nobody ever sees half of. The temporary name begins with a dot, which
-// no lease's does. After a power cut it may be empty until syncPath was called; Open removes it then.
+// no lease's does. After a power cut it may be empty until it was synced; Open removes it then.
 func writeWhole(path string, b []byte) error {
 	dir, name := filepath.Split(path)
 	tmp := filepath.Join(dir, "."+name)
@@ -244,12 +246,4 @@ func writeWhole(path string, b []byte) error {
 		_ = os.Remove(tmp)
 	}
 	return err
-}
-
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"bramble.dev/internal/durable"
 )
 
 // An offer is what is known of an image's platforms: from a registry's index, from the configuration of an image that
@@ -97,7 +99,7 @@ func (s *Store) still(name string) {
 func (s *Store) saveOffers() {
 	b, err := json.Marshal(s.offers)
 	if err == nil {
-		err = writeDurably(s.offersFile(), b)
+		err = durable.WriteFile(s.offersFile(), b, 0o600)
 	}
 	if err != nil {
 		s.log.Warn("what is known of images' platforms cannot be kept", "err", err)

@@ -156,7 +156,7 @@ func TestOffersAreForgotten(t *testing.T) {
 			t.Errorf("%d are kept", n)
 		}
 	})
-	if files, _ := filepath.Glob(filepath.Join(s.dir, "tmp-*")); len(files) > 0 {
+	if files, _ := filepath.Glob(filepath.Join(s.dir, ".*")); len(files) > 0 {
 		t.Errorf("left: %v", files)
 	}
 }

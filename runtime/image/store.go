@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"bramble.dev/internal/durable"
 	"bramble.dev/runtime/snapshot"
 )
 
@@ -171,26 +172,7 @@ func (s *Store) writeRecord(img *Image) error {
 	}
 	sum := sha256.Sum256(b)
 	b = append(append(append(b, '\n'), hex.EncodeToString(sum[:])...), '\n')
-	return writeDurably(filepath.Join(s.records(), hexOf(img.ID)+".json"), b)
-}
-
-func writeDurably(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "tmp-")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return durable.WriteFile(filepath.Join(s.records(), hexOf(img.ID)+".json"), b, 0o600)
 }
 
 // add records an image, and takes its names from whatever had them.

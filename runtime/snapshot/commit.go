@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"bramble.dev/internal/durable"
 )
 
 // Part is one layer of an image, from the bottom up: one that is there (Name), or one that has just been unpacked.
@@ -64,7 +66,7 @@ func (s *Store) Commit(ctx context.Context, parts []Part) ([]string, error) {
 			_ = removeAll(m[0]) // somebody else brought the same layer
 		}
 	}
-	if err := syncDir(s.layers()); err != nil {
+	if err := durable.SyncDir(s.layers()); err != nil {
 		return nil, fmt.Errorf("commit layers: %w", err)
 	}
 	return names, nil
@@ -77,15 +79,6 @@ func syncFS(dir string) error {
 	}
 	defer f.Close()
 	return unix.Syncfs(int(f.Fd()))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }
 
 // finish gives a layer what it takes from those below, writes its record, and returns its name.

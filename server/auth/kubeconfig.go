@@ -9,6 +9,8 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"bramble.dev/internal/durable"
 )
 
 const adminUser = "bramble-admin"
@@ -32,7 +34,7 @@ func (p *PKI) WriteKubeconfig(path, server string) error {
 	if err != nil {
 		return fmt.Errorf("kubeconfig %s: %w", path, err)
 	}
-	return writeFile(path, data, 0o600)
+	return durable.WriteFile(path, data, 0o600)
 }
 
 func (p *PKI) keepsKubeconfig(path, server string) bool {

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"bramble.dev/internal/durable"
 )
 
 // Files of the PKI folder. Everything else is made from these keys whenever it is needed.
@@ -74,7 +76,7 @@ func (p *PKI) openSecretsKey() ([]byte, error) {
 	if errors.Is(err, os.ErrNotExist) {
 		key := make([]byte, 32)
 		rand.Read(key)
-		return key, writeFile(path, []byte(hex.EncodeToString(key)+"\n"), 0o600)
+		return key, durable.WriteFile(path, []byte(hex.EncodeToString(key)+"\n"), 0o600)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pki: %w", err)
@@ -106,7 +108,7 @@ func (p *PKI) openCA() (err error) {
 		if caPEM, err = p.selfSign(); err != nil {
 			return fmt.Errorf("pki: make the certificate authority: %w", err)
 		}
-		if err := writeFile(certPath, caPEM, 0o644); err != nil {
+		if err := durable.WriteFile(certPath, caPEM, 0o644); err != nil {
 			return err
 		}
 	}
@@ -153,7 +155,7 @@ func (p *PKI) openKey(name string) (crypto.Signer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pki: make %s: %w", name, err)
 		}
-		return key, writeFile(path, data, 0o600)
+		return key, durable.WriteFile(path, data, 0o600)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pki: %w", err)

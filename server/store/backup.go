@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bramble.dev/internal/durable"
 )
 
 // revisionJump is added by a restore: more than what can have been handed out since the backup was made.
@@ -64,13 +66,13 @@ func copyDatabase(ctx context.Context, from, to string) (err error) {
 	if err := verify(ctx, tmp); err != nil {
 		return fmt.Errorf("verify the copy: %w", err)
 	}
-	if err := syncFile(tmp); err != nil {
+	if err := durable.SyncFile(tmp); err != nil {
 		return err
 	}
 	if err := renameNew(tmp, to); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(to))
+	return durable.SyncDir(filepath.Dir(to))
 }
 
 // renameNew refuses a name that has come up meanwhile, where the file system can tell (NFS cannot). A hard link would tell
@@ -172,7 +174,7 @@ func restore(ctx context.Context, backup, path string) error {
 	if err := os.Rename(fresh, path); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // renew makes a copy a database of its own.
@@ -189,7 +191,7 @@ func renew(path, replaced string) error {
 	if err != nil {
 		return err
 	}
-	return syncFile(path)
+	return durable.SyncFile(path)
 }
 
 // reservedIn reads what a database has reserved; 0 when it is not there or cannot be read, for then the jump must do.
@@ -223,7 +225,7 @@ func moveAside(path string, now time.Time) error {
 			return err
 		}
 	}
-	return SyncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // emptyLog is best effort: a damaged database is moved with its log.
@@ -243,13 +245,4 @@ func removeLog(path string) error {
 		}
 	}
 	return nil
-}
-
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
 }

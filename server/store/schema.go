@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"bramble.dev/internal/durable"
 )
 
 const (
@@ -110,7 +112,7 @@ func create(c *conn, path string, first int64) error {
 	if err := c.exec("commit"); err != nil {
 		return err
 	}
-	return SyncDir(filepath.Dir(path))
+	return durable.SyncDir(filepath.Dir(path))
 }
 
 // checkMagic keeps SQLite away from a file that it would call "not a database" only at the first read.
@@ -160,14 +162,4 @@ func newIncarnation() string {
 func firstRevision(now time.Time) int64 {
 	since := now.Sub(time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)).Milliseconds()
 	return max(since, 1)
-}
-
-// SyncDir makes the names in a folder durable (fsync(2)).
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -82,14 +82,16 @@ func goList(args ...string) ([]pkg, error) {
 	}
 }
 
-// mayImport: folder -> other folders of the module that its packages may import. cmd and test may import all.
+// mayImport: folder -> other folders of the module that its packages may import. cmd and test may import all, and all may
+// import internal, which imports nobody.
 var mayImport = map[string][]string{
-	"server":  {"link"},
-	"agent":   {"link", "runtime", "mesh", "storage"},
-	"runtime": nil,
-	"mesh":    nil,
-	"storage": nil,
-	"link":    nil,
+	"server":   {"link", "internal"},
+	"agent":    {"link", "runtime", "mesh", "storage", "internal"},
+	"runtime":  {"internal"},
+	"mesh":     {"internal"},
+	"storage":  {"internal"},
+	"link":     {"internal"},
+	"internal": nil,
 }
 
 func TestImportsPointDown(t *testing.T) {
@@ -102,6 +104,21 @@ func TestImportsPointDown(t *testing.T) {
 			target := pkg{ImportPath: imp}.folder()
 			if strings.HasPrefix(imp, module) && target != p.folder() && !slices.Contains(allowed, target) {
 				t.Errorf("%s imports %s: %s may import only %v of the other folders", p.path(), imp, p.folder(), allowed)
+			}
+		}
+	}
+}
+
+// What everybody may import brings nothing along, and is not where things go that have no place: each package is named here.
+func TestInternalIsLeaves(t *testing.T) {
+	leaves := []string{"internal/durable"}
+	for _, p := range list(t, "./internal/...") {
+		if !slices.Contains(leaves, p.path()) {
+			t.Errorf("%s: internal holds %v; a new one is a change of docs/architecture.md", p.path(), leaves)
+		}
+		for _, imp := range p.Imports {
+			if first, _, _ := strings.Cut(imp, "/"); strings.Contains(first, ".") {
+				t.Errorf("%s imports %s: it may import only the standard library", p.path(), imp)
 			}
 		}
 	}
