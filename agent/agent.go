@@ -127,7 +127,7 @@ func hold(ctx context.Context, c Config, connect func(context.Context, uplink.Co
 func (a *agent) close() {
 	for i := len(a.closers) - 1; i >= 0; i-- {
 		if err := a.closers[i](); err != nil {
-			a.log.Warn("the agent did not end cleanly", "error", err)
+			a.log.Warn("the agent did not end cleanly", "err", err)
 		}
 	}
 }
@@ -335,7 +335,7 @@ func (a *agent) followBrokers() {
 		return
 	}
 	if err := a.uplink.SetBrokers(cluster.Brokers); err != nil {
-		a.log.Warn("the cluster names a broker that cannot be used", "error", err)
+		a.log.Warn("the cluster names a broker that cannot be used", "err", err)
 	}
 }
 
@@ -367,7 +367,7 @@ func (a *agent) setPods(ctx context.Context) {
 			uids = append(uids, uid)
 		}
 		if err := errors.Join(a.volumes.Sweep(ctx, uids), a.network.Sweep(ctx, uids), a.sweepFolders(keep)); err != nil {
-			a.log.Warn("leftovers of pods that are gone could not all be removed", "error", err)
+			a.log.Warn("leftovers of pods that are gone could not all be removed", "err", err)
 		}
 	}
 }

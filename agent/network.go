@@ -92,7 +92,7 @@ func (n *network) run(ctx context.Context, err error) {
 			if ctx.Err() != nil {
 				return
 			}
-			n.log.Error("the network is not as it should be", "error", err, "retry", retry)
+			n.log.Error("the network is not as it should be", "err", err, "retry", retry)
 			again = time.After(retry)
 			retry = min(2*retry, time.Minute)
 		} else {
@@ -180,7 +180,7 @@ func (n *network) config() (mesh.Config, error) {
 		}
 		peer, err := toPeer(p)
 		if err != nil {
-			n.log.Debug("a peer is not complete yet", "peer", p.Node, "error", err)
+			n.log.Debug("a peer is not complete yet", "peer", p.Node, "err", err)
 			continue
 		}
 		c.Peers = append(c.Peers, peer)
@@ -247,13 +247,13 @@ func (n *network) listen(ctx context.Context, subnet netip.Prefix) netip.AddrPor
 			l, err = free.Listen(ctx, "tcp4", netip.AddrPortFrom(gateway, 0).String())
 		}
 		if err != nil {
-			n.log.Error("pods cannot reach the API", "error", err)
+			n.log.Error("pods cannot reach the API", "err", err)
 			return netip.AddrPort{}
 		}
 		n.listener = l
 		n.serving.Go(func() { // ends with ctx; close waits
 			if err := n.proxy.Serve(ctx, l); err != nil {
-				n.log.Error("pods cannot reach the API", "error", err)
+				n.log.Error("pods cannot reach the API", "err", err)
 			}
 		})
 	}

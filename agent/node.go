@@ -65,7 +65,7 @@ func (s *self) find() (changed bool) {
 	}
 	ip, err := mesh.NodeIP(hint)
 	if err != nil {
-		s.log.Debug("the node's address cannot be found", "error", err)
+		s.log.Debug("the node's address cannot be found", "err", err)
 		return false
 	}
 	s.mu.Lock()
@@ -86,7 +86,7 @@ func (s *self) allocatable() corev1.ResourceList {
 func (s *self) update(ctx context.Context) {
 	images, err := s.images(ctx)
 	if err != nil {
-		s.log.Warn("images cannot be listed", "error", err)
+		s.log.Warn("images cannot be listed", "err", err)
 	}
 	in := status.NodeInput{
 		Name: s.config.NodeName, IP: s.address().String(), Machine: s.machine, MaxPods: s.config.MaxPods, Reserved: s.config.Reserved,

@@ -69,7 +69,7 @@ func (r *reports) pod(pod *corev1.Pod, s corev1.PodStatus, finished bool) {
 	}
 	b, err := (&link.PodReport{UID: pod.UID, Status: s, Terminated: finished}).Encode()
 	if err != nil {
-		r.log.Error("a pod's status cannot be encoded", "namespace", pod.Namespace, "pod", pod.Name, "error", err)
+		r.log.Error("a pod's status cannot be encoded", "namespace", pod.Namespace, "pod", pod.Name, "err", err)
 		return
 	}
 	if r.set.Put(podKey(pod), b) {
@@ -88,7 +88,7 @@ func (r *reports) retract(pod *corev1.Pod) {
 func (r *reports) node(report *link.NodeReport) {
 	b, err := report.Encode()
 	if err != nil {
-		r.log.Error("the node's status cannot be encoded", "error", err)
+		r.log.Error("the node's status cannot be encoded", "err", err)
 		return
 	}
 	if r.set.Put(link.NodeReportKey, b) {
@@ -100,7 +100,7 @@ func (r *reports) node(report *link.NodeReport) {
 func (r *reports) event(e *corev1.Event) {
 	b, err := e.Marshal()
 	if err != nil {
-		r.log.Error("an event cannot be encoded", "error", err)
+		r.log.Error("an event cannot be encoded", "err", err)
 		return
 	}
 	key := "events/" + e.Namespace + "/" + e.Name

@@ -101,7 +101,7 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			p.Logger.Warn("a pod's call to the API could not be accepted", "error", err)
+			p.Logger.Warn("a pod's call to the API could not be accepted", "err", err)
 			select {
 			case <-time.After(100 * time.Millisecond): // out of descriptors, likely
 			case <-ctx.Done():
@@ -119,7 +119,7 @@ func (p *Proxy) pass(ctx context.Context, pod net.Conn) {
 	defer pod.Close()
 	server, err := p.Connect(ctx)
 	if err != nil {
-		p.Logger.Debug("a pod's call to the API failed", "pod", pod.RemoteAddr().String(), "error", err)
+		p.Logger.Debug("a pod's call to the API failed", "pod", pod.RemoteAddr().String(), "err", err)
 		return
 	}
 	defer server.Close()

@@ -172,7 +172,7 @@ func put[T any, P unmarshaler[T]](c *Catalog, m map[string]*T, key, name string,
 	}
 	v := P(new(T))
 	if err := v.Unmarshal(value); err != nil {
-		c.log.Error("an object of the server's cannot be read", "key", key, "error", err)
+		c.log.Error("an object of the server's cannot be read", "key", key, "err", err)
 		return
 	}
 	m[name] = (*T)(v)
@@ -211,7 +211,7 @@ func (c *Catalog) takePeer(key, name string, value []byte) {
 	}
 	p, err := link.DecodePeer(value)
 	if err != nil {
-		c.log.Error("an object of the server's cannot be read", "key", key, "error", err)
+		c.log.Error("an object of the server's cannot be read", "key", key, "err", err)
 		return
 	}
 	c.peers[name] = p
@@ -223,7 +223,7 @@ func (c *Catalog) takeCluster(value []byte) {
 	}
 	cluster, err := link.DecodeClusterConfig(value)
 	if err != nil {
-		c.log.Error("the cluster's configuration cannot be read", "error", err)
+		c.log.Error("the cluster's configuration cannot be read", "err", err)
 		return
 	}
 	c.cluster = &cluster
@@ -309,7 +309,7 @@ func (c *Catalog) read(key string, unmarshal func([]byte) error) bool {
 		err = unmarshal(b)
 	}
 	if err != nil {
-		c.log.Error("an object of the server's cannot be read", "key", key, "error", err)
+		c.log.Error("an object of the server's cannot be read", "key", key, "err", err)
 	}
 	return ok && err == nil
 }

@@ -116,7 +116,7 @@ func (f *Floor) raise(to time.Time) {
 		return
 	}
 	if err := f.set(to); err != nil {
-		f.log.Warn("the clock is behind and could not be set", "behind", behind.Round(time.Second), "error", err)
+		f.log.Warn("the clock is behind and could not be set", "behind", behind.Round(time.Second), "err", err)
 		return
 	}
 	f.log.Info("the clock was behind and has been set", "by", behind.Round(time.Second))
@@ -139,7 +139,7 @@ func (f *Floor) note(t time.Time) {
 		return
 	}
 	if err := write(f.path, f.seen); err != nil {
-		f.log.Warn("the time floor could not be written", "error", err)
+		f.log.Warn("the time floor could not be written", "err", err)
 		return
 	}
 	f.disk = f.seen

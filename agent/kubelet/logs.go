@@ -70,7 +70,7 @@ func (a *api) logs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := a.ReadLog(r.Context(), path, o, stdout, stderr); err != nil && r.Context().Err() == nil {
-		a.Logger.Debug("a log could not be read to its end", "path", path, "error", err)
+		a.Logger.Debug("a log could not be read to its end", "path", path, "err", err)
 		fmt.Fprintf(out, "failed to read the log: %v\n", err)
 	}
 }

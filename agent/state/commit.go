@@ -58,7 +58,7 @@ func (db *DB) restore(batch map[cell][]byte, err error) {
 	}
 	var e sqlite3.Error
 	if errors.As(err, &e) && (e.Code == sqlite3.ErrFull || e.Code == sqlite3.ErrBusy) {
-		db.log.Error("the agent's database cannot be written; tried again soon", "error", err)
+		db.log.Error("the agent's database cannot be written; tried again soon", "err", err)
 		time.AfterFunc(retryFull, db.poke)
 		return
 	}
@@ -67,7 +67,7 @@ func (db *DB) restore(batch map[cell][]byte, err error) {
 		close(db.broken)
 	}
 	db.failed = fmt.Errorf("%w: %w", ErrDamaged, err)
-	db.log.Error("the agent's database failed: the agent must be started again", "error", err)
+	db.log.Error("the agent's database failed: the agent must be started again", "err", err)
 }
 
 func (db *DB) write(batch map[cell][]byte) error {

@@ -81,7 +81,7 @@ func Open(path string, log *slog.Logger) (*DB, error) {
 		if err := moveAside(path, aside); err != nil {
 			return nil, err
 		}
-		log.Error("the agent's database is damaged: moved aside; everything is asked for again", "path", path, "aside", aside, "error", err)
+		log.Error("the agent's database is damaged: moved aside; everything is asked for again", "path", path, "aside", aside, "err", err)
 		conn, err = open(path)
 	}
 	if err != nil {

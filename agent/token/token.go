@@ -138,7 +138,7 @@ func (t *Tokens) Get(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAcco
 	if err != nil {
 		// Without a link the server cannot refuse it either; a new one comes with the link.
 		if have {
-			t.Logger.Debug("a token could not be renewed; the old one stays", "pod", pod.Name, "namespace", pod.Namespace, "error", err)
+			t.Logger.Debug("a token could not be renewed; the old one stays", "pod", pod.Name, "namespace", pod.Namespace, "err", err)
 			return old.Token, nil
 		}
 		return "", err

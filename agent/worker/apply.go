@@ -66,7 +66,7 @@ func (w *worker) past(name string, change func(*Past)) {
 func (w *worker) durable(ctx context.Context) bool {
 	err := w.saveNow(ctx, w.box.peek())
 	if err != nil {
-		w.log.Error("a pod's record could not be written; nothing is removed before it is", "error", err)
+		w.log.Error("a pod's record could not be written; nothing is removed before it is", "err", err)
 		w.memory.End = w.memory.End.failed(time.Now(), time.Second, maxEndRetry)
 		w.wait(ctx, time.Now().Add(time.Second))
 	}
@@ -79,7 +79,7 @@ func (w *worker) ending(err error, what string, pod *corev1.Pod) {
 		w.memory.End = Retry{}
 		return
 	}
-	w.log.Error("could not "+what, "error", err)
+	w.log.Error("could not "+what, "err", err)
 	w.m.Events.Eventf(events.Pod(pod), corev1.EventTypeWarning, events.FailedKillPod, "error killing pod: %v", err)
 	w.memory.End = w.memory.End.failed(time.Now(), time.Second, maxEndRetry)
 	w.memory.Sandbox = w.memory.Sandbox.failed(time.Now(), time.Second, maxSandboxRetry)
@@ -224,7 +224,7 @@ func (w *worker) beginStop(ctx context.Context, pod *corev1.Pod, a Action) {
 		return w.m.Hooks.Run(ctx, pod, c.Container, a.ID, ip, c.Lifecycle.PreStop)
 	}, func(err error) {
 		if err != nil {
-			w.log.Info("a preStop hook failed", "container", a.Container, "error", err)
+			w.log.Info("a preStop hook failed", "container", a.Container, "err", err)
 			w.m.Events.Event(events.Container(pod, a.Container), corev1.EventTypeWarning, events.FailedPreStopHook, "PreStopHook failed")
 		}
 	})
@@ -257,14 +257,14 @@ func (w *worker) stopContainer(ctx context.Context, a Action) {
 		if err == nil {
 			return
 		}
-		w.log.Error("a container could not be stopped", "container", a.Container, "id", a.ID, "error", err)
+		w.log.Error("a container could not be stopped", "container", a.Container, "id", a.ID, "err", err)
 		w.past(a.Container, func(p *Past) { p.NotBefore = time.Now().Add(2 * time.Second) })
 	})
 }
 
 func (w *worker) removeContainer(ctx context.Context, a Action) {
 	if err := w.m.Runtime.RemoveContainer(ctx, a.ID); err != nil {
-		w.log.Error("a container could not be removed", "container", a.Container, "id", a.ID, "error", err)
+		w.log.Error("a container could not be removed", "container", a.Container, "id", a.ID, "err", err)
 		w.wait(ctx, time.Now().Add(time.Second))
 	}
 }

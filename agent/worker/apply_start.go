@@ -187,7 +187,7 @@ func (w *worker) postStart(ctx context.Context, pod *corev1.Pod, c podspec.Conta
 		if err == nil {
 			return
 		}
-		w.log.Info("a postStart hook failed", "container", c.Name, "error", err)
+		w.log.Info("a postStart hook failed", "container", c.Name, "err", err)
 		w.m.Events.Event(events.Container(pod, c.Name), corev1.EventTypeWarning, events.FailedPostStartHook, "PostStartHook failed")
 		w.past(c.Name, func(p *Past) {
 			p.BadHook = id

@@ -82,7 +82,7 @@ func (w *worker) run(ctx context.Context) (forgotten bool) {
 		w.notice(ctx, desired, refresh, retry)
 		observed, err := w.observe(ctx, desired)
 		if err != nil {
-			w.log.Error("the runtime cannot be asked", "error", err)
+			w.log.Error("the runtime cannot be asked", "err", err)
 			w.wait(ctx, time.Now().Add(time.Second))
 			continue
 		}
@@ -149,7 +149,7 @@ func (w *worker) notice(ctx context.Context, d Desired, refresh, retry bool) {
 	}
 	if refresh && w.volumes != nil {
 		if err := w.m.Volumes.Refresh(ctx, d.Pod); err != nil {
-			w.log.Warn("volumes could not be refreshed", "error", err)
+			w.log.Warn("volumes could not be refreshed", "err", err)
 		}
 	}
 }
@@ -240,7 +240,7 @@ func (w *worker) address(ctx context.Context, d Desired, mine []seam.Sandbox) {
 	}
 	a, err := w.m.Network.Attach(ctx, d.Pod)
 	if err != nil {
-		w.log.Error("a running pod's network cannot be taken over", "error", err)
+		w.log.Error("a running pod's network cannot be taken over", "err", err)
 		if len(w.ips) > 0 { // it had an address, and keeps it
 			w.ipOf = mine[0].ID
 		}
@@ -287,7 +287,7 @@ func (w *worker) probe(d Desired, mine []seam.Sandbox) {
 func (w *worker) publish(d Desired) {
 	b, err := w.memory.Status.Marshal()
 	if err != nil {
-		w.log.Error("a status cannot be encoded", "error", err)
+		w.log.Error("a status cannot be encoded", "err", err)
 		return
 	}
 	w.save(d)
@@ -324,7 +324,7 @@ func (w *worker) changed(d Desired) []byte {
 	w.memory.Pod = d.Pod
 	b, err := w.memory.encode(d.Gone)
 	if err != nil {
-		w.log.Error("a pod's record cannot be encoded", "error", err)
+		w.log.Error("a pod's record cannot be encoded", "err", err)
 		return nil
 	}
 	if bytes.Equal(b, w.saved) {

@@ -50,7 +50,7 @@ func New(c Config) (*Manager, error) {
 	for uid, b := range records {
 		memory, err := decode(b)
 		if err != nil {
-			c.Logger.Error("a pod's record cannot be read; the runtime is asked instead", "uid", uid, "error", err)
+			c.Logger.Error("a pod's record cannot be read; the runtime is asked instead", "uid", uid, "err", err)
 			continue
 		}
 		m.memories[types.UID(uid)] = memory

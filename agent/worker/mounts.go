@@ -24,7 +24,7 @@ func (w *worker) mounts(pod *corev1.Pod, c podspec.Container, env []string) ([]s
 		}
 		if sub != "" {
 			if source, err = w.subPath(pod, c.Name, i, source, sub); err != nil {
-				w.log.Error("a subPath cannot be mounted", "container", c.Name, "volume", m.Name, "error", err)
+				w.log.Error("a subPath cannot be mounted", "container", c.Name, "volume", m.Name, "err", err)
 				// What lies on the node is not the pod's business.
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, c.Name)
 			}

@@ -44,7 +44,7 @@ func supervise(ctx context.Context, log *slog.Logger, p program) error {
 		if time.Since(began) > healthyAfter {
 			wait = restartAfter
 		}
-		log.Error("the agent ended and is started again", "error", err, "after", wait)
+		log.Error("the agent ended and is started again", "err", err, "after", wait)
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():

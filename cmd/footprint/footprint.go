@@ -75,7 +75,7 @@ func Keep(ctx context.Context, log *slog.Logger) {
 			at = time.Now()
 		}
 		if err != nil {
-			log.Warn("start-up memory stays resident", "error", err)
+			log.Warn("start-up memory stays resident", "err", err)
 		}
 		before = now
 		select {

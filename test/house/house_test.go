@@ -208,6 +208,22 @@ func TestNoDrawerForEverything(t *testing.T) {
 	}
 }
 
+// One key for each thing, so that one search finds it in every log.
+func TestErrorsAreLoggedAsErr(t *testing.T) {
+	other := regexp.MustCompile(`(?i)log(ger)?\.(Debug|Info|Warn|Error|Log)\(.*"(error|e|cause)", `)
+	for _, p := range list(t) {
+		for _, f := range p.GoFiles {
+			data, err := os.ReadFile(filepath.Join(p.Dir, f))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, line := range other.FindAllString(string(data), -1) {
+				t.Errorf("%s/%s: the key of an error is \"err\": %s", p.path(), f, line)
+			}
+		}
+	}
+}
+
 func TestScriptsAreDocumented(t *testing.T) {
 	files, _ := filepath.Glob("../../scripts/*")
 	for _, f := range files {
