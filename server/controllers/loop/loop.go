@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -143,11 +144,18 @@ func (l *Loop) next(ctx context.Context) bool {
 	return true
 }
 
-// expected errors come from working on what changes meanwhile; they are no
-// news for an operator.
+// expected errors come from working on what changes meanwhile, or from a limit that
+// a user has set; they are no news for an operator.
 func expected(err error) bool {
 	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.Is(err, errNotSeen) ||
-		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || overQuota(err)
+}
+
+// overQuota is a creation for which a ResourceQuota has no room yet: an Event and the
+// owner's status tell the user. Nothing but its text tells it from other refusals
+// (k8s.io/apiserver/pkg/admission/plugin/resourcequota).
+func overQuota(err error) bool {
+	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "exceeded quota: ")
 }
 
 type permanent struct{ error }

@@ -1,13 +1,18 @@
 package loop
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -88,4 +93,31 @@ func TestSettleKeepsWhatWasNotSeen(t *testing.T) {
 			t.Error("a seen write is still remembered")
 		}
 	})
+}
+
+func TestWhatIsExpectedIsNoNews(t *testing.T) {
+	pods := schema.GroupResource{Resource: "pods"}
+	for _, c := range []struct {
+		name string
+		err  error
+		want bool
+	}{
+		{"a conflict", fmt.Errorf("write: %w", apierrors.NewConflict(pods, "a", errors.New("changed"))), true},
+		{"a quota without room", fmt.Errorf("create: %w", apierrors.NewForbidden(pods, "a",
+			errors.New("exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"))), true},
+		{"a right that is missing", apierrors.NewForbidden(pods, "a", errors.New("no")), false},
+		{"anything else", errors.New("exceeded quota: of a disk"), false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var said bytes.Buffer
+			l := New("test", slog.New(slog.NewTextHandler(&said, nil)), func(context.Context, Key) error { return c.err })
+			l.Enqueue(Key{Name: "a"})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			l.Run(ctx)
+			if quiet := said.Len() == 0; quiet != c.want {
+				t.Errorf("%s: expected %v, the log says %q", c.name, c.want, said.String())
+			}
+		})
+	}
 }
