@@ -16,9 +16,6 @@ import (
 	"bramble.dev/agent/uplink"
 )
 
-// KubeletVersion is the version of Kubernetes that the node behaves like.
-const KubeletVersion = "v1.37.2"
-
 // Config is how an agent is started.
 type Config struct {
 	DataDir  string // the agent's own things are in its folder agent/

@@ -16,6 +16,7 @@ import (
 	"bramble.dev/agent/kubelet"
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/status"
+	"bramble.dev/internal/upstream"
 	"bramble.dev/link"
 	"bramble.dev/mesh"
 )
@@ -90,7 +91,7 @@ func (s *self) update(ctx context.Context) {
 	}
 	in := status.NodeInput{
 		Name: s.config.NodeName, IP: s.address().String(), Machine: s.machine, MaxPods: s.config.MaxPods, Reserved: s.config.Reserved,
-		Runtime: s.config.Version, Kubelet: KubeletVersion, Images: images, Pressure: status.Press(s.config.dir()), Now: time.Now(),
+		Runtime: s.config.Version, Kubelet: upstream.Version, Images: images, Pressure: status.Press(s.config.dir()), Now: time.Now(),
 	}
 	if err := s.network.problem(); err != nil {
 		in.NotReady = []string{"container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:" + err.Error()}

@@ -18,6 +18,7 @@ import (
 
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/seam"
+	"bramble.dev/internal/upstream"
 )
 
 // answer is what a container said.
@@ -30,6 +31,9 @@ type answer struct {
 
 // maxOutput is how much of an answer is read.
 const maxOutput = 10 << 10
+
+// userAgentVersion ends the names under which the kubelet asks: programs know a probe by them.
+const userAgentVersion = "/" + upstream.Major + "." + upstream.Minor
 
 func (w *watch) once(ctx context.Context, p *corev1.Probe) answer {
 	timeout := max(time.Duration(p.TimeoutSeconds)*time.Second, time.Second)
@@ -132,7 +136,7 @@ func Request(ctx context.Context, get *corev1.HTTPGetAction, c *corev1.Container
 		req.Header.Add(h.Name, h.Value)
 	}
 	if _, ok := req.Header["User-Agent"]; !ok {
-		req.Header.Set("User-Agent", "kube-"+purpose+"/1.37")
+		req.Header.Set("User-Agent", "kube-"+purpose+userAgentVersion)
 	}
 	if v, ok := req.Header["Accept"]; !ok {
 		req.Header.Set("Accept", "*/*")

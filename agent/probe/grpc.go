@@ -31,7 +31,7 @@ func health(ctx context.Context, address, service string, timeout time.Duration)
 	}
 	req.Header.Set("Content-Type", "application/grpc")
 	req.Header.Set("TE", "trailers")
-	req.Header.Set("User-Agent", "kube-probe/1.37")
+	req.Header.Set("User-Agent", "kube-probe"+userAgentVersion)
 	res, err := grpcClient.Do(req)
 	if err != nil {
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -26,6 +26,7 @@ import (
 
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/status"
+	"bramble.dev/internal/upstream"
 )
 
 var pod = &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "web", UID: "u"}}
@@ -65,7 +66,7 @@ func TestHTTP(t *testing.T) {
 	address := s.Listener.Addr().String()
 	own := corev1.HTTPHeader{Name: "X-Own", Value: "1"}
 	host := corev1.HTTPHeader{Name: "Host", Value: "name.example"}
-	if got := ask(t, "127.0.0.1", httpGet(address, "/ok", own, host), nil); !got.ok || got.output != "kube-probe/1.37 1 name.example" {
+	if got := ask(t, "127.0.0.1", httpGet(address, "/ok", own, host), nil); !got.ok || got.output != "kube-probe/"+upstream.Major+"."+upstream.Minor+" 1 name.example" {
 		t.Errorf("%+v", got)
 	}
 	if got := ask(t, "127.0.0.1", httpGet(address, "/bad"), nil); got.ok || got.err != nil || got.output != "HTTP probe failed with statuscode: 500" {

@@ -6,15 +6,14 @@ package version
 import (
 	"fmt"
 	"runtime"
-)
 
-// Kubernetes is the release whose API Bramble serves: that of the k8s.io modules in go.mod.
-const Kubernetes = "v1.37.2"
+	"bramble.dev/internal/upstream"
+)
 
 // Version is Bramble's own, "dev" in a build that nobody stamped.
 var Version = "dev"
 
 // String is the line that `bramble version` prints.
 func String() string {
-	return fmt.Sprintf("bramble %s (kubernetes %s, %s %s/%s)", Version, Kubernetes, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return fmt.Sprintf("bramble %s (kubernetes %s, %s %s/%s)", Version, upstream.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }

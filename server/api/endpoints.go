@@ -6,6 +6,7 @@ import (
 	"net/http"
 	goruntime "runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	restful "github.com/emicklei/go-restful/v3"
@@ -13,12 +14,13 @@ import (
 	"k8s.io/kubernetes/pkg/routes"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
+	"bramble.dev/internal/upstream"
 	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/openapi"
 )
 
 // Version is what the API says it is: the version of Kubernetes that its behaviour comes from.
-const Version = "v1.37.2+bramble"
+const Version = upstream.Version + "+bramble"
 
 // mux serves what is no resource, and hands resources to the routes.
 func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
@@ -74,8 +76,11 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 
 func serveVersion(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
+	const major, minor = upstream.Major, upstream.Minor
+	before, _ := strconv.Atoi(minor)
+	before--
 	body, _ := json.MarshalIndent(version.Info{
-		Major: "1", Minor: "37", EmulationMajor: "1", EmulationMinor: "37", MinCompatibilityMajor: "1", MinCompatibilityMinor: "36",
+		Major: major, Minor: minor, EmulationMajor: major, EmulationMinor: minor, MinCompatibilityMajor: major, MinCompatibilityMinor: strconv.Itoa(before),
 		GitVersion: Version, GitCommit: "unknown", GitTreeState: "clean", BuildDate: "1970-01-01T00:00:00Z",
 		GoVersion: goruntime.Version(), Compiler: goruntime.Compiler, Platform: goruntime.GOOS + "/" + goruntime.GOARCH,
 	}, "", "  ")
