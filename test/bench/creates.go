@@ -220,6 +220,9 @@ func (b *bench) manyObjects() error {
 	if err != nil {
 		return err
 	}
+	if err := b.sleep(settleTime); err != nil { // what came before is given back
+		return err
+	}
 	before, err := usageOf(b.c.Server.Pid())
 	if err != nil {
 		return err

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -14,13 +16,15 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
+const probePeriod = 10 * time.Second
+
 // idleCluster watches 30 pods, one of them with an exec probe, while a Lease is renewed every two seconds: what is
 // written to disk, what crosses the second host's link, what the processes compute.
 func (b *bench) idleCluster() error {
 	if err := b.deployment("steady", 29, ""); err != nil {
 		return err
 	}
-	if err := b.deployment("probed", 1, `, livenessProbe: {exec: {command: ["true"]}, periodSeconds: 10}`); err != nil {
+	if err := b.deployment("probed", 1, fmt.Sprintf(`, livenessProbe: {exec: {command: ["true"]}, periodSeconds: %.0f}`, probePeriod.Seconds())); err != nil {
 		return err
 	}
 	client, err := b.client()
@@ -46,7 +50,8 @@ func (b *bench) idleCluster() error {
 	if err != nil {
 		return err
 	}
-	cpu := b.cpu()
+	node, probes := b.cpu()
+	began := time.Now()
 	if err := b.sleep(b.o.idle); err != nil {
 		return err
 	}
@@ -58,7 +63,7 @@ func (b *bench) idleCluster() error {
 	if err != nil {
 		return err
 	}
-	cpuAfter := b.cpu()
+	nodeAfter, probesAfter := b.cpu()
 	stop()
 	if err := <-renewed; err != nil {
 		return fmt.Errorf("renew the Lease: %w", err)
@@ -70,10 +75,17 @@ func (b *bench) idleCluster() error {
 		measured: fmt.Sprintf("%d bytes", (sectorsAfter-sectors)*512)}
 	if sectorsAfter != sectors {
 		written.ratio = 2 // any write misses a budget of nothing
+		fmt.Fprintf(os.Stderr, "written since:\n%s", b.disk.changed(began))
 	}
 	b.rows = append(b.rows, written)
 	b.atMost("an idle node's link, every header included, a minute", 1024, bytes/minutes, "bytes", "")
-	b.atMost("CPU of server, agents, shims, idle, of one core", 0.5, 100*(cpuAfter-cpu)/b.o.idle.Seconds(), "%", "")
+	b.atMost("CPU of server, an agent, shims, idle, of one core", 0.5, 100*(nodeAfter-node)/b.o.idle.Seconds(), "%", "")
+	bare, err := b.bareExec()
+	if err != nil {
+		return fmt.Errorf("bare runc exec: %w", err)
+	}
+	b.atMost("CPU of an exec probe", 0, 1000*(probesAfter-probes)/(b.o.idle.Seconds()/probePeriod.Seconds()), "ms", "")
+	b.rows = append(b.rows, row{what: "CPU of a bare runc exec of the same, mean of 20", measured: number(1000*bare) + " ms"})
 	if err := b.remove("probed"); err != nil {
 		return err
 	}
@@ -99,34 +111,77 @@ func renew(ctx context.Context, client kubernetes.Interface) error {
 	return err
 }
 
-// cpu is the seconds that all processes of this run's executables have computed, their children that ended included.
-func (b *bench) cpu() float64 {
-	total := 0.0
-	for _, name := range []string{"bramble", "bramble-agent", "bramble-shim", "bramble-pause", "runc"} {
-		pids, err := b.running(name)
-		if err != nil {
-			continue
-		}
-		for _, pid := range pids {
-			total += cpuOf(pid)
-		}
+// cpu is the seconds that a node (server, one agent, the shims of all) has computed itself, and those of the shims'
+// children that ended: what the exec probe cost.
+func (b *bench) cpu() (node, probes float64) {
+	for _, pid := range []int{b.c.Server.Pid(), b.c.Agents[0].Pid()} {
+		own, _ := cpuOf(pid)
+		node += own
 	}
-	return total
+	pids, _ := b.running("bramble-shim")
+	for _, pid := range pids {
+		own, children := cpuOf(pid)
+		node += own
+		probes += children
+	}
+	return node, probes
 }
 
-func cpuOf(pid int) float64 {
+// cpuOf reads /proc/PID/stat (proc(5)): a process's own seconds and its ended children's. One that has ended has none.
+func cpuOf(pid int) (own, children float64) {
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	_, rest, _ := strings.Cut(string(data), ") ")
 	f := strings.Fields(rest)
-	total := 0.0
-	for _, i := range []int{11, 12, 13, 14} { // utime, stime, cutime, cstime: fields 14 to 17 of proc(5)
-		if i < len(f) {
-			n, _ := strconv.ParseFloat(f[i], 64)
-			total += n
-		}
+	ticks := func(i int) float64 { // of 1/100 s: USER_HZ on every Linux port that Bramble runs on
+		n, _ := strconv.ParseFloat(f[i], 64)
+		return n / 100
 	}
-	return total / 100 // USER_HZ is 100 on every Linux port that Bramble runs on
+	if len(f) < 15 {
+		return 0, 0
+	}
+	return ticks(11) + ticks(12), ticks(13) + ticks(14) // utime, stime, cutime, cstime: fields 14 to 17
+}
+
+// bareExec is the CPU, in seconds, of running true in a running container with runc alone.
+func (b *bench) bareExec() (float64, error) {
+	dir, err := b.bareBundle("bare-exec", "sleep 1000")
+	if err != nil {
+		return 0, err
+	}
+	runc := func(args ...string) (*exec.Cmd, error) {
+		cmd := exec.Command(filepath.Join(b.bin, "runc"), append([]string{"--root", filepath.Join(dir, "state")}, args...)...)
+		return cmd, cmd.Run()
+	}
+	if _, err := runc("run", "--detach", "--bundle", dir, "bench-exec"); err != nil {
+		return 0, err
+	}
+	total := 0.0
+	const times = 20
+	for range times {
+		cmd, err := runc("exec", "bench-exec", "true")
+		if err != nil {
+			return 0, err
+		}
+		total += (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds()
+	}
+	_, err = runc("delete", "--force", "bench-exec")
+	return total / times, err
+}
+
+// changed lists the files of the device that were written since then, a line each.
+func (d device) changed(since time.Time) string {
+	var out strings.Builder
+	_ = filepath.WalkDir(d.mount, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // it went away
+		}
+		if info, err := e.Info(); err == nil && info.ModTime().After(since) {
+			fmt.Fprintf(&out, "  %s %s, %d bytes\n", info.ModTime().Format(time.TimeOnly), path, info.Size())
+		}
+		return nil
+	})
+	return out.String()
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -44,27 +45,42 @@ func meminfo(path string) (map[string]float64, error) {
 	return m, nil
 }
 
-// settleTime is how long a process is left alone before its memory is read: start-up pages are given back by then.
-const settleTime = 45 * time.Second
+// settleTime is how long a process is left alone before its memory is read: pages are given back in the first quiet
+// minute that is two minutes after the last time (cmd/footprint).
+const settleTime = 200 * time.Second
 
-func (b *bench) processes() error {
+// processes: server and agent, idle, with nothing on them.
+func (b *bench) processes() error { return b.idleMemory("idle") }
+
+// afterwards: the same at the end of everything, when what was made is removed again.
+func (b *bench) afterwards() error {
+	for _, namespace := range []string{"default", "kube-public"} {
+		if _, err := b.c.Kubectl(b.ctx, "delete", "configmap", "-n", namespace, "--all", "--wait=false"); err != nil {
+			return err
+		}
+	}
+	return b.idleMemory("afterwards")
+}
+
+// idleMemory waits and measures the server, and an agent that has its executable's file for itself.
+func (b *bench) idleMemory(when string) error {
 	if err := b.sleep(settleTime); err != nil {
 		return err
 	}
-	server, err := usageOf(b.c.Server.Pid())
-	if err != nil {
-		return err
+	for _, p := range []struct {
+		name                string
+		pid                 int
+		resident, anonymous float64 // the budgets, MiB
+	}{{"server", b.c.Server.Pid(), 48, 24}, {"agent", b.c.Agents[1].Pid(), 24, 8}} {
+		u, err := usageOf(p.pid)
+		if err != nil {
+			return err
+		}
+		what := p.name + ", " + when + ", "
+		b.atMost(what+"resident", p.resident, u.resident, "MiB", "")
+		b.atMost(what+"anonymous", p.anonymous, u.anonymous, "MiB", "")
+		b.atMost(what+"proportional", 0, u.proportional, "MiB", "")
 	}
-	agent, err := usageOf(b.c.Agents[1].Pid())
-	if err != nil {
-		return err
-	}
-	b.atMost("server, idle, resident", 48, server.resident, "MiB", "")
-	b.atMost("server, idle, anonymous", 24, server.anonymous, "MiB", "")
-	b.atMost("server, idle, proportional", 0, server.proportional, "MiB", "")
-	b.atMost("agent, idle, resident", 24, agent.resident, "MiB", "")
-	b.atMost("agent, idle, anonymous", 8, agent.anonymous, "MiB", "")
-	b.atMost("agent, idle, proportional", 0, agent.proportional, "MiB", "")
 	return nil
 }
 
@@ -118,11 +134,15 @@ func kernelMemory() (float64, error) {
 	return (m["SUnreclaim"] + m["KernelStack"] + m["PageTables"]) / 1024, err
 }
 
-// running are the processes of this run's executable, by its file.
+// running are the processes of this run's executable, by its files.
 func (b *bench) running(name string) ([]int, error) {
-	want, err := os.Stat(filepath.Join(b.bin, name))
-	if err != nil {
-		return nil, err
+	var want []os.FileInfo
+	for _, path := range b.c.Programs(name) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		want = append(want, info)
 	}
 	procs, err := filepath.Glob("/proc/[0-9]*/exe")
 	if err != nil {
@@ -130,7 +150,8 @@ func (b *bench) running(name string) ([]int, error) {
 	}
 	var pids []int
 	for _, p := range procs {
-		if info, err := os.Stat(p); err == nil && os.SameFile(want, info) {
+		info, err := os.Stat(p)
+		if err == nil && slices.ContainsFunc(want, func(w os.FileInfo) bool { return os.SameFile(w, info) }) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(p)))
 			pids = append(pids, pid)
 		}

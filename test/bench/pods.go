@@ -86,16 +86,25 @@ func (b *bench) onePod(name string) (float64, error) {
 	return d.Seconds(), err
 }
 
-// bareRunc runs true in the image's root with runc alone.
-func (b *bench) bareRunc() (float64, error) {
-	dir := filepath.Join(b.disk.mount, "bare")
-	prepare := `mkdir -p "$1/rootfs" && cd "$1" && tar xf "$2" && for l in *.tar.gz; do tar xzf "$l" -C rootfs; done && "$3/runc" spec && sed -i 's/"terminal": true/"terminal": false/; s/"sh"/"true"/' config.json`
+// bareBundle unpacks the image into a bundle for runc alone, which runs command.
+func (b *bench) bareBundle(name, command string) (string, error) {
+	dir := filepath.Join(b.disk.mount, name)
+	prepare := `mkdir -p "$1/rootfs" && cd "$1" && tar xf "$2" && for l in *.tar.gz; do tar xzf "$l" -C rootfs; done && "$3/runc" spec && sed -i 's/"terminal": true/"terminal": false/; s/"sh"/"sh", "-c", "'"$4"'"/' config.json`
 	archive, err := filepath.Abs(filepath.Join(b.o.images, "busybox.tar"))
 	if err != nil {
-		return 0, err
+		return "", err
 	}
-	if out, err := exec.Command("sh", "-c", prepare, "sh", dir, archive, b.bin).CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("%w: %s", err, out)
+	if out, err := exec.Command("sh", "-c", prepare, "sh", dir, archive, b.bin, command).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return dir, nil
+}
+
+// bareRunc runs true in the image's root with runc alone.
+func (b *bench) bareRunc() (float64, error) {
+	dir, err := b.bareBundle("bare-run", "true")
+	if err != nil {
+		return 0, err
 	}
 	var took []float64
 	for i := range 7 {

@@ -27,6 +27,9 @@ type ClusterOptions struct {
 	AgentArgs  []string // more flags of every agent
 	Server     string   // the MQTT URL that agents use; default: straight to host 1
 	Agents     int      // how many hosts run an agent; default all
+	// Copies gives each host but the first its own files of the executables, as boards have: a page of one file is
+	// counted for every process that maps it, and stays while any of them needs it.
+	Copies bool
 }
 
 // Cluster is Bramble on a lab: the server on host 1, an agent on every host.
@@ -53,6 +56,11 @@ func StartCluster(ctx context.Context, lab *Lab, o ClusterOptions) (*Cluster, er
 		return nil, err
 	}
 	for i := range c.Agents {
+		if o.Copies && i > 0 {
+			if err := c.copyPrograms(i); err != nil {
+				return nil, err
+			}
+		}
 		if err := c.StartAgent(i, "--token", token); err != nil {
 			return nil, err
 		}
@@ -133,7 +141,7 @@ func (c *Cluster) StartAgent(i int, args ...string) error {
 	if url == "" {
 		url = "mqtts://" + c.Hosts[0].IP.String() + ":" + MQTTPort
 	}
-	argv := append([]string{c.program("bramble-agent"), "--data-dir", DataDir, "--node-name", h.Name, "--server", url}, c.o.AgentArgs...)
+	argv := append([]string{filepath.Join(c.bin(i), "bramble-agent"), "--data-dir", DataDir, "--node-name", h.Name, "--server", url}, c.o.AgentArgs...)
 	p, err := h.Start("agent", append(argv, args...)...)
 	if err != nil {
 		return err
@@ -198,6 +206,41 @@ func (c *Cluster) KubectlWith(ctx context.Context, program, stdin string, args .
 		return out.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
 	}
 	return out.String(), nil
+}
+
+// bin is the folder of the i-th host's executables.
+func (c *Cluster) bin(i int) string {
+	if c.o.Copies && i > 0 {
+		return filepath.Join(c.dir, "bin-"+c.Hosts[i].Name)
+	}
+	return c.o.Bin
+}
+
+func (c *Cluster) copyPrograms(i int) error {
+	if err := os.MkdirAll(c.bin(i), 0o755); err != nil {
+		return err
+	}
+	for _, name := range []string{"bramble-agent", "bramble-shim", "bramble-pause", "runc"} {
+		data, err := os.ReadFile(c.program(name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(c.bin(i), name), data, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Programs are the files of an executable on all hosts.
+func (c *Cluster) Programs(name string) []string {
+	paths := []string{c.program(name)}
+	for i := range c.Agents {
+		if path := filepath.Join(c.bin(i), name); path != paths[0] {
+			paths = append(paths, path)
+		}
+	}
+	return paths
 }
 
 // Program is the path of one of the executables.
