@@ -3,11 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
-	"time"
 )
-
-// giveBack is how long a server is left alone after work, until it has given back what the work touched (package footprint).
-const giveBack = 200 * time.Second
 
 // definition is one of ten CustomResourceDefinitions, with what real ones have: a schema, a rule, subresources, columns.
 const definition = `
@@ -56,7 +52,7 @@ func (b *bench) definitions() error {
 	if err := b.c.Apply(b.ctx, objects.String()); err != nil {
 		return err
 	}
-	if err := b.sleep(giveBack); err != nil {
+	if err := b.sleep(settleTime); err != nil {
 		return err
 	}
 	server, err := usageOf(b.c.Server.Pid())
