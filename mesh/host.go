@@ -18,13 +18,9 @@ import (
 
 // mtu is that of pods' links: what the link with the node's address carries, less the tunnel's headers.
 // It is the same for a node without peers, because pods keep it for life.
-func (m *Mesh) mtu(node netip.Addr) (int, error) {
+func (m *Mesh) mtu(node netip.Addr, addrs []netlink.Addr) (int, error) {
 	const usual = 1500
 	under := usual
-	addrs, err := m.addresses()
-	if err != nil {
-		return under - vxlan.Overhead, err
-	}
 	for _, a := range addrs {
 		if ip, _ := netip.AddrFromSlice(a.IP); ip.Unmap() != node {
 			continue
@@ -51,11 +47,7 @@ func (m *Mesh) addresses() ([]netlink.Addr, error) {
 
 // free sees that no other link of this host lives in the node's subnet: a second instance with the same ranges would take
 // the first one's packets, and neither would work.
-func (m *Mesh) free(subnet netip.Prefix) error {
-	addrs, err := m.addresses()
-	if err != nil {
-		return err
-	}
+func (m *Mesh) free(subnet netip.Prefix, addrs []netlink.Addr) error {
 	for _, a := range addrs {
 		ip, _ := netip.AddrFromSlice(a.IP)
 		ones, _ := a.Mask.Size()

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"bramble.dev/mesh/bridge"
 	"bramble.dev/mesh/dns"
 	"bramble.dev/mesh/firewall"
@@ -126,21 +128,25 @@ func (m *Mesh) Set(ctx context.Context, c Config) error {
 	if err := c.check(); err != nil {
 		return fmt.Errorf("set up the mesh: %w", err)
 	}
-	if err := m.free(c.PodCIDR); err != nil {
+	addrs, err := m.addresses()
+	if err != nil {
+		return fmt.Errorf("set up the mesh: %w", err)
+	}
+	if err := m.free(c.PodCIDR, addrs); err != nil {
 		return fmt.Errorf("set up the mesh: %w", err)
 	}
 	if far := c.elsewhere(); far != "" && far != m.config.elsewhere() {
 		m.Logger.Warn("the tunnel does not lead to nodes of other sites, because it is not encrypted", "site", c.Site, "nodes", far)
 	}
 	m.config, m.ready = c, true
-	return m.set(ctx)
+	return m.set(ctx, addrs)
 }
 
-// set makes the network what the last configuration says.
-func (m *Mesh) set(ctx context.Context) error {
+// set makes the network what the last configuration says, on a host with these addresses.
+func (m *Mesh) set(ctx context.Context, addrs []netlink.Addr) error {
 	c := m.config
 	gw := ipam.Gateway(c.PodCIDR)
-	mtu, err := m.mtu(c.NodeIP)
+	mtu, err := m.mtu(c.NodeIP, addrs)
 	errs := []error{err}
 	part := func(name string, f func() error) {
 		if err := f(); err != nil {

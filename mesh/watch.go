@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -21,7 +22,8 @@ func (m *Mesh) watch(ctx context.Context) {
 		m.mu.Lock()
 		var err error
 		if m.ready {
-			err = m.set(ctx)
+			addrs, unknown := m.addresses() // the rest is put right without them
+			err = errors.Join(unknown, m.set(ctx, addrs))
 		}
 		m.mu.Unlock()
 		if now := fmt.Sprint(err); err != nil && ctx.Err() == nil && now != said {
