@@ -20,6 +20,11 @@ const (
 // topology.kubernetes.io/zone: zones are about failing together, and pods of two zones may well talk.
 const SiteLabel = "topology.bramble.dev/site"
 
+// PlatformsAnnotation of a Node is its report's Platforms, a JSON object of image name to a list like "linux/arm/v7". It lies
+// on the Node, because what one node has found out must keep a pod from all nodes that cannot run it, also after the server
+// was restarted, and must go with the node that says so. The scheduler reads it of all nodes together.
+const PlatformsAnnotation = "bramble.dev/image-platforms"
+
 // Targets of streams: what the other side connects them to.
 const (
 	TargetAPI     = "api"     // at the server: its API

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"bramble.dev/link"
-	"bramble.dev/server/scheduler"
 )
 
 func TestMainJob(t *testing.T) { overBrokers(t, mainJob) }
@@ -58,7 +57,7 @@ func mainJob(t *testing.T, c *cluster) {
 			return false
 		}
 		n, err := c.client.CoreV1().Nodes().Get(context.Background(), "pi1", metav1.GetOptions{})
-		if err != nil || len(n.Status.Conditions) == 0 || n.Labels["kubernetes.io/arch"] != "arm64" || n.Annotations[scheduler.PlatformsAnnotation] != `{"docker.io/team/tool:1":["linux/amd64"]}` {
+		if err != nil || len(n.Status.Conditions) == 0 || n.Labels["kubernetes.io/arch"] != "arm64" || n.Annotations[link.PlatformsAnnotation] != `{"docker.io/team/tool:1":["linux/amd64"]}` {
 			return false
 		}
 		_, err = c.client.CoreV1().Events("default").Get(context.Background(), "p.1", metav1.GetOptions{})
@@ -75,7 +74,7 @@ func mainJob(t *testing.T, c *cluster) {
 	b.put(link.NodeReportKey, must[[]byte](t)(node.Encode()))
 	eventually(t, 5*time.Second, "platforms are taken back", func() bool {
 		n, err := c.client.CoreV1().Nodes().Get(context.Background(), "pi1", metav1.GetOptions{})
-		_, told := n.Annotations[scheduler.PlatformsAnnotation]
+		_, told := n.Annotations[link.PlatformsAnnotation]
 		return err == nil && !told
 	})
 

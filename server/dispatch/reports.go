@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"bramble.dev/link"
-	"bramble.dev/server/scheduler"
 )
 
 // apply writes what the node reports to the API, in order.
@@ -328,10 +327,10 @@ func mergeNodeMeta(have *corev1.Node, r *link.NodeReport) *corev1.Node {
 	if len(r.Platforms) > 0 {
 		told, err := json.Marshal(r.Platforms) // with sorted keys: the same report is the same annotation
 		if err == nil {
-			out.Annotations[scheduler.PlatformsAnnotation] = string(told)
+			out.Annotations[link.PlatformsAnnotation] = string(told)
 		}
 	} else {
-		delete(out.Annotations, scheduler.PlatformsAnnotation)
+		delete(out.Annotations, link.PlatformsAnnotation)
 	}
 	if instance := out.Annotations[InstanceAnnotation]; out.Annotations[registered] != instance {
 		out.Annotations[registered] = instance

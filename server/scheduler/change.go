@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/link"
 )
 
 // nodeMayHelp says whether a node's change may let a pod in that it refused. A
@@ -15,7 +17,7 @@ func nodeMayHelp(old, now *corev1.Node) bool {
 	return old.Spec.Unschedulable && !now.Spec.Unschedulable ||
 		!equality.Semantic.DeepEqual(old.Spec.Taints, now.Spec.Taints) ||
 		!maps.Equal(old.Labels, now.Labels) ||
-		old.Annotations[PlatformsAnnotation] != now.Annotations[PlatformsAnnotation] ||
+		old.Annotations[link.PlatformsAnnotation] != now.Annotations[link.PlatformsAnnotation] ||
 		!equality.Semantic.DeepEqual(old.Status.Allocatable, now.Status.Allocatable) ||
 		isReady(old) != isReady(now)
 }

@@ -11,15 +11,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/link"
 	"bramble.dev/server/cache"
 )
-
-// PlatformsAnnotation is where a node tells for which platforms the images are
-// that it knows: a JSON object of image name to a list like "linux/arm/v7". It
-// lies on the Node, because what one node has found out must keep a pod from all
-// nodes that cannot run it, also after the server was restarted, and must go with
-// the node that says so. It is read of all nodes together.
-const PlatformsAnnotation = "bramble.dev/image-platforms"
 
 // platform refuses a node whose processor cannot run one of the pod's images.
 func platform(p *candidate, n *nodeState) *refusal {
@@ -84,7 +78,7 @@ func PlatformsFromNodes(nodes *cache.Cache[corev1.Node]) func(image string) []st
 	var mu sync.Mutex
 	var known map[string][]string // nil: a node's word changed, and it is read again
 	nodes.OnChange(func(change cache.Change[corev1.Node]) {
-		if change.Old == nil || change.New == nil || change.Old.Annotations[PlatformsAnnotation] != change.New.Annotations[PlatformsAnnotation] {
+		if change.Old == nil || change.New == nil || change.Old.Annotations[link.PlatformsAnnotation] != change.New.Annotations[link.PlatformsAnnotation] {
 			mu.Lock()
 			known = nil
 			mu.Unlock()
@@ -104,7 +98,7 @@ func readPlatforms(nodes []*corev1.Node) map[string][]string {
 	out := map[string][]string{}
 	for _, node := range nodes {
 		var told map[string][]string
-		if json.Unmarshal([]byte(node.Annotations[PlatformsAnnotation]), &told) != nil {
+		if json.Unmarshal([]byte(node.Annotations[link.PlatformsAnnotation]), &told) != nil {
 			continue // it says nothing, or nonsense
 		}
 		for image, platforms := range told {

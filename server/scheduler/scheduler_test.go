@@ -12,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/link"
 	"bramble.dev/server/cache/cachetest"
 	"bramble.dev/server/controllers/pods"
 )
@@ -154,7 +155,7 @@ func TestMany(t *testing.T) {
 // so in words, and lets them in when it no longer holds.
 func TestForeignImage(t *testing.T) {
 	tell := func(platforms string) func(*corev1.Node) {
-		return func(n *corev1.Node) { n.Annotations = map[string]string{PlatformsAnnotation: platforms} }
+		return func(n *corev1.Node) { n.Annotations = map[string]string{link.PlatformsAnnotation: platforms} }
 	}
 	c := node("c", 4, 8, labelled(corev1.LabelArchStable, "arm"))
 	c.Status.Images = []corev1.ContainerImage{{Names: []string{"docker.io/library/local:1"}}}
@@ -179,7 +180,7 @@ func TestForeignImage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	delete(a.Annotations, PlatformsAnnotation)
+	delete(a.Annotations, link.PlatformsAnnotation)
 	if _, err := nodes.Update(t.Context(), a, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
