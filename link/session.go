@@ -40,8 +40,8 @@ type SessionConfig struct {
 	Time        func(time.Time)
 	// Wake is called when Next or Work may have something. It must not block.
 	Wake func()
-	// Rand gives salts; nil: crypto/rand.
-	Rand func([]byte)
+	// rand gives salts in tests; nil: crypto/rand.
+	rand func([]byte)
 }
 
 // Session is one side of a connection: it turns what is to be said into frames, and frames into
@@ -124,8 +124,8 @@ func NewSession(cfg SessionConfig) *Session {
 }
 
 func (s *Session) salt() (x salt) {
-	if s.cfg.Rand != nil {
-		s.cfg.Rand(x[:])
+	if s.cfg.rand != nil {
+		s.cfg.rand(x[:])
 		return x
 	}
 	if _, err := rand.Read(x[:]); err != nil {
@@ -232,13 +232,6 @@ func (s *Session) SendCertificate(der []byte) {
 	s.kick()
 }
 
-// Started reports whether the server has accepted the session.
-func (s *Session) Started() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.started
-}
-
 // LastHeard is when the last authentic frame came.
 func (s *Session) LastHeard() time.Time {
 	s.mu.Lock()
@@ -294,13 +287,6 @@ func (s *Session) endStreams(err error) {
 		st.fail(err)
 	}
 	s.streams, s.turn = map[uint64]*Stream{}, nil
-}
-
-// Streams is the number of streams.
-func (s *Session) Streams() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.streams)
 }
 
 // Work returns changes that are to be applied; then Applied is called with the same batch. Of a

@@ -84,12 +84,12 @@ func (n *network) connect(number uint32, source sets, stored [2]map[SetID]*Set, 
 	salt := func(b []byte) { binary.BigEndian.PutUint32(b, n.rand.Uint32()) }
 	index := func(at int, id SetID) *Set { return stored[at][id].Index() }
 	n.ends[atServer] = &end{stored: stored[atServer], s: NewSession(SessionConfig{
-		Keys: server, Rand: salt, Accept: accept,
+		Keys: server, rand: salt, Accept: accept,
 		Sources:  map[SetID]*Set{NodeSet: source.node, SharedSet: source.shared},
 		Replicas: map[SetID]*Set{StatusSet: index(atServer, StatusSet)},
 	})}
 	n.ends[atAgent] = &end{stored: stored[atAgent], s: NewSession(SessionConfig{
-		Keys: agent, Agent: true, Rand: salt, Accept: accept,
+		Keys: agent, Agent: true, rand: salt, Accept: accept,
 		Sources:  map[SetID]*Set{StatusSet: source.status},
 		Replicas: map[SetID]*Set{NodeSet: index(atAgent, NodeSet), SharedSet: index(atAgent, SharedSet)},
 	})}

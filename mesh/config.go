@@ -22,7 +22,7 @@ type Options struct {
 	Board    string // tells this board from others: data folders of one name make the same Instance on all of them
 	Dir      string // what must outlive the agent: address leases, pods' namespaces
 	Logger   *slog.Logger
-	Recheck  time.Duration // how often to look after what others did to the mesh; 0: 30 s
+	recheck  time.Duration // how often to look after what others did to the mesh; 0: 30 s
 }
 
 // Config is all that the node's network is made of. Its objects must not be changed afterwards: an

@@ -247,8 +247,8 @@ func TestAnotherSubnet(t *testing.T) {
 	c.change = func(cfg *Config) { cfg.PodCIDR = netip.MustParsePrefix("10.42.200.0/24") }
 	c.set()
 	a := h.pod("a")
-	if a.IP.String() != "10.42.200.2" || h.Mesh.Gateway().String() != "10.42.200.1" {
-		t.Errorf("the pod has %v, the gateway %v", a.IP, h.Mesh.Gateway())
+	if a.IP.String() != "10.42.200.2" {
+		t.Errorf("the pod has %v", a.IP)
 	}
 	a.Run("ping", "-c1", "-W2", "10.42.200.1")
 	if out := h.Run("ip", "-o", "addr", "show", "br-000001"); strings.Contains(out, "10.42.1.1/") {
@@ -407,7 +407,7 @@ func TestOthersAreUndone(t *testing.T) {
 	c := newCluster(t, 2)
 	h := c.hosts[0]
 	h.Must(h.Mesh.Close)
-	h.opts.Recheck = 20 * time.Millisecond
+	h.opts.recheck = 20 * time.Millisecond
 	h.open()
 	c.services = []*corev1.Service{newService("web", "10.43.7.7", corev1.ServicePort{Port: 80, NodePort: 30080})}
 	c.set()

@@ -57,8 +57,8 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Recheck <= 0 {
-		o.Recheck = 30 * time.Second
+	if o.recheck <= 0 {
+		o.recheck = 30 * time.Second
 	}
 	m := &Mesh{Options: o, pods: map[string]services.Pod{}}
 	if m.host, err = kernel.Open(); err != nil {
@@ -109,16 +109,6 @@ func (m *Mesh) Close() error {
 
 // MAC is the address of this node's VXLAN device, which the peers must be told.
 func (m *Mesh) MAC() net.HardwareAddr { return address(m.Instance+m.Board, "vxlan") }
-
-// Gateway is the node's address in its pod subnet; not valid before the first Set.
-func (m *Mesh) Gateway() netip.Addr {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.ready {
-		return netip.Addr{}
-	}
-	return ipam.Gateway(m.config.PodCIDR)
-}
 
 // Set makes the node's network what the configuration says.
 func (m *Mesh) Set(ctx context.Context, c Config) error {

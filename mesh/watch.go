@@ -10,7 +10,7 @@ import (
 // watch puts right from time to time what others did to the mesh: a `flush ruleset`, a network manager
 // that tidies up, a Docker that is started. It costs a few questions to the kernel.
 func (m *Mesh) watch(ctx context.Context) {
-	tick := time.NewTicker(m.Recheck)
+	tick := time.NewTicker(m.recheck)
 	defer tick.Stop()
 	said := ""
 	for {

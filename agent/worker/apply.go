@@ -166,11 +166,7 @@ func (w *worker) slot(ctx context.Context) (release func()) {
 }
 
 func (w *worker) resolvConf(pod *corev1.Pod, facts Facts, path string) error {
-	from := w.m.Config.ResolvConf
-	if from == "" {
-		from = "/etc/resolv.conf"
-	}
-	content, err := os.ReadFile(from)
+	content, err := os.ReadFile("/etc/resolv.conf")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read the node's resolver configuration: %w", err)
 	}

@@ -61,11 +61,9 @@ type Config struct {
 	Retract func(pod *corev1.Pod) // nothing is known of the pod any more
 	Facts   func() Facts
 	// Admit says whether the node takes a pod, given those that it has; nil: all of them.
-	Admit func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting
-	Dir   string // the agent's
-	// ResolvConf is the node's resolver configuration; empty: /etc/resolv.conf.
-	ResolvConf string
-	Logger     *slog.Logger
+	Admit  func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting
+	Dir    string // the agent's
+	Logger *slog.Logger
 }
 
 func (c *Config) podDir(uid types.UID) string { return filepath.Join(c.Dir, "pods", string(uid)) }

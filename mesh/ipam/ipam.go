@@ -2,13 +2,14 @@
 // is killed when.
 //
 // A lease is a file: whole before its address is known to anybody, so that no death of the agent
-// matters, and on disk when Allocate returns, so that after a power cut pods get the addresses that the
+// matters, and on disk when Sync returns, so that after a power cut pods get the addresses that the
 // other nodes know. Nothing is written at any other time. An address that is free again is taken last: packets and names of its former holder
-// are still about. The invariant: a lease that Allocate returned is there after any crash until
+// are still about. The invariant: a lease that was synced is there after any crash until
 // Release, and no address is in two leases.
 //
 //	pool, err := ipam.Open(dir)
-//	lease, err := pool.Allocate(uid, podCIDR, nil) // the same lease each time
+//	lease, err := pool.Reserve(uid, podCIDR, nil) // the same lease each time
+//	err = pool.Sync(uid)                          // before the address is told to others
 //	err = pool.Release(uid)
 package ipam
 
@@ -118,18 +119,8 @@ func (p *Pool) List() []Lease {
 	return out
 }
 
-// Allocate gives the lease of id, a new one from the subnet if it has none. When it returns, the lease
-// is on disk. The note is that of the first call.
-func (p *Pool) Allocate(id string, subnet netip.Prefix, note json.RawMessage) (Lease, error) {
-	l, err := p.Reserve(id, subnet, note)
-	if err != nil {
-		return Lease{}, err
-	}
-	return l, p.Sync(id)
-}
-
-// Reserve is the first half of Allocate: the lease outlives the agent, but not yet a power cut. The
-// second half, Sync, takes a disk's time, in which the pod's links can be made.
+// Reserve gives the lease of id, a new one from the subnet if it has none. The note is that of the first call. The lease
+// outlives the agent, but a power cut only after Sync, which takes a disk's time, in which the pod's links can be made.
 func (p *Pool) Reserve(id string, subnet netip.Prefix, note json.RawMessage) (Lease, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -160,12 +160,9 @@ func (b *Builder) iface(word string, key uint32, not bool, name string) *Builder
 	return b.say(word, strconv.Quote(name))
 }
 
-// Iif and the three after it compare the interface that a packet came in or leaves by.
+// Iif and the two after it compare the interface that a packet came in or leaves by.
 func (b *Builder) Iif(name string) *Builder {
 	return b.iface("iifname", unix.NFT_META_IIFNAME, false, name)
-}
-func (b *Builder) IifNot(name string) *Builder {
-	return b.iface("iifname", unix.NFT_META_IIFNAME, true, name)
 }
 func (b *Builder) Oif(name string) *Builder {
 	return b.iface("oifname", unix.NFT_META_OIFNAME, false, name)

@@ -189,16 +189,6 @@ func (p *Proxy) clients() ([]nft.Op, error) {
 	return ops, errors.Join(errs...)
 }
 
-// Check loads everything anew when somebody removed the table; it costs one question to the kernel.
-func (p *Proxy) Check(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.fixed.Bridge == "" || ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return p.commit(newChange())
-}
-
 // Teardown removes the table.
 func (p *Proxy) Teardown(ctx context.Context) error {
 	p.mu.Lock()

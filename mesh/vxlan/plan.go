@@ -109,24 +109,6 @@ func Plan(observed, wanted State) []Step {
 	return out
 }
 
-// Apply does a step to a state in memory.
-func (s State) Apply(st Step) {
-	switch {
-	case st.Prefix.IsValid() && st.Remove:
-		delete(s.Routes, st.Prefix)
-	case st.Prefix.IsValid():
-		s.Routes[st.Prefix] = st.Route
-	case st.Gateway.IsValid() && st.Remove:
-		delete(s.Neighbours, st.Gateway)
-	case st.Gateway.IsValid():
-		s.Neighbours[st.Gateway] = st.MAC
-	case st.Remove:
-		delete(s.Forwarding, st.MAC)
-	default:
-		s.Forwarding[st.MAC] = st.Host
-	}
-}
-
 func (st Step) String() string {
 	verb := "set"
 	if st.Remove {

@@ -112,7 +112,7 @@ func TestPlanReachesWhatIsWanted(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		have, want := draw(t, "have"), draw(t, "want")
 		for _, s := range Plan(have, want) {
-			have.Apply(s)
+			have.apply(s)
 		}
 		if !maps.Equal(have.Routes, want.Routes) || !maps.Equal(have.Neighbours, want.Neighbours) || !maps.Equal(have.Forwarding, want.Forwarding) {
 			t.Fatalf("got %v, want %v", have, want)
@@ -121,4 +121,22 @@ func TestPlanReachesWhatIsWanted(t *testing.T) {
 			t.Fatalf("a second plan: %v", again)
 		}
 	})
+}
+
+// apply does a step to a state in memory.
+func (s State) apply(st Step) {
+	switch {
+	case st.Prefix.IsValid() && st.Remove:
+		delete(s.Routes, st.Prefix)
+	case st.Prefix.IsValid():
+		s.Routes[st.Prefix] = st.Route
+	case st.Gateway.IsValid() && st.Remove:
+		delete(s.Neighbours, st.Gateway)
+	case st.Gateway.IsValid():
+		s.Neighbours[st.Gateway] = st.MAC
+	case st.Remove:
+		delete(s.Forwarding, st.MAC)
+	default:
+		s.Forwarding[st.MAC] = st.Host
+	}
 }

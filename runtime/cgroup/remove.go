@@ -64,17 +64,6 @@ func ignoreGone(err error) error {
 	return err
 }
 
-// Empty says whether no process is left in the cgroup.
-func (t *Tree) Empty(name string) (bool, error) {
-	for _, dir := range t.dirs {
-		pids, err := processes(filepath.Join(dir, t.parent, name))
-		if err != nil || len(pids) > 0 {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
 // Remove removes a cgroup and everything below it, after its processes have been killed. It waits for processes that
 // are still dying until ctx is done. The name "" removes the parent.
 func (t *Tree) Remove(ctx context.Context, name string) error {

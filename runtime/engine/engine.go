@@ -13,7 +13,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -43,7 +42,6 @@ type Config struct {
 	CgroupParent       string // as "/bramble-1a2b3c"
 	Mirrors            map[string][]string
 	InsecureRegistries []string
-	RegistryTLS        *tls.Config
 	SeccompDir         string // of Localhost profiles
 	LogSize            int64  // bytes at which a container's log is rotated; 0 is 10 MiB
 	LogFiles           int    // kept in all; 0 is 5
@@ -186,7 +184,7 @@ func (e *Engine) open(ctx context.Context) error {
 	}
 	// After the containers, because their layers must stay.
 	e.images, err = image.Open(e.cfg.Dir, e.snap, image.Options{
-		Mirrors: e.cfg.Mirrors, Insecure: e.cfg.InsecureRegistries, TLS: e.cfg.RegistryTLS, Logger: e.log, InUse: e.layersInUse,
+		Mirrors: e.cfg.Mirrors, Insecure: e.cfg.InsecureRegistries, Logger: e.log, InUse: e.layersInUse,
 	})
 	if err != nil {
 		e.Close()
@@ -244,9 +242,6 @@ func (e *Engine) Teardown(ctx context.Context) error {
 
 // Images are the node's images.
 func (e *Engine) Images() *image.Store { return e.images }
-
-// Host is what this machine can do.
-func (e *Engine) Host() container.Host { return e.host }
 
 // Changes tells the UIDs of pods of which a container or the sandbox has changed. A pod that changes several times
 // before it is read is told once, so that the queue is never longer than there are pods.

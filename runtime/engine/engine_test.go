@@ -97,7 +97,12 @@ func importImage(t testing.TB, e *Engine, ref string, o testimage.Options) {
 	if err := testimage.WriteDocker(file, ref, img); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Images().ImportFile(context.Background(), file); err != nil {
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := e.Images().Import(context.Background(), f); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
 	"path"
 	"strings"
 
@@ -33,16 +32,6 @@ func (s *Store) Import(ctx context.Context, r io.Reader) ([]Image, error) {
 		return nil, fmt.Errorf("import images from %s: %w", source, explain(err))
 	}
 	return images, nil
-}
-
-// ImportFile imports an archive by its name.
-func (s *Store) ImportFile(ctx context.Context, path string) ([]Image, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("import images: %w", err)
-	}
-	defer f.Close()
-	return s.Import(ctx, f)
 }
 
 func explain(err error) error {

@@ -1,10 +1,8 @@
 package snapshot
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -109,9 +107,6 @@ func detach(target string) error {
 	return nil
 }
 
-// Root is where a container's root file system is mounted.
-func (s *Store) Root(id string) string { return filepath.Join(s.snapshots(), id, "m") }
-
 // Snapshots lists the containers that have a root file system here, mounted or not.
 func (s *Store) Snapshots() ([]string, error) {
 	entries, err := os.ReadDir(s.snapshots())
@@ -123,31 +118,4 @@ func (s *Store) Snapshots() ([]string, error) {
 		ids = append(ids, e.Name())
 	}
 	return ids, nil
-}
-
-// Mounted lists the snapshots that are mounted at present; all but these are useless after a reboot.
-func (s *Store) Mounted() (map[string]bool, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	base, err := filepath.EvalSymlinks(s.snapshots())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	mounted := map[string]bool{}
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		if rest, ok := strings.CutPrefix(fields[4], base+"/"); ok {
-			if id, last := filepath.Split(rest); last == "m" {
-				mounted[strings.TrimSuffix(id, "/")] = true
-			}
-		}
-	}
-	return mounted, lines.Err()
 }

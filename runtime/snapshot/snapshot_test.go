@@ -225,9 +225,8 @@ func TestManyLayers(t *testing.T) {
 	if entries, _ := os.ReadDir(root); len(entries) != 127 {
 		t.Errorf("%d files", len(entries))
 	}
-	mounted, err := s.Mounted()
-	if err != nil || !mounted["many"] {
-		t.Errorf("mounted: %v, %v", mounted, err)
+	if mounts, err := os.ReadFile("/proc/self/mountinfo"); err != nil || !strings.Contains(string(mounts), " "+root+" ") {
+		t.Errorf("not mounted: %v", err)
 	}
 }
 

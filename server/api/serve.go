@@ -54,7 +54,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // certificate is the serving certificate, for every name by which the API is reached.
 func (s *Server) certificate(l net.Listener) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
 	names := append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, s.config.Names...)
-	ips := append([]net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, s.config.AdvertiseAddress.AsSlice(), serviceIP(s.config.ServiceCIDR).AsSlice()}, s.config.Addresses...)
+	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, s.config.AdvertiseAddress.AsSlice(), serviceIP(s.config.ServiceCIDR).AsSlice()}
 	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsUnspecified() {
 		ips = append(ips, a.IP)
 	}

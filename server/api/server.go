@@ -43,9 +43,7 @@ type Config struct {
 	Listener         net.Listener // nil: in process only, until Serve is called
 	AdvertiseAddress netip.Addr   // where nodes and pods reach the API; the endpoint of default/kubernetes
 	ServiceCIDR      netip.Prefix
-	NodePorts        utilnet.PortRange // 30000-32767 by default
-	Names            []string          // further names and addresses by which clients reach the API
-	Addresses        []net.IP
+	Names            []string // further names and addresses by which clients reach the API
 	// NodeDialer connects to a node's kubelet API through its link; PodDialer to an address in the cluster's network.
 	NodeDialer func(ctx context.Context, node string) (net.Conn, error)
 	PodDialer  func(ctx context.Context, network, address string) (net.Conn, error)
@@ -82,11 +80,11 @@ type wiring struct {
 	storages      map[schema.GroupVersion]map[string]rest.Storage
 }
 
+// nodePorts are those of upstream by default.
+var nodePorts = utilnet.PortRange{Base: 30000, Size: 2768}
+
 // New wires everything and seeds the store with what every cluster has. What it starts ends with ctx, or when Run returns.
 func New(ctx context.Context, c Config) (*Server, error) {
-	if c.NodePorts.Size == 0 {
-		c.NodePorts = utilnet.PortRange{Base: 30000, Size: 2768}
-	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -146,7 +144,7 @@ func (s *Server) build(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if w.nodePorts, err = newNodePorts(services, c.NodePorts, s.log); err != nil {
+	if w.nodePorts, err = newNodePorts(services, nodePorts, s.log); err != nil {
 		return err
 	}
 	admit, err := admission.New(admission.Config{Client: w.client, Informers: w.informers, Authorizer: w.authorizer, Served: w.stores.served, Done: ctx.Done()})
@@ -180,9 +178,6 @@ func newSerializer(s *runtime.Scheme) runtime.NegotiatedSerializer {
 
 // Prefix is the store's key prefix of a resource, for caches: "/registry/deployments".
 func (s *Server) Prefix(gr schema.GroupResource) string { return s.wiring.stores.prefix(gr) }
-
-// Handler is the API as the network sees it.
-func (s *Server) Handler() http.Handler { return s.handler }
 
 // Run serves the listener until ctx is done, and returns when every request has ended.
 func (s *Server) Run(ctx context.Context) error {

@@ -73,8 +73,8 @@ func imagesOf(pod *corev1.Pod) []string {
 	return out
 }
 
-// PlatformsFromNodes knows of an image's platforms what nodes tell about it.
-func PlatformsFromNodes(nodes *cache.Cache[corev1.Node]) func(image string) []string {
+// platformsFromNodes knows of an image's platforms what nodes tell about it.
+func platformsFromNodes(nodes *cache.Cache[corev1.Node]) func(image string) []string {
 	var mu sync.Mutex
 	var known map[string][]string // nil: a node's word changed, and it is read again
 	nodes.OnChange(func(change cache.Change[corev1.Node]) {

@@ -34,11 +34,7 @@ const bindingsAtOnce = 16
 type Config struct {
 	Client kubernetes.Interface // of system:kube-scheduler
 	Caches *cache.Set
-	// ImagePlatforms tells for which platforms an image is built, like
-	// "linux/arm64"; nothing if that is not known. If it is nil, nodes are asked
-	// (PlatformsFromNodes).
-	ImagePlatforms func(image string) []string
-	Logger         *slog.Logger
+	Logger *slog.Logger
 }
 
 type scheduler struct {
@@ -48,6 +44,9 @@ type scheduler struct {
 	nodes  *cache.Cache[corev1.Node]
 	state  *state
 	queue  *queue
+	// platforms tells for which platforms an image is built, like "linux/arm64";
+	// nothing if that is not known.
+	platforms func(image string) []string
 
 	binding chan struct{}
 	wg      sync.WaitGroup
@@ -72,12 +71,9 @@ func Run(ctx context.Context, c Config) error {
 }
 
 func newScheduler(c Config, recorder record.EventRecorder) *scheduler {
-	if c.ImagePlatforms == nil {
-		c.ImagePlatforms = PlatformsFromNodes(c.Caches.Nodes())
-	}
 	return &scheduler{
 		Config: c, events: recorder, pods: c.Caches.Pods(), nodes: c.Caches.Nodes(),
-		state: newState(), queue: newQueue(), binding: make(chan struct{}, bindingsAtOnce),
+		platforms: platformsFromNodes(c.Caches.Nodes()), state: newState(), queue: newQueue(), binding: make(chan struct{}, bindingsAtOnce),
 	}
 }
 
@@ -192,7 +188,7 @@ func (s *scheduler) schedule(ctx context.Context, it *item) {
 	p.world = s
 	p.platforms = map[string][]string{}
 	for _, image := range imagesOf(pod) {
-		p.platforms[image] = s.ImagePlatforms(image)
+		p.platforms[image] = s.platforms(image)
 	}
 	var missing string
 	p.volumes, missing = volumesOf(pod, s)

@@ -16,19 +16,8 @@ import (
 // revisionJump is added by a restore: more than what can have been handed out since the backup was made.
 const revisionJump = 1 << 32
 
-// Backup writes a verified copy of the database to a new file while it is in use.
-func (d *DB) Backup(ctx context.Context, path string) error {
-	if err := d.stage.flush(); err != nil {
-		return fmt.Errorf("back up %s: %w", d.opts.Path, err)
-	}
-	if err := copyDatabase(ctx, d.opts.Path, path); err != nil {
-		return fmt.Errorf("back up %s: %w", d.opts.Path, err)
-	}
-	return nil
-}
-
-// BackupFile does the same from outside the process that has the database open, and when none has. What the volatile
-// class holds in memory is then not in the copy. (Inside that process it must not be called: closing a file of one's
+// BackupFile writes a verified copy of a database to a new file, while another process has it open and when none has.
+// What the volatile class holds in memory is not in the copy. (Inside that process it must not be called: closing a file of one's
 // own gives up the locks that SQLite holds on it.)
 func BackupFile(ctx context.Context, from, to string) error {
 	if err := checkPresent(from); err != nil {

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -77,3 +78,14 @@ var (
 	PackForTest   = pack
 	UnpackForTest = unpack
 )
+
+// Backup copies the database with all that was written so far, while it is in use.
+func (d *DB) Backup(ctx context.Context, path string) error {
+	if err := d.stage.flush(); err != nil {
+		return fmt.Errorf("back up %s: %w", d.opts.Path, err)
+	}
+	if err := copyDatabase(ctx, d.opts.Path, path); err != nil {
+		return fmt.Errorf("back up %s: %w", d.opts.Path, err)
+	}
+	return nil
+}

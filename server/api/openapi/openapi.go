@@ -46,15 +46,6 @@ var contents = sync.OnceValue(func() index {
 	return i
 })
 
-// Paths lists the documents of version 3, such as "api/v1" and "apis/apps/v1".
-func Paths() []string {
-	var out []string
-	for p := range contents().V3 {
-		out = append(out, p)
-	}
-	return out
-}
-
 // Handler serves the embedded documents and those of custom resources.
 type Handler struct {
 	Custom Custom // may be nil
