@@ -217,6 +217,41 @@ func TestSlowWatch(t *testing.T) {
 	}
 }
 
+// TestCloseWaitsForWatches: also for one that nobody reads; and one that comes too late ends at once.
+func TestCloseWaitsForWatches(t *testing.T) {
+	t.Parallel()
+	db := openDB(t)
+	s := configMaps(db)
+	open := func() watch.Interface {
+		w, err := s.Watch(context.Background(), "/configmaps", storage.ListOptions{ResourceVersion: "1", Recursive: true, Predicate: storage.Everything})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	unread, idle := open(), open()
+	go func() {
+		for range idle.ResultChan() {
+		}
+	}()
+	for i := range 100 {
+		set(t, s, "/configmaps/ns/x", map[string]string{"n": strconv.Itoa(i)})
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for name, w := range map[string]watch.Interface{"unread": unread, "idle": idle, "late": open()} {
+		for n, open := 0, true; open; n++ {
+			select {
+			case _, open = <-w.ResultChan():
+			default:
+				t.Errorf("the %s watch runs after Close, %d events", name, n)
+				open = false
+			}
+		}
+	}
+}
+
 func TestFollow(t *testing.T) {
 	db := openDB(t, func(o *store.Options) { o.CacheBytes = 1 })
 	transformer, _ := parts()

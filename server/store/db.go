@@ -102,33 +102,36 @@ type DB struct {
 	resources map[string]*resource
 	pinned    map[*resource]struct{}
 
-	closing chan struct{} // watches and the janitor end
-	janitor chan struct{} // closed when the janitor has ended
+	closing <-chan struct{} // watches and the janitor end
+	stop    func()          // closes it
+	ending  sync.WaitGroup  // of them; a watch joins with mu held, unless closing is closed
 }
 
 // Open opens or creates the database.
 func Open(ctx context.Context, o Options) (*DB, error) {
 	o = o.withDefaults()
+	life, stop := context.WithCancel(context.WithoutCancel(ctx))
 	d := &DB{
 		opts:      o,
 		log:       o.Logger,
 		resources: map[string]*resource{},
 		pinned:    map[*resource]struct{}{},
-		closing:   make(chan struct{}),
-		janitor:   make(chan struct{}),
+		closing:   life.Done(),
+		stop:      stop,
 	}
 	d.cache.limit = o.CacheBytes
 	d.expiry = newExpiry()
 	d.disk.failed = o.failed
 	if err := d.open(ctx); err != nil {
+		stop()
 		if corrupt(err) {
 			err = fmt.Errorf("%w: %w%s", ErrCorrupt, err, remedy)
 		}
 		return nil, fmt.Errorf("open store %s: %w", o.Path, err)
 	}
 	d.stage.start(d.rev)
-	go d.committer()
-	go d.runJanitor()
+	go d.committer() // Close waits for stage.ended
+	d.ending.Go(func() { d.runJanitor(life) })
 	return d, nil
 }
 
@@ -182,8 +185,10 @@ func (d *DB) Close() error {
 	if !d.stage.close() {
 		return nil
 	}
-	close(d.closing)
-	<-d.janitor
+	d.mu.Lock() // no watch begins any more
+	d.stop()
+	d.mu.Unlock()
+	d.ending.Wait()
 	<-d.stage.ended
 	err := d.disk.failure
 	if err == nil {
@@ -196,6 +201,19 @@ func (d *DB) Close() error {
 		return fmt.Errorf("close store %s: %w", d.opts.Path, err)
 	}
 	return nil
+}
+
+// untilClose runs a watch, for which Close waits; false if it is too late for that.
+func (d *DB) untilClose(watch func()) bool {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	select {
+	case <-d.closing:
+		return false
+	default:
+		d.ending.Go(watch)
+		return true
+	}
 }
 
 // Incarnation tells this database from any other, and from itself after a restore.

@@ -72,14 +72,7 @@ func (e *expiry) due(now time.Time) (ended []deadline, next time.Time) {
 const sweepInterval = 30 * time.Second
 
 // runJanitor deletes what has expired and forgets old history, until Close.
-func (d *DB) runJanitor() {
-	defer close(d.janitor)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		<-d.closing
-		cancel()
-	}()
+func (d *DB) runJanitor(ctx context.Context) {
 	var marks marks
 	for ctx.Err() == nil {
 		ended, next := d.expiry.due(d.now())

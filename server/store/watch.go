@@ -84,18 +84,21 @@ func (o *objects) Watch(ctx context.Context, key string, opts storage.ListOption
 		now = o.db.Revision()
 	}
 	w.rev = now
+	end := opts.SendInitialEvents != nil && *opts.SendInitialEvents && opts.Predicate.AllowWatchBookmarks
+	run := func() { w.run(ctx, tree, end) }
 	switch {
 	case rv > uint64(now) && initial:
-		go w.refuse(ctx, storage.NewTooLargeResourceVersionError(rv, uint64(now), 1))
-		return w, nil
+		run = func() { w.refuse(ctx, storage.NewTooLargeResourceVersionError(rv, uint64(now), 1)) }
 	case rv > uint64(now):
 		cancel()
 		return nil, storage.NewTooLargeResourceVersionError(rv, uint64(now), 1)
 	case rv > 0 && !initial:
 		w.rev = int64(rv)
 	}
-	end := opts.SendInitialEvents != nil && *opts.SendInitialEvents && opts.Predicate.AllowWatchBookmarks
-	go w.run(ctx, tree, end)
+	if !o.db.untilClose(run) { // it ends at once
+		cancel()
+		close(w.out)
+	}
 	return w, nil
 }
 
@@ -110,7 +113,7 @@ func (w *watcher) run(ctx context.Context, tree *btree.BTreeG[*item], end bool) 
 	defer close(w.out)
 	defer w.cancel()
 	err := w.follow(ctx, tree, end)
-	if err != nil && ctx.Err() == nil {
+	if err != nil && !errors.Is(err, ErrClosed) && ctx.Err() == nil {
 		w.fail(ctx, err)
 	}
 }
@@ -159,7 +162,7 @@ func (w *watcher) follow(ctx context.Context, tree *btree.BTreeG[*item], end boo
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-w.db.closing:
-			return nil
+			return ErrClosed
 		}
 	}
 }
@@ -284,6 +287,8 @@ func (w *watcher) send(ctx context.Context, t watch.EventType, obj runtime.Objec
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-w.db.closing:
+		return ErrClosed
 	}
 }
 
