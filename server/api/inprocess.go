@@ -77,7 +77,7 @@ func streams(r *http.Request) bool {
 }
 
 // stream runs the handler beside its reader. The pipe between them has no buffer: a reader that stops stops the handler, and one
-// that closes ends it.
+// that closes ends it. Nobody else waits for it: the response outlives this call.
 func (i *identity) stream(in, r *http.Request, cancel context.CancelFunc) (*http.Response, error) {
 	body, out := io.Pipe()
 	w := &streamer{header: http.Header{}, out: out, done: r.Context().Done(), started: make(chan struct{})}

@@ -169,8 +169,10 @@ func send(w http.ResponseWriter, r *http.Request, kind, hash string, body func(i
 // unzip writes what a compressed text says.
 func unzip(w io.Writer, body func(io.Writer) error) error {
 	pipe, in := io.Pipe()
-	go func() { in.CloseWithError(body(in)) }()
-	defer pipe.Close()
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer pipe.Close() // what is still being written fails
+	writing.Go(func() { in.CloseWithError(body(in)) })
 	z, err := gzip.NewReader(pipe)
 	if err == nil {
 		_, err = io.Copy(w, z)
