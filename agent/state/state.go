@@ -98,7 +98,9 @@ func Open(path string, log *slog.Logger) (*DB, error) {
 func open(path string) (*sql.DB, error) {
 	// One connection: there is one writer, and a page cache for each reader is memory that a small
 	// board needs for something else.
-	dsn := "file:" + path + "?_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000&_cache_size=-256&_txlock=immediate"
+	// unix-excl: the index of the log stays in memory. Another process has no business here, and a file of it would be
+	// written to the card after each commit, 32 KiB for a change of one.
+	dsn := "file:" + path + "?vfs=unix-excl&_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000&_cache_size=-256&_txlock=immediate"
 	conn, err := sql.Open("sqlite3", dsn)
 	if err != nil {
 		return nil, err

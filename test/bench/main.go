@@ -21,6 +21,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"bramble.dev/test/hosts"
 )
 
@@ -214,8 +216,16 @@ func (b *bench) sizes() error {
 // device is a file system of its own on a loop device.
 type device struct{ mount, loop string }
 
-// sectors written to the device so far, 512 bytes each.
+// sectors written to the device so far, 512 bytes each; what waits in the page cache is written first.
 func (d device) sectors() (uint64, error) {
+	dir, err := os.Open(d.mount)
+	if err != nil {
+		return 0, err
+	}
+	defer dir.Close()
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return 0, fmt.Errorf("sync %s: %w", d.mount, err)
+	}
 	data, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(d.loop), "stat"))
 	if err != nil {
 		return 0, err
