@@ -50,7 +50,8 @@ need_packages() {
   fi
 }
 
-# The shim and the pause process are small C programs; SQLite and seccomp are C libraries.
+# The shim and the pause process are small C programs; SQLite and seccomp are C libraries. Without certificates Go can
+# fetch no module: a minimal Debian has none.
 # shellcheck disable=SC2034 # used by the scripts that source this file
 build_packages=(gcc libc6-dev libseccomp-dev pkg-config)
 
