@@ -44,7 +44,7 @@ need_packages() {
   say "installing Debian packages: ${missing[*]}"
   package_lists
   # Services of what is installed (nginx, mosquitto) must not start by themselves: only their files are wanted.
-  if ! (without_services apt_get install -y --no-install-recommends "${missing[@]}") >"$cache/apt.log" 2>&1; then
+  if ! without_services apt_get install -y --no-install-recommends "${missing[@]}" >"$cache/apt.log" 2>&1; then
     tail -n 20 "$cache/apt.log" >&2
     die "apt-get could not install: ${missing[*]} (see $cache/apt.log)"
   fi
@@ -53,7 +53,7 @@ need_packages() {
 # The shim and the pause process are small C programs; SQLite and seccomp are C libraries. Without certificates Go can
 # fetch no module: a minimal Debian has none.
 # shellcheck disable=SC2034 # used by the scripts that source this file
-build_packages=(gcc libc6-dev libseccomp-dev pkg-config)
+build_packages=(gcc libc6-dev libseccomp-dev pkg-config ca-certificates)
 
 # The lists are fetched once a day at most; a machine that was just made has none.
 package_lists() {
@@ -70,15 +70,20 @@ package_lists() {
 apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@"; }
 
 # without_services COMMAND...: Debian's own switch (policy-rc.d) against starting services during an installation.
-without_services() {
-  local policy=/usr/sbin/policy-rc.d status=0
-  if [[ -e $policy ]]; then "$@"; return; fi
-  printf '#!/bin/sh\nexit 101\n' >"$policy"
+# It is taken back after ^C too, and by the next run after a pulled plug: left behind, it would keep the service of
+# everything that is ever installed on this machine from starting.
+without_services() ( # a subshell, which the trap is for
+  policy=/usr/sbin/policy-rc.d
+  ours='# for one installation, by scripts/lib.sh of Bramble'
+  if [[ -e $policy ]] && ! grep -qxF "$ours" "$policy"; then
+    "$@"
+    exit
+  fi
+  trap 'rm -f "$policy"' EXIT
+  printf '#!/bin/sh\n%s\nexit 101\n' "$ours" >"$policy"
   chmod 755 "$policy"
-  "$@" || status=$?
-  rm -f "$policy"
-  return "$status"
-}
+  "$@"
+)
 
 # free_port: a TCP port that nobody uses now. The kernel chooses it.
 free_port() {
