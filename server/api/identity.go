@@ -28,6 +28,9 @@ import (
 // Issuer names the cluster in service-account tokens. The name resolves inside the cluster, where issuer discovery is asked for.
 const Issuer = "https://kubernetes.default.svc.cluster.local"
 
+// knownFor is how long a credential that was found good is not looked at again, as upstream does with tokens.
+const knownFor = 10 * time.Second
+
 var audiences = authenticator.Audiences{Issuer}
 
 // newAuthenticator knows who sends a request: client certificates of our authority, service-account tokens, or nobody in particular.
@@ -40,10 +43,10 @@ func newAuthenticator(pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f inf
 	tokens := tokencache.New(tokenunion.New(
 		serviceaccount.JWTTokenAuthenticator([]string{serviceaccount.LegacyIssuer}, keys, audiences, legacy),
 		serviceaccount.JWTTokenAuthenticator([]string{Issuer}, keys, audiences, serviceaccount.NewValidator(getter)),
-	), true, 10*time.Second, 0)
+	), true, knownFor, 0)
 	options := x509.VerifyOptions{Roots: pki.CAPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	known := groupadder.NewAuthenticatedGroupAdder(union.New(
-		x509request.NewDynamic(func() (x509.VerifyOptions, bool) { return options, true }, x509request.CommonNameUserConversion),
+		oncePerConnection{x509request.NewDynamic(func() (x509.VerifyOptions, bool) { return options, true }, x509request.CommonNameUserConversion)},
 		bearertoken.New(tokens), websocket.NewProtocolAuthenticator(tokens),
 	))
 	// A bad credential is an error and not an anonymous request.

@@ -1,0 +1,53 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+)
+
+// connection is what is known of a client's connection, in the context of each of its requests.
+type connection struct {
+	certified atomic.Pointer[certified]
+}
+
+// certified is whom the connection's certificate names, as verified not long ago.
+type certified struct {
+	response *authenticator.Response
+	until    time.Time
+}
+
+type connectionKey struct{}
+
+func withConnection(ctx context.Context) context.Context {
+	return context.WithValue(ctx, connectionKey{}, &connection{})
+}
+
+// oncePerConnection verifies a client's certificate at the first request of a connection and again every knownFor, not at every
+// request: the certificate is the same until the connection ends, and to verify a signature costs a seventh of a create.
+type oncePerConnection struct {
+	authenticator.Request
+}
+
+func (a oncePerConnection) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
+	c, ok := r.Context().Value(connectionKey{}).(*connection)
+	if !ok || r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return a.Request.AuthenticateRequest(r)
+	}
+	now := time.Now()
+	if known := c.certified.Load(); known != nil && now.Before(known.until) {
+		return known.response, true, nil
+	}
+	response, ok, err := a.Request.AuthenticateRequest(r)
+	if ok && err == nil {
+		until := now.Add(knownFor)
+		if end := r.TLS.PeerCertificates[0].NotAfter; end.Before(until) {
+			until = end
+		}
+		c.certified.Store(&certified{response, until})
+	}
+	return response, ok, err
+}
