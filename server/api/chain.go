@@ -49,9 +49,9 @@ func local(api http.Handler, authz authorizer.Authorizer) http.Handler {
 	return entrance(h)
 }
 
-// entrance is what every request goes through first.
+// entrance is what every request goes through first. Upstream's latency trackers are left out: only metrics that are not registered
+// here, and an audit log, would read them.
 func entrance(h http.Handler) http.Handler {
-	h = filters.WithLatencyTrackers(h)
 	h = filters.WithRequestInfo(h, requestInfo)
 	h = filters.WithRequestReceivedTimestamp(h)
 	h = serverfilters.WithPanicRecovery(h, requestInfo)
