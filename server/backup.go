@@ -132,6 +132,9 @@ func Restore(ctx context.Context, file, dataDir string) (err error) {
 	if err := os.Rename(filepath.Join(work, pkiEntry), pkiDir(dataDir)); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
+	if err := durable.SyncDir(dir); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
 	if err := store.Restore(ctx, filepath.Join(work, databaseEntry), databasePath(dataDir)); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
@@ -188,7 +191,7 @@ func unpack(file, dir string) error {
 	if !seen[databaseEntry] {
 		return fmt.Errorf("it has no %s", databaseEntry)
 	}
-	return nil
+	return durable.SyncDir(filepath.Join(dir, pkiEntry))
 }
 
 // wanted is what a backup may hold, and nothing that leads out of the folder.
