@@ -2,18 +2,38 @@ package store
 
 import (
 	"fmt"
+	"runtime/debug"
 	"time"
 )
 
-// committer is the one writer: it takes what has been staged, puts it on disk with one sync, and makes it visible.
-func (d *DB) committer() {
-	defer close(d.stage.ended)
-	for range d.stage.wake {
-		for b := d.stage.take(); b != nil; b = d.stage.take() {
-			d.commit(b)
+// finish returns when the batch is on disk and visible, or has failed. There is no committer: of those who wait for the
+// open batch, one has the turn and commits it. A goroutine for that would have to be woken, and wake the writer in its
+// turn, which costs a lone writer more than the commit itself.
+func (d *DB) finish(b *batch) error {
+	select {
+	case <-b.done:
+	case d.stage.turn <- struct{}{}:
+		// Whoever had the turn before has either committed b or left it open.
+		select {
+		case <-b.done:
+		default:
+			d.commitOpen()
 		}
+		<-d.stage.turn
 	}
-	for b := d.stage.take(); b != nil; b = d.stage.take() {
+	return b.err
+}
+
+// commitOpen takes what has been staged, puts it on disk with one sync, and makes it visible. Only who has the turn
+// calls it. A panic ends the process, for it leaves the disk in a state that nobody knows: it must not end in a handler
+// that recovers.
+func (d *DB) commitOpen() {
+	defer func() {
+		if r := recover(); r != nil {
+			d.opts.Fatal(fmt.Errorf("commit: panic: %v\n%s", r, debug.Stack()))
+		}
+	}()
+	if b := d.stage.take(); b != nil {
 		d.commit(b)
 	}
 }

@@ -130,7 +130,6 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		return nil, fmt.Errorf("open store %s: %w", o.Path, err)
 	}
 	d.stage.start(d.rev)
-	go d.committer() // Close waits for stage.ended
 	d.ending.Go(func() { d.runJanitor(life) })
 	return d, nil
 }
@@ -189,7 +188,8 @@ func (d *DB) Close() error {
 	d.stop()
 	d.mu.Unlock()
 	d.ending.Wait()
-	<-d.stage.ended
+	d.stage.turn <- struct{}{} // what is being committed is finished, and the turn is nobody's any more
+	d.commitOpen()
 	err := d.disk.failure
 	if err == nil {
 		err = d.settle()

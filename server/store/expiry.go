@@ -80,7 +80,7 @@ func (d *DB) runJanitor(ctx context.Context) {
 			d.expire(ctx, e)
 		}
 		if d.sweep(&marks) {
-			d.stage.pass()
+			d.pass()
 		}
 		wait := sweepInterval
 		if !next.IsZero() {

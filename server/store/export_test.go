@@ -81,7 +81,7 @@ var (
 
 // Backup copies the database with all that was written so far, while it is in use.
 func (d *DB) Backup(ctx context.Context, path string) error {
-	if err := d.stage.flush(); err != nil {
+	if err := d.flush(); err != nil {
 		return fmt.Errorf("back up %s: %w", d.opts.Path, err)
 	}
 	if err := copyDatabase(ctx, d.opts.Path, path); err != nil {

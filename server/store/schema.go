@@ -63,7 +63,7 @@ func prepareFile(c *conn, path string, first int64) error {
 		"pragma journal_mode = wal",
 		// Acknowledged means on disk. FULL syncs the log at every commit.
 		"pragma synchronous = full",
-		// The committer runs checkpoints itself: SQLite's own would hide a failed sync.
+		// Checkpoints are run by who commits: SQLite's own would hide a failed sync.
 		"pragma wal_autocheckpoint = 0",
 	} {
 		if err := c.exec(q); err != nil {

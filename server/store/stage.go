@@ -24,8 +24,7 @@ type stage struct {
 	fail   error // after a fatal error
 
 	slots chan struct{} // bounds the writers that wait
-	wake  chan struct{} // the open batch has something
-	ended chan struct{} // the committer has ended
+	turn  chan struct{} // held by who commits; for good by Close
 }
 
 type stagedKey struct {
@@ -44,7 +43,7 @@ type batch struct {
 
 func newBatch() *batch { return &batch{done: make(chan struct{})} }
 
-// wait returns when the batch is on disk and visible, or has failed.
+// wait returns when the batch is on disk and visible, or has failed. Somebody else has staged in it, and finishes it.
 func (b *batch) wait() error {
 	if b == nil {
 		return nil
@@ -58,8 +57,7 @@ func (s *stage) start(rev int64) {
 	s.open = newBatch()
 	s.latest = map[stagedKey]*change{}
 	s.slots = make(chan struct{}, maxWaiting)
-	s.wake = make(chan struct{}, 1)
-	s.ended = make(chan struct{})
+	s.turn = make(chan struct{}, 1)
 }
 
 // write is a change that somebody wants, if the object is still at the revision it was made from.
@@ -118,7 +116,7 @@ func (d *DB) submit(ctx context.Context, w write) (*change, state, error) {
 		return nil, st, err
 	}
 	// From here on the write may happen whatever becomes of the caller: it waits for the outcome.
-	if err := b.wait(); err != nil {
+	if err := d.finish(b); err != nil {
 		return nil, state{}, err
 	}
 	return c, state{}, nil
@@ -151,15 +149,7 @@ func (d *DB) admit(w write) (*change, state, *batch, error) {
 	s.latest[stagedKey{w.res, c.key}] = c
 	s.open.changes = append(s.open.changes, c)
 	s.open.rev = s.rev
-	s.poke()
 	return c, state{}, c.batch, nil
-}
-
-func (s *stage) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
 }
 
 // take closes the open batch; nil when there is nothing in it.
@@ -231,7 +221,8 @@ func (s *stage) refusal() error {
 }
 
 // flush writes the volatile class and waits until it is on disk.
-func (s *stage) flush() error {
+func (d *DB) flush() error {
+	s := &d.stage
 	s.mu.Lock()
 	if err := s.refusal(); err != nil {
 		s.mu.Unlock()
@@ -239,21 +230,23 @@ func (s *stage) flush() error {
 	}
 	b := s.open
 	b.flush = true
-	s.poke()
 	s.mu.Unlock()
-	return b.wait()
+	return d.finish(b)
 }
 
 // pass uses up a revision that no object gets, so that what was listed until now is of the past. It is not written.
-func (s *stage) pass() {
+func (d *DB) pass() {
+	s := &d.stage
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.refusal() != nil {
+		s.mu.Unlock()
 		return
 	}
 	s.rev++
-	s.open.rev = s.rev
-	s.poke()
+	b := s.open
+	b.rev = s.rev
+	s.mu.Unlock()
+	_ = d.finish(b) // that the store has failed is told to others
 }
 
 // close lets no more in; false when it was closed before.
@@ -264,6 +257,5 @@ func (s *stage) close() bool {
 		return false
 	}
 	s.closed = true
-	close(s.wake)
 	return true
 }

@@ -11,7 +11,7 @@ import (
 // needs no write to go. The function must not change the objects.
 type VolatileFunc func(old, new runtime.Object) bool
 
-// volatile is what memory knows better than the disk. Only the committer uses it.
+// volatile is what memory knows better than the disk. Only who has the turn to commit uses it.
 type volatile struct {
 	dirty   map[stagedKey]*item // present objects whose row is old or missing
 	ghosts  map[stagedKey]int64 // rows of objects that have expired
@@ -93,7 +93,7 @@ func put[K comparable, V any](m *map[K]V, k K, v V) {
 }
 
 // settle leaves the file as a clean stop should: the volatile class is in it, exactly the revisions in use are
-// reserved, and the log is empty. The committer has ended.
+// reserved, and the log is empty. Nobody commits any more.
 func (d *DB) settle() error {
 	p := d.plan(&batch{flush: true})
 	if d.disk.reserved != d.rev {

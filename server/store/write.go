@@ -65,7 +65,7 @@ func (o *objects) write(ctx context.Context, whole, below string, data []byte, t
 
 func (o *objects) submit(ctx context.Context, w write) (*change, state, error) {
 	if w.value != nil && !w.lazy {
-		w.packed = pack(w.value) // here and not in the committer, of which there is one
+		w.packed = pack(w.value) // here and not in the commit, for which the others wait
 	}
 	c, st, err := o.db.submit(ctx, w)
 	if err != nil {
