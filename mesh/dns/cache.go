@@ -14,7 +14,7 @@ const (
 	maxBytes   = 8 << 10 // of one answer: larger ones are not kept
 	maxTTL     = 5 * time.Minute
 	noTTL      = 30 * time.Second // at most, for what does not exist
-	// stale answers are given for so long when no resolver answers: a site that is cut off still
+	// stale answers are given for so long when no resolver knows: a site that is cut off still
 	// finds what its pods used. RFC 8767.
 	stale = 6 * time.Hour
 )

@@ -61,7 +61,7 @@ func (f *forwarder) set(list []string, self netip.AddrPort, vip netip.Addr) {
 }
 
 // exchange answers a query from the cache or the resolvers; from the cache even when it is stale, if
-// nobody else answers.
+// nobody else knows.
 func (f *forwarder) exchange(q *dns.Msg) *dns.Msg {
 	k := keyOf(q)
 	old, fresh := f.cache.get(k, time.Now())
@@ -88,12 +88,18 @@ func (f *forwarder) exchange(q *dns.Msg) *dns.Msg {
 		}
 	}
 	switch {
+	case old != nil && (fl.answer == nil || failure(fl.answer)):
+		return adopt(q, old)
 	case fl.answer != nil:
 		return adopt(q, fl.answer)
-	case old != nil:
-		return adopt(q, old)
 	}
 	return reply(q, dns.RcodeServerFailure)
+}
+
+// failure says whether a resolver could not, or would not, find the answer. A router whose own link is down answers so:
+// it is there, and knows nothing (RFC 8767, section 4: a failure does not make what is known worthless).
+func failure(a *dns.Msg) bool {
+	return a.Rcode == dns.RcodeServerFailure || a.Rcode == dns.RcodeRefused || a.Rcode == dns.RcodeNotImplemented
 }
 
 // adopt makes a copy of an answer the reply to a query.
@@ -126,7 +132,7 @@ func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
 		if err != nil {
 			continue
 		}
-		if a.Rcode == dns.RcodeServerFailure || a.Rcode == dns.RcodeRefused || a.Rcode == dns.RcodeNotImplemented {
+		if failure(a) {
 			failed = a
 			continue
 		}

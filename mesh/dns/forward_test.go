@@ -139,6 +139,35 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestResolverThatKnowsNothing: the router of a site that is cut off is there, and says that it cannot find anything.
+func TestResolverThatKnowsNothing(t *testing.T) {
+	for _, rcode := range []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeNotImplemented, dns.RcodeNameError} {
+		t.Run(dns.RcodeToString[rcode], func(t *testing.T) {
+			up := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
+				w.WriteMsg(new(dns.Msg).SetRcode(q, rcode))
+			})
+			c := testConfig()
+			c.Upstream = []string{up}
+			s := open(t, c)
+			q := query("www.example.com", dns.TypeA)
+			known := new(dns.Msg).SetReply(q)
+			known.Answer = answerA("www.example.com.", 60, "192.0.2.1")
+			s.forward.cache.put(keyOf(q), known, time.Now().Add(-time.Hour))
+			m := s.Answer(q, true)
+			if rcode == dns.RcodeNameError { // that is knowledge, and newer
+				if m.Rcode != rcode || len(m.Answer) != 0 {
+					t.Errorf("got %s", show(m))
+				}
+			} else if m.Rcode != dns.RcodeSuccess || len(m.Answer) != 1 {
+				t.Errorf("what was known is not answered: %s", show(m))
+			}
+			if m := s.Answer(query("never.example.com", dns.TypeA), true); m.Rcode != rcode {
+				t.Errorf("never asked before: %s", show(m))
+			}
+		})
+	}
+}
+
 // TestOneFlight: who asks what somebody is asking already waits for that answer.
 func TestOneFlight(t *testing.T) {
 	var asked atomic.Int64
