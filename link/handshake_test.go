@@ -129,6 +129,13 @@ func TestHandshake(t *testing.T) {
 	if _, again, err := h.responder.Receive(NodePlace("pi1"), i.Frame(), handshakeNow); again != nil || err != nil {
 		t.Error(again, err)
 	}
+	// There was no room for it: the frame that the agent repeats counts again, once.
+	h.responder.Again(agent)
+	for _, want := range []bool{true, false} {
+		if _, again, err := h.responder.Receive(NodePlace("pi1"), i.Frame(), handshakeNow); (again != nil) != want || err != nil {
+			t.Errorf("after Again: %v %v, want an agent: %v", again, err, want)
+		}
+	}
 }
 
 func TestHandshakeOfJoiningNode(t *testing.T) {

@@ -217,6 +217,16 @@ func (r *Responder) auth(place string, frame []byte, now time.Time) (*Agent, err
 	return peer, nil
 }
 
+// Again lets the last frame of a handshake count once more: there was no room to decide about the agent, and it repeats
+// the frame until it is answered.
+func (r *Responder) Again(agent *Agent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if h := r.pending[agent.Keys.Session]; h != nil {
+		h.done = false
+	}
+}
+
 // place is where the peer should be: a node at its own topic, a joining agent anywhere.
 func (p *Agent) place(at string) string {
 	if p.Certificate == nil {

@@ -50,7 +50,7 @@ type Config struct {
 const (
 	intakeQueues = 4
 	intakeDepth  = 256       // frames that wait in one queue; more are dropped
-	admissions   = 16        // agents that are being admitted at a time; others try again
+	admissions   = 16        // agents that are being admitted at a time; others repeat their frame
 	forgetAfter  = time.Hour // of absence
 )
 
@@ -201,6 +201,7 @@ func (d *Dispatcher) handle(ctx context.Context, m message) {
 				d.admit(ctx, m.place, agent)
 			})
 		default:
+			d.responder.Again(agent)
 			d.publish(m.place, link.Reject(link.RejectBusy, 0))
 		}
 	default:
