@@ -168,9 +168,10 @@ func (u *Uplink) converse(ctx context.Context, l *line) (worked bool, err error)
 	u.mu.Unlock()
 	if session != nil {
 		// The transport was cut; the session is as good as it was, if the server still has it.
+		before := session.LastHeard()
 		session.Resume()
 		if err = u.serve(ctx, l, session); !errors.Is(err, errUnknown) {
-			return !session.LastHeard().IsZero(), err
+			return session.LastHeard().After(before), err
 		}
 	}
 	for {
