@@ -125,17 +125,19 @@ func Restore(ctx context.Context, file, dataDir string) (err error) {
 	if err := checkUnused(dataDir); err != nil { // once more: nobody else can begin now
 		return err
 	}
-	// The keys first: a folder with keys and no database is one that a server has not used yet.
-	if err := os.RemoveAll(pkiDir(dataDir)); err != nil {
-		return fmt.Errorf("restore: %w", err)
+	// The keys first: a folder with keys and no database is one that a server has not used yet, and can be restored again.
+	// But not long before: a server that starts with these keys and no database (the plug was pulled, systemd starts it) is
+	// believed by all boards of the cluster, and tells them that nothing is to run.
+	keys := func() error {
+		if err := os.RemoveAll(pkiDir(dataDir)); err != nil {
+			return err
+		}
+		if err := os.Rename(filepath.Join(work, pkiEntry), pkiDir(dataDir)); err != nil {
+			return err
+		}
+		return durable.SyncDir(dir)
 	}
-	if err := os.Rename(filepath.Join(work, pkiEntry), pkiDir(dataDir)); err != nil {
-		return fmt.Errorf("restore: %w", err)
-	}
-	if err := durable.SyncDir(dir); err != nil {
-		return fmt.Errorf("restore: %w", err)
-	}
-	if err := store.Restore(ctx, filepath.Join(work, databaseEntry), databasePath(dataDir)); err != nil {
+	if err := store.Restore(ctx, filepath.Join(work, databaseEntry), databasePath(dataDir), keys); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return nil

@@ -18,5 +18,8 @@ func lock(dir string) (release func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("another server uses %s: stop it, or give this one another --data-dir", dir)
 	}
-	return func() { f.Close() }, nil
+	return func() {
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN) // a child that is just being started has a copy of the descriptor
+		f.Close()
+	}, nil
 }

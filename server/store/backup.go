@@ -129,15 +129,16 @@ func damaged(err error) error {
 
 // Restore puts a backup in the place of a database that no server uses. It gets a new incarnation, and revisions above
 // all that were handed out: agents and watches notice, and list again. What was there before is kept beside it, named
-// after the time.
-func Restore(ctx context.Context, backup, path string) error {
-	if err := restore(ctx, backup, path); err != nil {
+// after the time. Just before the database takes its place, with all that takes long done, ready is called: what belongs
+// to the database is put in place there.
+func Restore(ctx context.Context, backup, path string, ready func() error) error {
+	if err := restore(ctx, backup, path, ready); err != nil {
 		return fmt.Errorf("restore %s from %s: %w", path, backup, err)
 	}
 	return nil
 }
 
-func restore(ctx context.Context, backup, path string) error {
+func restore(ctx context.Context, backup, path string, ready func() error) error {
 	l, err := lock(path)
 	if err != nil {
 		return err
@@ -153,7 +154,11 @@ func restore(ctx context.Context, backup, path string) error {
 	if err := copyDatabase(ctx, backup, fresh); err != nil {
 		return err
 	}
-	if err := renew(fresh, path); err != nil {
+	err = renew(fresh, path)
+	if err == nil {
+		err = ready()
+	}
+	if err != nil {
 		os.Remove(fresh)
 		return err
 	}

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"bufio"
 	"errors"
 	"os"
 	"os/exec"
@@ -12,10 +13,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/apiserver/pkg/storage"
 
 	"bramble.dev/server/store"
+	"bramble.dev/test/emulated"
 )
 
 // TestBackupAndRestore backs up while sixteen writers write, goes on, and restores: what the backup has is there, under
@@ -51,7 +54,7 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Errorf("over an existing file: %v", err)
 	}
 	outside := filepath.Join(dir, "outside.db")
-	if err := store.Restore(t.Context(), backup, path); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+	if err := store.Restore(t.Context(), backup, path, nothing); err == nil || !strings.Contains(err.Error(), "in use by another process") {
 		t.Errorf("restore under a running server: %v", err)
 	}
 	set(t, s, key(0), map[string]string{"after": "the backup"})
@@ -62,7 +65,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if err := store.BackupFile(t.Context(), path, outside); err != nil {
 		t.Errorf("of a database that nobody uses: %v", err)
 	}
-	if err := store.Restore(t.Context(), backup, path); err != nil {
+	if err := store.Restore(t.Context(), backup, path, nothing); err != nil {
 		t.Fatal(err)
 	}
 	again := openDB(t, func(o *store.Options) { o.Path = path })
@@ -94,6 +97,87 @@ func TestBackupAndRestore(t *testing.T) {
 	old := openDB(t, func(o *store.Options) { o.Path = aside[0] })
 	if got := data(t, configMaps(old), key(0)); got["after"] != "the backup" {
 		t.Errorf("what was there before: %v", got)
+	}
+}
+
+func nothing() error { return nil }
+
+// TestRestoreIsReadyBefore: what belongs to the database is put in place when the copy is made and has not yet its name; if
+// that fails nothing is there.
+func TestRestoreIsReadyBefore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	from, backup, path := filepath.Join(dir, "from.db"), filepath.Join(dir, "backup.db"), filepath.Join(dir, "state.db")
+	db := openDB(t, func(o *store.Options) { o.Path = from })
+	if err := errors.Join(db.Close(), store.BackupFile(t.Context(), from, backup)); err != nil {
+		t.Fatal(err)
+	}
+	full := errors.New("no room")
+	for _, want := range []error{full, nil} {
+		err := store.Restore(t.Context(), backup, path, func() error {
+			if _, err := os.Stat(path); err == nil {
+				t.Error("the database is there before what belongs to it")
+			}
+			if err := store.Verify(t.Context(), path+".restoring"); err != nil {
+				t.Errorf("the copy is not made yet: %v", err)
+			}
+			return want
+		})
+		if !errors.Is(err, want) {
+			t.Errorf("error %v, want %v", err, want)
+		}
+		left, _ := filepath.Glob(path + "*")
+		if _, err := os.Stat(path); (err == nil) != (want == nil) || len(left) > 2 { // the lock is one
+			t.Errorf("after %v there is %v", want, left)
+		}
+	}
+}
+
+// TestBackupBesideAWriter is what `bramble backup` does: another process has the database open and writes. What was
+// acknowledged before is in the copy, and the writer goes on.
+func TestBackupBesideAWriter(t *testing.T) {
+	t.Parallel()
+	path, backup := filepath.Join(t.TempDir(), "state.db"), filepath.Join(t.TempDir(), "backup.db")
+	writer := emulated.Self()
+	writer.Env = append(os.Environ(), crashEnv+"="+path)
+	out, err := writer.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writer.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { writer.Process.Kill(); writer.Wait() }()
+	said := bufio.NewScanner(out)
+	acknowledged := map[string]string{} // object -> its latest revision
+	for n := 0; n < 500; n++ {
+		if !said.Scan() {
+			t.Fatal("the writer ended")
+		}
+		f := strings.Fields(said.Text())
+		if len(f) != 4 || f[0] != "ok" {
+			t.Fatal(said.Text())
+		}
+		if strings.HasPrefix(f[1], "/configmaps/") {
+			acknowledged[f[1]] = f[2]
+		}
+	}
+	if err := store.BackupFile(t.Context(), path, backup); err != nil {
+		t.Fatal(err)
+	}
+	if !said.Scan() || !strings.HasPrefix(said.Text(), "ok ") {
+		t.Errorf("after the backup the writer said %q", said.Text())
+	}
+	s := configMaps(openDB(t, func(o *store.Options) { o.Path = backup }))
+	for key, was := range acknowledged {
+		var cm corev1.ConfigMap
+		if err := s.Get(t.Context(), key, storage.GetOptions{}, &cm); err != nil {
+			t.Fatalf("acknowledged, and not in the backup: %s: %v", key, err)
+		}
+		older := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{ResourceVersion: was}}
+		if (storage.APIObjectVersioner{}).CompareResourceVersion(&cm, older) < 0 {
+			t.Fatalf("%s is at revision %s, acknowledged at %s", key, cm.ResourceVersion, was)
+		}
 	}
 }
 
@@ -138,7 +222,7 @@ func TestOpenBadFiles(t *testing.T) {
 			if !errors.Is(err, tt.is) || !strings.Contains(err.Error(), tt.says) || !strings.Contains(err.Error(), path) {
 				t.Errorf("error: %v", err)
 			}
-			if err := store.Restore(t.Context(), path, filepath.Join(t.TempDir(), "new.db")); err == nil {
+			if err := store.Restore(t.Context(), path, filepath.Join(t.TempDir(), "new.db"), nothing); err == nil {
 				t.Error("restored from it")
 			}
 			if after, _ := os.ReadFile(path); string(after) != string(tt.content) {
