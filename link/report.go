@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,6 +20,13 @@ const (
 // SiteLabel of a Node says where it is; nodes of one site reach each other directly. It is not
 // topology.kubernetes.io/zone: zones are about failing together, and pods of two zones may well talk.
 const SiteLabel = "topology.bramble.dev/site"
+
+// RestrictedLabel says whether a label is for the cluster's administrator to give, as upstream's NodeRestriction has it: a board
+// that was robbed must not draw to itself the pods, and with them the Secrets, that such a label keeps on others.
+func RestrictedLabel(key string) bool {
+	prefix, _, ok := strings.Cut(key, "/")
+	return ok && (prefix == corev1.LabelNamespaceNodeRestriction || strings.HasSuffix(prefix, "."+corev1.LabelNamespaceNodeRestriction))
+}
 
 // PlatformsAnnotation of a Node is its report's Platforms, a JSON object of image name to a list like "linux/arm/v7". It lies
 // on the Node, because what one node has found out must keep a pod from all nodes that cannot run it, also after the server

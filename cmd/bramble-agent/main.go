@@ -15,11 +15,13 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"bramble.dev/agent"
 	"bramble.dev/cmd/footprint"
 	"bramble.dev/cmd/settings"
 	"bramble.dev/cmd/version"
+	"bramble.dev/link"
 )
 
 func main() {
@@ -119,6 +121,11 @@ func (f *flags) config() (agent.Config, error) {
 			return c, fmt.Errorf("--broker-ca: %s holds no certificate in PEM", f.brokerCA)
 		}
 	}
+	for key, value := range f.labels {
+		if err := checkLabel(key, value); err != nil {
+			return c, err
+		}
+	}
 	for _, s := range f.taints {
 		t, err := taint(s)
 		if err != nil {
@@ -139,6 +146,17 @@ func (f *flags) config() (agent.Config, error) {
 	return c, nil
 }
 
+// checkLabel refuses what the API would refuse, and with it all that the node reports.
+func checkLabel(key, value string) error {
+	if said := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...); len(said) > 0 {
+		return fmt.Errorf("--node-label %s=%s: %s", key, value, strings.Join(said, "; "))
+	}
+	if link.RestrictedLabel(key) {
+		return fmt.Errorf("--node-label %s=%s: no node gives itself a label of %s: use kubectl label node", key, value, corev1.LabelNamespaceNodeRestriction)
+	}
+	return nil
+}
+
 // taint reads key=value:effect or key:effect, as kubectl writes them.
 func taint(s string) (corev1.Taint, error) {
 	keyValue, effect, ok := strings.Cut(s, ":")
@@ -151,6 +169,9 @@ func taint(s string) (corev1.Taint, error) {
 	}
 	if !ok || key == "" {
 		return t, fmt.Errorf("--node-taint %q: want key=value:effect with the effect NoSchedule, PreferNoSchedule or NoExecute", s)
+	}
+	if said := append(validation.IsQualifiedName(key), validation.IsValidLabelValue(value)...); len(said) > 0 {
+		return t, fmt.Errorf("--node-taint %q: %s", s, strings.Join(said, "; "))
 	}
 	return t, nil
 }

@@ -33,6 +33,10 @@ func TestRefusedJoin(t *testing.T) {
 		{"a server without scheme", []string{"--token", token, "--server", "10.99.0.1:8883"}, "did you mean mqtts://10.99.0.1:8883?"},
 		{"not a token", []string{"--token", "secret", "--server", "mqtts://s"}, "bramble1."},
 		{"a missing file", []string{"--token-file", "/nope", "--server", "mqtts://s"}, "--token-file: /nope does not exist"},
+		{"a label that none can have", []string{"--token", token, "--server", "mqtts://s", "--node-label", "a b=c"}, "--node-label a b=c: "},
+		{"a label's value", []string{"--token", token, "--server", "mqtts://s", "--node-label", "a=b c"}, "--node-label a=b c: "},
+		{"another's label", []string{"--token", token, "--server", "mqtts://s", "--node-label", "node-restriction.kubernetes.io/safe=yes"}, "use kubectl label node"},
+		{"a taint that none can have", []string{"--token", token, "--server", "mqtts://s", "--node-taint", "a b=c:NoSchedule"}, "--node-taint \"a b=c:NoSchedule\": "},
 		{"a bad name", []string{"--token", token, "--server", "mqtts://s", "--node-name", "a_b"}, "--node-name"},
 	}
 	for _, tt := range tests {

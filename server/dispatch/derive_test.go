@@ -321,3 +321,21 @@ func wrong(api *cachetest.API, d *Dispatcher, nodes []string) string {
 	}
 	return ""
 }
+
+// TestNodeMeta: a node's report adds labels and changes those it gave, but for what is the administrator's.
+func TestNodeMeta(t *testing.T) {
+	have := &corev1.Node{ObjectMeta: metav1.ObjectMeta{
+		Labels:      map[string]string{"rack": "1", "mine": "yes", "node-restriction.kubernetes.io/safe": "no"},
+		Annotations: map[string]string{InstanceAnnotation: "i", registered: "i"},
+	}}
+	got := mergeNodeMeta(have, &link.NodeReport{Labels: map[string]string{
+		"rack": "2", "node-restriction.kubernetes.io/safe": "yes", "team.node-restriction.kubernetes.io/a": "b", "node-restriction.kubernetes.io.example/a": "b",
+	}})
+	want := map[string]string{"rack": "2", "mine": "yes", "node-restriction.kubernetes.io/safe": "no", "node-restriction.kubernetes.io.example/a": "b"}
+	if got == nil || !maps.Equal(got.Labels, want) {
+		t.Fatalf("got %v, want %v", got, want)
+	}
+	if again := mergeNodeMeta(got, &link.NodeReport{Labels: map[string]string{"rack": "2", "node-restriction.kubernetes.io/safe": "yes"}}); again != nil {
+		t.Errorf("the same again is a change: %v", again)
+	}
+}

@@ -309,14 +309,16 @@ func (d *Dispatcher) writeNode(ctx context.Context, name string, r *link.NodeRep
 const registered = "bramble.dev/registered"
 
 // mergeNodeMeta is the Node with the labels, taints and the address that were reported; nil if it
-// has them. Labels that others set stay; taints are set once for an instance.
+// has them. Labels that others set stay, and those that are not a node's own to choose; taints are set once for an instance.
 func mergeNodeMeta(have *corev1.Node, r *link.NodeReport) *corev1.Node {
 	out := have.DeepCopy()
 	if out.Labels == nil {
 		out.Labels = map[string]string{}
 	}
 	for k, v := range r.Labels {
-		out.Labels[k] = v
+		if !link.RestrictedLabel(k) {
+			out.Labels[k] = v
+		}
 	}
 	if out.Annotations == nil {
 		out.Annotations = map[string]string{}
