@@ -14,7 +14,10 @@ func TestVersionIsThatOfGoMod(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := regexp.MustCompile(`(?m)^\s*k8s\.io/kubernetes (\S+)`).FindSubmatch(data)
-	if m == nil || string(m[1]) != upstream.Version {
-		t.Errorf("upstream.Version is %s, go.mod has %s", upstream.Version, m[1:])
+	if m == nil {
+		t.Fatal("go.mod names no version of k8s.io/kubernetes")
+	}
+	if string(m[1]) != upstream.Version {
+		t.Errorf("upstream.Version is %s, go.mod has %s", upstream.Version, m[1])
 	}
 }
