@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -37,6 +38,8 @@ type network struct {
 	proxy   *apiproxy.Proxy
 	log     *slog.Logger
 	changed chan struct{} // capacity 1
+	// resolvConf is the file that names the node's resolvers.
+	resolvConf string
 	// settled is called after each Set with why the network does not work, or nil.
 	settled func(error)
 
@@ -45,7 +48,9 @@ type network struct {
 	mu       sync.Mutex
 	listener net.Listener // of the API proxy
 	failed   error
-	once     bool // Set has succeeded
+	once     bool     // Set has succeeded
+	asks     []string // the resolvers that the network was last set with
+	asked    bool     // it was
 }
 
 // Attach implements seam.Network.
@@ -158,7 +163,7 @@ func (n *network) config() (mesh.Config, error) {
 	c := mesh.Config{
 		Site: n.site(node), AcrossSites: cluster.AcrossSites,
 		Node: n.node, Zone: node.Labels[corev1.LabelTopologyZone], NodeIP: n.nodeIP(), VNI: cluster.VNI, Domain: cluster.Domain,
-		Services: services, EndpointSlices: n.catalog.EndpointSlices(), Upstream: resolvers("/etc/resolv.conf"),
+		Services: services, EndpointSlices: n.catalog.EndpointSlices(), Upstream: n.upstream(),
 	}
 	for to, from := range map[*netip.Prefix]string{&c.PodCIDR: node.Spec.PodCIDR, &c.ClusterCIDR: cluster.PodCIDR, &c.ServiceCIDR: cluster.ServiceCIDR} {
 		p, err := netip.ParsePrefix(from)
@@ -220,7 +225,24 @@ func toPeer(from link.Peer) (p mesh.Peer, err error) {
 	return p, err
 }
 
-// resolvers are the node's own, in the order in which it asks them.
+// upstream are the node's own resolvers, in the order in which it asks them.
+func (n *network) upstream() []string {
+	list := resolvers(n.resolvConf)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.asks, n.asked = list, true
+	return list
+}
+
+// asksOthers says whether the node asks other resolvers than when the network was last set. A modem that comes up, or another
+// Wi-Fi, may bring some with no change of the node's address or of anything in the cluster.
+func (n *network) asksOthers() bool {
+	list := resolvers(n.resolvConf)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.asked && !slices.Equal(list, n.asks)
+}
+
 func resolvers(path string) []string {
 	b, err := os.ReadFile(path)
 	if err != nil {

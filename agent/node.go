@@ -21,8 +21,8 @@ import (
 	"bramble.dev/mesh"
 )
 
-// look is how often the node looks at itself: its address, and what it runs short of. It reads a
-// few files of the kernel's and writes none.
+// look is how often the node looks at itself: its address, its resolvers, and what it runs short of. It
+// reads a few files and writes none.
 const look = 10 * time.Second
 
 // self is the node as it sees itself.
@@ -129,6 +129,9 @@ func (s *self) run(ctx context.Context) {
 			if s.find() {
 				s.log.Info("the node's address has changed", "address", s.address().String())
 				s.moved()
+			}
+			if s.network.asksOthers() {
+				s.network.poke()
 			}
 		}
 		s.update(ctx)

@@ -54,7 +54,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	}
 	a.network = &network{
 		Mesh: m, catalog: a.catalog, node: c.NodeName, labels: c.Labels, nodeIP: a.self.address, proxy: a.proxy, log: a.log, changed: make(chan struct{}, 1),
-		settled: func(error) { a.self.poke() },
+		resolvConf: "/etc/resolv.conf", settled: func(error) { a.self.poke() },
 	}
 	a.self.network = a.network
 	a.self.find()
