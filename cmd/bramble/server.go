@@ -124,7 +124,7 @@ func upCommand() *cobra.Command {
 		c.Ready = func(info server.Info) {
 			group.Go(func() error { footprint.Keep(ctx, c.Logger); return nil })
 			group.Go(func() error {
-				agent, err := localAgent(ctx, c, info, path, *node)
+				agent, err := localAgent(ctx, c, info, path, *node, cmd.Flag("config").Value.String())
 				if err != nil {
 					return err
 				}
@@ -156,14 +156,18 @@ func checkNodeName(name string) error {
 }
 
 // localAgent is the agent that runs beside the server. Its token lies in a file, and the broker's URL, which may hold
-// a password, in the environment: ps shows neither.
-func localAgent(ctx context.Context, c server.Config, info server.Info, path, node string) (program, error) {
+// a password, in the environment: ps shows neither. config is the file of the board's settings, the agent's among them; "": none
+// was named.
+func localAgent(ctx context.Context, c server.Config, info server.Info, path, node, config string) (program, error) {
 	dir := filepath.Join(c.DataDir, "agent")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return program{}, err
 	}
 	agent := program{path: path, args: []string{"--data-dir", c.DataDir, "--log-level", level(ctx, c.Logger)},
 		env: []string{settings.Variable("server") + "=" + info.MQTTURL}}
+	if config != "" {
+		agent.env = append(agent.env, settings.Variable("config")+"="+config)
+	}
 	if node != "" {
 		agent.args = append(agent.args, "--node-name", node)
 	}

@@ -23,7 +23,7 @@ func TestFlagsAreShared(t *testing.T) {
 	})
 }
 
-// TestLocalAgent: ps shows nothing of the broker's password.
+// TestLocalAgent: ps shows nothing of the broker's password, and the agent reads the file that the server was given.
 func TestLocalAgent(t *testing.T) {
 	const url = "mqtts://user:secret@broker.example:8883"
 	c := server.Config{DataDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
@@ -33,14 +33,14 @@ func TestLocalAgent(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(c.DataDir, "agent", "node.crt"), nil, 0o600); err != nil { // it has joined
 		t.Fatal(err)
 	}
-	agent, err := localAgent(t.Context(), c, server.Info{MQTTURL: url}, "/bin/bramble-agent", "pi")
+	agent, err := localAgent(t.Context(), c, server.Info{MQTTURL: url}, "/bin/bramble-agent", "pi", "/etc/board.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if args := strings.Join(agent.args, " "); args != "--data-dir "+c.DataDir+" --log-level ERROR --node-name pi" {
 		t.Errorf("arguments %s", args)
 	}
-	if !slices.Equal(agent.env, []string{"BRAMBLE_SERVER=" + url}) {
+	if !slices.Equal(agent.env, []string{"BRAMBLE_SERVER=" + url, "BRAMBLE_CONFIG=/etc/board.yaml"}) {
 		t.Errorf("environment %v", agent.env)
 	}
 }
