@@ -122,7 +122,7 @@ func (id *identity) load() error {
 		return err
 	}
 	if b, err := os.ReadFile(filepath.Join(id.dir, counterFile)); err == nil {
-		// A counter that cannot be read is worth less than one that is too high.
+		// It must not begin anew: the server refuses a number that it has seen.
 		n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 		if err != nil {
 			return fmt.Errorf("%s: %w", counterFile, err)
