@@ -12,6 +12,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"k8s.io/client-go/kubernetes"
@@ -22,11 +23,14 @@ import (
 
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/clusterrole"
+	"bramble.dev/server/controllers/cronjob"
 	"bramble.dev/server/controllers/deployment"
+	"bramble.dev/server/controllers/disruption"
 	"bramble.dev/server/controllers/endpoints"
 	"bramble.dev/server/controllers/endpointslice"
 	"bramble.dev/server/controllers/events"
 	"bramble.dev/server/controllers/garbage"
+	"bramble.dev/server/controllers/job"
 	"bramble.dev/server/controllers/namespace"
 	"bramble.dev/server/controllers/nodeipam"
 	"bramble.dev/server/controllers/nodelifecycle"
@@ -37,6 +41,7 @@ import (
 	"bramble.dev/server/controllers/rootca"
 	"bramble.dev/server/controllers/serviceaccount"
 	"bramble.dev/server/controllers/tainteviction"
+	"bramble.dev/server/controllers/ttlafterfinished"
 )
 
 // Dependencies is what the controllers share.
@@ -80,7 +85,7 @@ func (k kit) events(component string, c kubernetes.Interface) record.EventRecord
 // all lists the controllers, in the order of the kinds that they keep.
 func all(d Dependencies, recorder *events.Recorder) []runner {
 	k := kit{d, recorder}
-	return append(append(k.workloads(), k.services()...), append(k.nodes(), k.house()...)...)
+	return slices.Concat(k.workloads(), k.jobs(), k.services(), k.nodes(), k.house())
 }
 
 func (k kit) workloads() []runner {
@@ -99,6 +104,16 @@ func (k kit) workloads() []runner {
 			Client: rcs, Events: k.events("replication-controller", rcs),
 			ReplicationControllers: s.ReplicationControllers(), Pods: s.Pods(), Log: log,
 		}),
+	}
+}
+
+func (k kit) jobs() []runner {
+	s, log := k.Caches, k.Logger
+	jobs, crons := k.Client("job-controller"), k.Client("cronjob-controller")
+	return []runner{
+		job.New(job.Inputs{Client: jobs, Events: k.events("job-controller", jobs), Jobs: s.Jobs(), Pods: s.Pods(), Log: log}),
+		cronjob.New(cronjob.Inputs{Client: crons, Events: k.events("cronjob-controller", crons), CronJobs: s.CronJobs(), Jobs: s.Jobs(), Log: log}),
+		ttlafterfinished.New(ttlafterfinished.Inputs{Client: k.Client("ttl-after-finished-controller"), Jobs: s.Jobs(), Log: log}),
 	}
 }
 
@@ -121,10 +136,15 @@ func (k kit) nodes() []runner {
 	s, log := k.Caches, k.Logger
 	node := k.Client("node-controller")
 	recorder := k.events("node-controller", node)
+	budgets := k.Client("disruption-controller")
 	return []runner{
 		nodeipam.New(nodeipam.Inputs{Client: node, Events: recorder, Nodes: s.Nodes(), PodCIDR: k.PodCIDR, Log: log}),
 		nodelifecycle.New(nodelifecycle.Inputs{Client: node, Events: recorder, Nodes: s.Nodes(), Pods: s.Pods(), Presence: k.Presence, Log: log}),
 		tainteviction.New(tainteviction.Inputs{Client: node, Events: k.events("taint-eviction-controller", node), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
+		disruption.New(disruption.Inputs{
+			Client: budgets, Events: k.events("controllermanager", budgets), Budgets: s.PodDisruptionBudgets(), Pods: s.Pods(),
+			ReplicationControllers: s.ReplicationControllers(), ReplicaSets: s.ReplicaSets(), Deployments: s.Deployments(), StatefulSets: s.StatefulSets(), Log: log,
+		}),
 		podgc.New(podgc.Inputs{Client: k.Client("pod-garbage-collector"), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
 	}
 }

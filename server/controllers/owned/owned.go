@@ -56,6 +56,8 @@ type Claims[T any] struct {
 	Owner    metav1.Object
 	Kind     schema.GroupVersionKind
 	Selector labels.Selector
+	// Finalizers are given to what is adopted and taken from what is released.
+	Finalizers []string
 	// Adoptable, if set, may keep an object from being adopted or kept.
 	Adoptable func(*T) bool
 	// Fresh reads the owner from the API: before the first adoption it is
@@ -123,7 +125,7 @@ func (c Claims[T]) mayAdopt(ctx context.Context) error {
 }
 
 func (c Claims[T]) adopt(ctx context.Context, object *T, m metav1.Object) (bool, error) {
-	err := c.Patch(ctx, object, AdoptPatch(c.Owner, c.Kind, m.GetUID()))
+	err := c.Patch(ctx, object, AdoptPatch(c.Owner, c.Kind, m.GetUID(), c.Finalizers...))
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -136,7 +138,7 @@ func (c Claims[T]) adopt(ctx context.Context, object *T, m metav1.Object) (bool,
 // release ignores that the object is gone or was made again meanwhile, which
 // the server reports as invalid because the UID differs.
 func (c Claims[T]) release(ctx context.Context, object *T, m metav1.Object) error {
-	err := c.Patch(ctx, object, ReleasePatch(m.GetUID(), c.Owner.GetUID()))
+	err := c.Patch(ctx, object, ReleasePatch(m.GetUID(), c.Owner.GetUID(), c.Finalizers...))
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 		return nil
 	}
@@ -144,20 +146,27 @@ func (c Claims[T]) release(ctx context.Context, object *T, m metav1.Object) erro
 }
 
 // AdoptPatch makes owner the controller of the object with this UID.
-func AdoptPatch(owner metav1.Object, kind schema.GroupVersionKind, uid types.UID) []byte {
-	return marshal(map[string]any{
+func AdoptPatch(owner metav1.Object, kind schema.GroupVersionKind, uid types.UID, finalizers ...string) []byte {
+	metadata := map[string]any{
 		"uid":             uid,
 		"ownerReferences": []metav1.OwnerReference{*metav1.NewControllerRef(owner, kind)},
-	})
+	}
+	if len(finalizers) > 0 {
+		metadata["finalizers"] = finalizers
+	}
+	return marshal(metadata)
 }
 
-// ReleasePatch removes references to owners from the object with this UID.
-func ReleasePatch(uid types.UID, owners ...types.UID) []byte {
-	refs := make([]map[string]string, 0, len(owners))
-	for _, owner := range owners {
-		refs = append(refs, map[string]string{"$patch": "delete", "uid": string(owner)})
+// ReleasePatch removes the reference to an owner, and finalizers, from the object with this UID.
+func ReleasePatch(uid, owner types.UID, finalizers ...string) []byte {
+	metadata := map[string]any{
+		"uid":             uid,
+		"ownerReferences": []map[string]string{{"$patch": "delete", "uid": string(owner)}},
 	}
-	return marshal(map[string]any{"uid": uid, "ownerReferences": refs})
+	if len(finalizers) > 0 {
+		metadata["$deleteFromPrimitiveList/finalizers"] = finalizers
+	}
+	return marshal(metadata)
 }
 
 func marshal(metadata map[string]any) []byte {
