@@ -74,11 +74,17 @@ func serverCommand() *cobra.Command {
 			return err
 		}
 		group, ctx := errgroup.WithContext(cmd.Context())
-		c.Ready = func(server.Info) { group.Go(func() error { footprint.Keep(ctx, c.Logger); return nil }) }
+		c.Ready = func(server.Info) { keepSmall(ctx, group, c.Logger) }
 		group.Go(func() error { return server.Run(ctx, c) })
 		return group.Wait()
 	}
 	return configured(cmd)
+}
+
+// keepSmall keeps a server that is ready as small as its work allows.
+func keepSmall(ctx context.Context, group *errgroup.Group, log *slog.Logger) {
+	group.Go(func() error { footprint.Keep(ctx, log); return nil })
+	group.Go(func() error { footprint.Stretch(ctx); return nil })
 }
 
 // start turns flags into a configuration, in a process that is about to serve.
@@ -122,7 +128,7 @@ func upCommand() *cobra.Command {
 		}
 		group, ctx := errgroup.WithContext(cmd.Context())
 		c.Ready = func(info server.Info) {
-			group.Go(func() error { footprint.Keep(ctx, c.Logger); return nil })
+			keepSmall(ctx, group, c.Logger)
 			group.Go(func() error {
 				agent, err := localAgent(ctx, c, info, path, *node, cmd.Flag("config").Value.String())
 				if err != nil {

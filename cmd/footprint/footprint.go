@@ -5,6 +5,7 @@
 //
 //	footprint.Thrifty()          // first thing in main
 //	go footprint.Keep(ctx, log)  // when ready: now, and in the quiet after each busy phase
+//	go footprint.Stretch(ctx)    // a server's heap has more room while it is busy
 package footprint
 
 import (

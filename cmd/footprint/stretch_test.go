@@ -1,0 +1,57 @@
+package footprint
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"testing"
+	"time"
+)
+
+func gcPercent() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+var garbage []byte
+
+// A process that makes garbage fast gets room; at rest it has none.
+func TestStretch(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(steadyGC))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	var s stretch
+	go func() { s.run(ctx); close(ended) }()
+	for deadline := time.Now().Add(30 * time.Second); gcPercent() == steadyGC; {
+		if time.Now().After(deadline) {
+			t.Fatal("the heap of a busy process has no more room than at rest")
+		}
+		for range 100 {
+			garbage = make([]byte, 1<<16)
+		}
+	}
+	s.mu.Lock()
+	s.timer.Stop()
+	s.last = time.Now().Add(-calm) // it has been calm
+	s.mu.Unlock()
+	s.relax()
+	if got := gcPercent(); got != steadyGC {
+		t.Errorf("%d %% at rest", got)
+	}
+	cancel()
+	<-ended
+	s.collected() // one that was under way
+	if got := gcPercent(); got != steadyGC {
+		t.Errorf("%d %% after the end", got)
+	}
+}
+
+func TestPercentFor(t *testing.T) {
+	const mib = 1 << 20
+	for live, want := range map[uint64]int{0: room * 100, 4 * mib: 800, 20 * mib: 160, 100 * mib: steadyGC} {
+		if got := percentFor(live); got != want {
+			t.Errorf("%d bytes live: %d %%, want %d", live, got, want)
+		}
+	}
+}
