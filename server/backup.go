@@ -31,6 +31,9 @@ func Backup(ctx context.Context, dataDir, file string) (err error) {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("%s exists: name a new file", file)
 	}
+	if _, err := os.Stat(databasePath(dataDir)); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("backup: no server has been in %s: name the --data-dir of one", dataDir)
+	}
 	if file, err = filepath.Abs(file); err != nil { // the database's library takes a relative name for a host's
 		return fmt.Errorf("backup: %w", err)
 	}

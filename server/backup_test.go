@@ -45,6 +45,17 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 }
 
+func TestBackupOfNothing(t *testing.T) {
+	dir := t.TempDir()
+	err := Backup(t.Context(), filepath.Join(dir, "none"), filepath.Join(dir, "b"))
+	if err == nil || !strings.Contains(err.Error(), "--data-dir") {
+		t.Errorf("error %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
 // TestRefusedRestore: what cannot be restored leaves the folder, and the one above it, as they were.
 func TestRefusedRestore(t *testing.T) {
 	files := t.TempDir()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -119,6 +120,14 @@ func (f *flags) config() (agent.Config, error) {
 		}
 		if c.BrokerRoots = x509.NewCertPool(); !c.BrokerRoots.AppendCertsFromPEM(text) {
 			return c, fmt.Errorf("--broker-ca: %s holds no certificate in PEM", f.brokerCA)
+		}
+	}
+	if c.MaxPods < 0 {
+		return c, fmt.Errorf("--max-pods %d: want a positive number", c.MaxPods)
+	}
+	if c.NodeIP != "" {
+		if _, err := netip.ParseAddr(c.NodeIP); err != nil {
+			return c, fmt.Errorf("--node-ip %q: want an address of this board, such as 192.168.1.7", c.NodeIP)
 		}
 	}
 	for key, value := range f.labels {

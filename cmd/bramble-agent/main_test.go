@@ -33,6 +33,8 @@ func TestRefusedJoin(t *testing.T) {
 		{"a server without scheme", []string{"--token", token, "--server", "10.99.0.1:8883"}, "did you mean mqtts://10.99.0.1:8883?"},
 		{"not a token", []string{"--token", "secret", "--server", "mqtts://s"}, "bramble1."},
 		{"a missing file", []string{"--token-file", "/nope", "--server", "mqtts://s"}, "--token-file: /nope does not exist"},
+		{"no pods", []string{"--token", token, "--server", "mqtts://s", "--max-pods", "-3"}, "--max-pods -3: "},
+		{"no address", []string{"--token", token, "--server", "mqtts://s", "--node-ip", "eth0"}, "--node-ip \"eth0\": "},
 		{"a label that none can have", []string{"--token", token, "--server", "mqtts://s", "--node-label", "a b=c"}, "--node-label a b=c: "},
 		{"a label's value", []string{"--token", token, "--server", "mqtts://s", "--node-label", "a=b c"}, "--node-label a=b c: "},
 		{"another's label", []string{"--token", token, "--server", "mqtts://s", "--node-label", "node-restriction.kubernetes.io/safe=yes"}, "use kubectl label node"},

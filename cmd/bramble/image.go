@@ -16,9 +16,8 @@ import (
 )
 
 func imageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "image", Short: "The container images on this board"}
-	cmd.AddCommand(imageListCommand(), imageImportCommand(), imagePullCommand(), imageRemoveCommand())
-	return cmd
+	return only(&cobra.Command{Use: "image", Short: "The container images on this board"},
+		imageListCommand(), imageImportCommand(), imagePullCommand(), imageRemoveCommand())
 }
 
 // images is one image command: it is given a client of the agent that owns the images.

@@ -45,6 +45,19 @@ func versionCommand() *cobra.Command {
 	}
 }
 
+// only is a command that has commands and does nothing itself. Cobra would answer a name that it does not have with its help and
+// success, and a script would take the help for a token.
+func only(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(commands...)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return fmt.Errorf("unknown command %q for %q: see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())
+		}
+		return cmd.Help()
+	}
+	return cmd
+}
+
 // defaultDataDir holds everything of an instance.
 const defaultDataDir = "/var/lib/bramble"
 

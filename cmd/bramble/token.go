@@ -23,9 +23,7 @@ import (
 const tokenTTL = time.Hour
 
 func tokenCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Tokens with which boards join"}
-	cmd.AddCommand(tokenCreateCommand())
-	return cmd
+	return only(&cobra.Command{Use: "token", Short: "Tokens with which boards join"}, tokenCreateCommand())
 }
 
 func tokenCreateCommand() *cobra.Command {
