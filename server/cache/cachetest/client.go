@@ -54,6 +54,11 @@ var served = []*metav1.APIResourceList{
 		{Name: "replicasets/status", Kind: "ReplicaSet", Namespaced: true, Verbs: metav1.Verbs{"get", "patch", "update"}},
 		{Name: "deployments/status", Kind: "Deployment", Namespaced: true, Verbs: metav1.Verbs{"get", "patch", "update"}},
 	}},
+	{GroupVersion: "batch/v1", APIResources: []metav1.APIResource{
+		{Name: "jobs", Kind: "Job", Namespaced: true, Verbs: verbs},
+		{Name: "jobs/status", Kind: "Job", Namespaced: true, Verbs: metav1.Verbs{"get", "patch", "update"}},
+		{Name: "cronjobs", Kind: "CronJob", Namespaced: true, Verbs: verbs},
+	}},
 }
 
 // Metadata gives a client that sees only the metadata of objects.
