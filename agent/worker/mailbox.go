@@ -10,7 +10,6 @@ import (
 type mailbox struct {
 	mu      sync.Mutex
 	desired Desired
-	fresh   bool // not yet looked at
 	refresh bool // what the pod's volumes show may have changed
 	retry   bool // what failed may succeed now
 
@@ -18,7 +17,7 @@ type mailbox struct {
 }
 
 func newMailbox(pod *corev1.Pod) *mailbox {
-	return &mailbox{desired: Desired{Pod: pod}, fresh: true, notify: make(chan struct{}, 1)}
+	return &mailbox{desired: Desired{Pod: pod}, notify: make(chan struct{}, 1)}
 }
 
 // put leaves a version of the pod.
@@ -32,7 +31,7 @@ func (b *mailbox) put(pod *corev1.Pod) {
 	if old.DeletionTimestamp != nil {
 		pod = keepEnd(pod, old)
 	}
-	b.desired.Pod, b.fresh, b.refresh = pod, true, true
+	b.desired.Pod, b.refresh = pod, true
 	b.mu.Unlock()
 	b.wake()
 }
@@ -55,7 +54,7 @@ func keepEnd(pod, old *corev1.Pod) *corev1.Pod {
 func (b *mailbox) gone() {
 	b.mu.Lock()
 	was := b.desired.Gone
-	b.desired.Gone, b.fresh = true, true
+	b.desired.Gone = true
 	b.mu.Unlock()
 	if !was {
 		b.wake()
@@ -76,7 +75,7 @@ func (b *mailbox) take() (d Desired, refresh, retry bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d, refresh, retry = b.desired, b.refresh, b.retry
-	b.fresh, b.refresh, b.retry = false, false, false
+	b.refresh, b.retry = false, false
 	return d, refresh, retry
 }
 
