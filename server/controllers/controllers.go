@@ -24,6 +24,7 @@ import (
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/clusterrole"
 	"bramble.dev/server/controllers/cronjob"
+	"bramble.dev/server/controllers/daemonset"
 	"bramble.dev/server/controllers/deployment"
 	"bramble.dev/server/controllers/disruption"
 	"bramble.dev/server/controllers/endpoints"
@@ -40,6 +41,7 @@ import (
 	"bramble.dev/server/controllers/resourcequota"
 	"bramble.dev/server/controllers/rootca"
 	"bramble.dev/server/controllers/serviceaccount"
+	"bramble.dev/server/controllers/statefulset"
 	"bramble.dev/server/controllers/tainteviction"
 	"bramble.dev/server/controllers/ttlafterfinished"
 )
@@ -91,6 +93,7 @@ func all(d Dependencies, recorder *events.Recorder) []runner {
 func (k kit) workloads() []runner {
 	s, log := k.Caches, k.Logger
 	deployments, sets, rcs := k.Client("deployment-controller"), k.Client("replicaset-controller"), k.Client("replication-controller")
+	daemons, stateful := k.Client("daemon-set-controller"), k.Client("statefulset-controller")
 	return []runner{
 		deployment.New(deployment.Inputs{
 			Client: deployments, Events: k.events("deployment-controller", deployments),
@@ -103,6 +106,14 @@ func (k kit) workloads() []runner {
 		replicationcontroller.New(replicationcontroller.Inputs{
 			Client: rcs, Events: k.events("replication-controller", rcs),
 			ReplicationControllers: s.ReplicationControllers(), Pods: s.Pods(), Log: log,
+		}),
+		daemonset.New(daemonset.Inputs{
+			Client: daemons, Events: k.events("daemonset-controller", daemons),
+			DaemonSets: s.DaemonSets(), Pods: s.Pods(), Nodes: s.Nodes(), Revisions: s.ControllerRevisions(), Log: log,
+		}),
+		statefulset.New(statefulset.Inputs{
+			Client: stateful, Events: k.events("statefulset-controller", stateful),
+			StatefulSets: s.StatefulSets(), Pods: s.Pods(), Claims: s.PersistentVolumeClaims(), Revisions: s.ControllerRevisions(), Log: log,
 		}),
 	}
 }

@@ -130,7 +130,7 @@ func (c *cluster) advance(ctx context.Context, namespace, name string) {
 	switch {
 	case err != nil:
 	case pod.Spec.NodeName == "" && pod.DeletionTimestamp == nil:
-		_ = client.Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Target: corev1.ObjectReference{Name: "node"}}, metav1.CreateOptions{})
+		_ = client.Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}, Target: corev1.ObjectReference{Name: namedNode(pod)}}, metav1.CreateOptions{})
 	case pod.DeletionTimestamp != nil:
 		now := int64(0)
 		_ = client.Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &now})

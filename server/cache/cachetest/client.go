@@ -41,6 +41,7 @@ var served = []*metav1.APIResourceList{
 	{GroupVersion: "v1", APIResources: []metav1.APIResource{
 		{Name: "pods", Kind: "Pod", Namespaced: true, Verbs: verbs},
 		{Name: "pods/status", Kind: "Pod", Namespaced: true, Verbs: metav1.Verbs{"get", "patch", "update"}},
+		{Name: "persistentvolumeclaims", Kind: "PersistentVolumeClaim", Namespaced: true, Verbs: verbs},
 		{Name: "configmaps", Kind: "ConfigMap", Namespaced: true, Verbs: verbs},
 		{Name: "secrets", Kind: "Secret", Namespaced: true, Verbs: verbs},
 		{Name: "replicationcontrollers", Kind: "ReplicationController", Namespaced: true, Verbs: verbs},
@@ -50,6 +51,9 @@ var served = []*metav1.APIResourceList{
 	}},
 	{GroupVersion: "apps/v1", APIResources: []metav1.APIResource{
 		{Name: "deployments", Kind: "Deployment", Namespaced: true, Verbs: verbs},
+		{Name: "daemonsets", Kind: "DaemonSet", Namespaced: true, Verbs: verbs},
+		{Name: "statefulsets", Kind: "StatefulSet", Namespaced: true, Verbs: verbs},
+		{Name: "controllerrevisions", Kind: "ControllerRevision", Namespaced: true, Verbs: verbs},
 		{Name: "replicasets", Kind: "ReplicaSet", Namespaced: true, Verbs: verbs},
 		{Name: "replicasets/status", Kind: "ReplicaSet", Namespaced: true, Verbs: metav1.Verbs{"get", "patch", "update"}},
 		{Name: "deployments/status", Kind: "Deployment", Namespaced: true, Verbs: metav1.Verbs{"get", "patch", "update"}},
