@@ -49,7 +49,26 @@ func New(in Inputs) *loop.Loop {
 	c.loop = loop.New("disruption-controller", in.Log, c.reconcile)
 	loop.Watch(c.loop, in.Budgets, loop.Self)
 	loop.Watch(c.loop, in.Pods, c.keysOfPod)
+	watchSizes(c, in.ReplicationControllers, func(rc *corev1.ReplicationController) *int32 { return rc.Spec.Replicas })
+	watchSizes(c, in.ReplicaSets, func(rs *appsv1.ReplicaSet) *int32 { return rs.Spec.Replicas })
+	watchSizes(c, in.Deployments, func(d *appsv1.Deployment) *int32 { return d.Spec.Replicas })
+	watchSizes(c, in.StatefulSets, func(set *appsv1.StatefulSet) *int32 { return set.Spec.Replicas })
 	return c.loop
+}
+
+// watchSizes wakes the budgets of a namespace when a size changes that they may
+// count with, or becomes known.
+func watchSizes[T any](c *controller, from *cache.Cache[T], size func(*T) *int32) {
+	loop.Watch(c.loop, from, func(change cache.Change[T]) []loop.Key {
+		if change.Old != nil && change.New != nil && equality.Semantic.DeepEqual(size(change.Old), size(change.New)) {
+			return nil
+		}
+		var keys []loop.Key
+		for _, b := range c.Budgets.List(change.Key().Namespace, nil) {
+			keys = append(keys, loop.Key{Namespace: b.Namespace, Name: b.Name})
+		}
+		return keys
+	})
 }
 
 // podPrefix tells keys of pods from those of budgets: no name has a slash.
@@ -60,12 +79,12 @@ func (c *controller) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
 		return nil
 	}
 	keys := c.budgetsOf(change.Old)
-	for _, key := range c.budgetsOf(change.New) {
-		if len(keys) == 0 || keys[0] != key {
-			keys = append(keys, key)
-		}
-	}
 	if pod := change.New; pod != nil {
+		now := c.budgetsOf(pod)
+		if len(now) > 1 {
+			c.Events.Eventf(pod, corev1.EventTypeWarning, "MultiplePodDisruptionBudgets", "Pod %q/%q matches multiple PodDisruptionBudgets.  Chose %q arbitrarily.", pod.Namespace, pod.Name, now[0].Name)
+		}
+		keys = append(keys, now...) // the queue holds each once
 		if left, ok := stale(pod, time.Now()); ok {
 			c.loop.After(loop.Key{Namespace: pod.Namespace, Name: podPrefix + pod.Name}, left)
 		}
@@ -97,9 +116,6 @@ func (c *controller) budgetsOf(pod *corev1.Pod) []loop.Key {
 		if s, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err == nil && s.Matches(labels.Set(pod.Labels)) {
 			keys = append(keys, loop.Key{Namespace: b.Namespace, Name: b.Name})
 		}
-	}
-	if len(keys) > 1 {
-		c.Events.Eventf(pod, corev1.EventTypeWarning, "MultiplePodDisruptionBudgets", "Pod %q/%q matches multiple PodDisruptionBudgets.  Chose %q arbitrarily.", pod.Namespace, pod.Name, keys[0].Name)
 	}
 	return keys
 }
