@@ -77,9 +77,9 @@ func (s *stretch) relax() {
 	}
 }
 
-// percentFor gives a heap with so many live bytes its room.
+// percentFor gives a heap with so many live bytes its room. Below a MiB it is all the same, and must fit the int of a 32-bit board.
 func percentFor(live uint64) int {
-	return max(steadyGC, int(room*100/max(live, 1)))
+	return max(steadyGC, int(room*100/max(live, 1<<20)))
 }
 
 func live() uint64 {

@@ -49,7 +49,7 @@ func TestStretch(t *testing.T) {
 
 func TestPercentFor(t *testing.T) {
 	const mib = 1 << 20
-	for live, want := range map[uint64]int{0: room * 100, 4 * mib: 800, 20 * mib: 160, 100 * mib: steadyGC} {
+	for live, want := range map[uint64]int{0: 3200, 4 * mib: 800, 20 * mib: 160, 100 * mib: steadyGC} {
 		if got := percentFor(live); got != want {
 			t.Errorf("%d bytes live: %d %%, want %d", live, got, want)
 		}
