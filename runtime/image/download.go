@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+	"golang.org/x/sys/unix"
 
 	"bramble.dev/runtime/snapshot"
 )
@@ -52,7 +53,8 @@ func (e *digestError) Error() string {
 	return fmt.Sprintf("%s has digest %s, not %s", e.what, e.got, e.want)
 }
 
-// download completes a file with a blob.
+// download completes a file with a blob. For want of room it fails at once: trying again would keep the disk full, on which
+// the node's databases lie too.
 func (s *Store) download(ctx context.Context, src *source, d descriptor, file string, progress func(int64)) error {
 	f, err := os.OpenFile(file, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -64,8 +66,14 @@ func (s *Store) download(ctx context.Context, src *source, d descriptor, file st
 		if err != nil {
 			return fmt.Errorf("download layer: %w", err)
 		}
+		if err := room(f, d.Size-had); err != nil { // what is there already stays: room may be made
+			return fmt.Errorf("download layer %s: %w", d.Digest, err)
+		}
 		if had < d.Size || d.Size == 0 {
 			err = src.fetch(ctx, d, f, had, progress)
+		}
+		if errors.Is(err, unix.ENOSPC) { // something else grew meanwhile
+			return errors.Join(fmt.Errorf("download layer %s: %w", d.Digest, err), os.Remove(file))
 		}
 		has, _ := f.Seek(0, io.SeekEnd)
 		if err == nil && (has >= d.Size || d.Size == 0) {
@@ -87,6 +95,18 @@ func (s *Store) download(ctx context.Context, src *source, d descriptor, file st
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// room refuses bytes for which the disk has no room.
+func room(f *os.File, more int64) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if free := int64(st.Bavail) * int64(st.Bsize); more > free {
+		return fmt.Errorf("%d bytes are missing, the disk has room for %d: %w", more, free, unix.ENOSPC)
+	}
+	return nil
 }
 
 func verify(f *os.File, d descriptor, file string) error {

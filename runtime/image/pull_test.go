@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"golang.org/x/sys/unix"
 
 	"bramble.dev/runtime/testimage"
 )
@@ -193,6 +194,33 @@ func TestResumeAfterRestart(t *testing.T) {
 	}
 	if len(c.seen) != 1 || c.seen[0] != "bytes=700000-" {
 		t.Errorf("ranges asked for: %v", c.seen)
+	}
+}
+
+// TestNoRoom: a layer for which the disk has no room is refused at once, and does not fill what is left.
+func TestNoRoom(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount a small file system")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=12m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	c := &counter{}
+	host := testRegistry(t, func(h http.Handler) http.Handler { c.next = h; return c })
+	push(t, host+"/big:1", busybox(t, testimage.Options{Layers: [][]testimage.File{noise(16 << 20)}}))
+	c.bytes.Store(0)
+	s := open(t, dir, Options{})
+	if _, err := s.Pull(t.Context(), host+"/big:1", PullOptions{}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), "room for") {
+		t.Errorf("error %v", err)
+	}
+	if got := c.bytes.Load(); got > 8<<20 {
+		t.Errorf("%d bytes were downloaded", got)
 	}
 }
 
