@@ -39,6 +39,10 @@ func CheckNodeName(name string) error {
 	return nil
 }
 
+// KeyAnnotation of a Node is the fingerprint of the key that the node must hold, on the link and at the API: a certificate for
+// another key is of a board that was replaced.
+const KeyAnnotation = "bramble.dev/node-key"
+
 // Fingerprint identifies a public key given in its PKIX encoding.
 func Fingerprint(spki []byte) string {
 	sum := sha256.Sum256(spki)

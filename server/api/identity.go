@@ -5,10 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/http"
+	"strings"
 	"time"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	groupadder "k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
@@ -20,8 +23,10 @@ import (
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
+	"bramble.dev/link"
 	"bramble.dev/server/auth"
 )
 
@@ -46,11 +51,44 @@ func newAuthenticator(pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f inf
 	), true, knownFor, 0)
 	options := x509.VerifyOptions{Roots: pki.CAPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	known := groupadder.NewAuthenticatedGroupAdder(union.New(
-		oncePerConnection{x509request.NewDynamic(func() (x509.VerifyOptions, bool) { return options, true }, x509request.CommonNameUserConversion)},
+		oncePerConnection{ownKey{
+			x509request.NewDynamic(func() (x509.VerifyOptions, bool) { return options, true }, x509request.CommonNameUserConversion),
+			f.Core().V1().Nodes().Lister(),
+		}},
 		bearertoken.New(tokens), websocket.NewProtocolAuthenticator(tokens),
 	))
 	// A bad credential is an error and not an anonymous request.
 	return union.NewFailOnError(known, anonymous.NewAuthenticator(nil)), nil
+}
+
+// ownKey refuses the certificate of a node whose Node names another key. The board was replaced, and whoever has its card must
+// not read what the node's pods need for as long as the certificate lives.
+type ownKey struct {
+	authenticator.Request
+	nodes corelisters.NodeLister
+}
+
+func (a ownKey) AuthenticateRequest(r *http.Request) (*authenticator.Response, bool, error) {
+	response, ok, err := a.Request.AuthenticateRequest(r)
+	if !ok || err != nil {
+		return response, ok, err
+	}
+	name, isNode := strings.CutPrefix(response.User.GetName(), link.NodePrefix)
+	if !isNode {
+		return response, ok, nil
+	}
+	// A Node that was deleted is made again at the next session; until then it has no pods to read for.
+	n, err := a.nodes.Get(name)
+	if apierrors.IsNotFound(err) {
+		return response, ok, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if key := n.Annotations[link.KeyAnnotation]; key != "" && key != link.Fingerprint(r.TLS.PeerCertificates[0].RawSubjectPublicKeyInfo) {
+		return nil, false, fmt.Errorf("node %q is another board now", name)
+	}
+	return response, ok, nil
 }
 
 // tokenObjects finds what a token is bound to.

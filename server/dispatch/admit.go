@@ -117,7 +117,7 @@ func (d *Dispatcher) admitNode(ctx context.Context, agent *link.Agent) (link.Gre
 		return refuse(link.RefuseToken, "the certificate of node %q has expired and the cluster has no such node: join again with a new token (bramble token create)", agent.Name), nil
 	}
 	if found != nil {
-		key, instance := found.Annotations[KeyAnnotation], found.Annotations[InstanceAnnotation]
+		key, instance := found.Annotations[link.KeyAnnotation], found.Annotations[InstanceAnnotation]
 		if key != "" && key != link.Fingerprint(agent.SPKI) {
 			return refuse(link.RefuseReplaced, "node %q is another board now (instance %s): give this one another name with --node-name, and a new token (bramble token create)", agent.Name, instance), nil
 		}
@@ -140,7 +140,7 @@ func (d *Dispatcher) admitJoining(ctx context.Context, agent *link.Agent) (link.
 		return link.Greeting{}, err
 	}
 	if found != nil {
-		key, instance := found.Annotations[KeyAnnotation], found.Annotations[InstanceAnnotation]
+		key, instance := found.Annotations[link.KeyAnnotation], found.Annotations[InstanceAnnotation]
 		if key != "" && key != link.Fingerprint(agent.SPKI) {
 			switch d.Presence(agent.Name) {
 			case Online:
@@ -196,7 +196,7 @@ func (d *Dispatcher) replace(ctx context.Context, name string) error {
 // recordNode writes who the node is: it is created, or its annotations are brought up to date.
 func (d *Dispatcher) recordNode(ctx context.Context, agent *link.Agent, found *corev1.Node) error {
 	annotations := map[string]string{
-		KeyAnnotation:      link.Fingerprint(agent.SPKI),
+		link.KeyAnnotation: link.Fingerprint(agent.SPKI),
 		InstanceAnnotation: agent.Instance,
 		SessionAnnotation:  strconv.FormatUint(agent.Counter, 10),
 	}

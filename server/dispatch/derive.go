@@ -13,8 +13,6 @@ import (
 const (
 	// MACAnnotation is the hardware address of the node's VXLAN device.
 	MACAnnotation = "bramble.dev/vxlan-mac"
-	// KeyAnnotation is the fingerprint of the node's public key.
-	KeyAnnotation = "bramble.dev/node-key"
 	// InstanceAnnotation is the id of the node's installation.
 	InstanceAnnotation = "bramble.dev/instance"
 	// SessionAnnotation is the number of the node's newest session.
