@@ -167,9 +167,7 @@ func (p *planner) prune(at *place) {
 	running := p.bury(at)
 	switch {
 	case !p.surges():
-		if len(running) > 1 {
-			p.delete = append(p.delete, running[1:]...)
-		}
+		p.deleteBut(running, p.best(running))
 	case len(running) == 0:
 		if at.start {
 			p.create = append(p.create, at.name)
@@ -202,20 +200,38 @@ func (p *planner) bury(at *place) (running []*corev1.Pod) {
 // pair leaves one old and one new pod on a node, and the old one only while it
 // serves and the new one is not available.
 func (p *planner) pair(running []*corev1.Pod) {
-	var updated, old *corev1.Pod
+	var updated, old []*corev1.Pod
 	for _, pod := range running {
-		isNew := pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] == p.hash
-		switch {
-		case isNew && updated == nil:
-			updated = pod
-		case !isNew && old == nil:
-			old = pod
-		default:
-			p.delete = append(p.delete, pod)
+		if pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] == p.hash {
+			updated = append(updated, pod)
+		} else {
+			old = append(old, pod)
 		}
 	}
-	if updated != nil && old != nil && (!pods.IsReady(old) || p.isAvailable(updated)) {
-		p.delete = append(p.delete, old)
+	newer, older := p.best(updated), p.best(old)
+	if newer != nil && older != nil && (!pods.IsReady(older) || p.isAvailable(newer)) {
+		older = nil
+	}
+	p.deleteBut(running, newer, older)
+}
+
+// best is the first that is available, or the first. (Upstream keeps the first
+// in any case: two rollouts that overtake each other then cost the one that serves.)
+func (p *planner) best(all []*corev1.Pod) *corev1.Pod {
+	if at := slices.IndexFunc(all, p.isAvailable); at >= 0 {
+		return all[at]
+	}
+	if len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+func (p *planner) deleteBut(all []*corev1.Pod, kept ...*corev1.Pod) {
+	for _, pod := range all {
+		if !slices.Contains(kept, pod) {
+			p.delete = append(p.delete, pod)
+		}
 	}
 }
 

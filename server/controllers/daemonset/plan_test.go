@@ -109,6 +109,22 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// Two rollouts overtake each other: the older of two old pods does not serve.
+func TestOfTwoOldPodsTheOneThatServesStays(t *testing.T) {
+	w := newWorld(t, newDaemonSet("1", "0", "1"), "a")
+	w.converge()
+	first := w.on("a")
+	twin := w.pods[first].DeepCopy()
+	twin.Name, twin.CreationTimestamp = "d-twin", metav1.NewTime(w.now.Add(time.Hour))
+	w.pods[twin.Name] = twin
+	w.setReady(first, false)
+	w.ds.Spec.Template = template("2")
+	p := decide(w.observe())
+	if summary(p) != "delete on a" || p.delete[0].Name != first {
+		t.Errorf("does %q to %v", summary(p), p.delete)
+	}
+}
+
 func TestStatus(t *testing.T) {
 	w := newWorld(t, newDaemonSet("0", "1", "1"), "a", "b", "c")
 	w.converge()
