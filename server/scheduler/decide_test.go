@@ -47,6 +47,17 @@ func pod(name string, cpu string, change ...func(*corev1.Pod)) *corev1.Pod {
 }
 
 func on(node string) func(*corev1.Pod) { return func(p *corev1.Pod) { p.Spec.NodeName = node } }
+
+// meantFor is the affinity of a DaemonSet's pod.
+func meantFor(node string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+			NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchFields: []corev1.NodeSelectorRequirement{
+				{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpIn, Values: []string{node}},
+			}}},
+		}}}
+	}
+}
 func priority(n int32) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Spec.Priority = &n }
 }
@@ -131,6 +142,9 @@ func TestDecide(t *testing.T) {
 			"0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.", 0},
 		{"reasons are counted apart", []*corev1.Node{a, node("b", 4, 8, tainted), node("c", 4, 8, unready)}, []*corev1.Pod{pod("x", "4", on("a"))}, pod("p", "1"), "",
 			"0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s). preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.", 0},
+		{"a daemon goes to its node, although another is emptier", two, []*corev1.Pod{pod("x", "3", on("a"))}, pod("p", "1", meantFor("a")), "a", "", 0},
+		{"a daemon waits for its node", two, []*corev1.Pod{pod("x", "4", on("a"))}, pod("p", "1", meantFor("a")), "",
+			"0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling.", 0},
 		{"a selector that nothing has", two, nil, pod("p", "1", selecting("disk", "ssd")), "",
 			"0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.", 0},
 		{"a selector that one has", []*corev1.Node{a, node("b", 4, 8, labelled("disk", "ssd"))}, nil, pod("p", "1", selecting("disk", "ssd")), "b", "", 0},
