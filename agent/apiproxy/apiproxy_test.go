@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -60,7 +61,7 @@ func talk(t *testing.T, address string) string {
 	io.WriteString(c, "hello")
 	c.(*net.TCPConn).CloseWrite()
 	b, err := io.ReadAll(c)
-	if err != nil {
+	if err != nil && !errors.Is(err, syscall.ECONNRESET) { // a proxy that has nowhere to go hangs up without reading
 		t.Fatal(err)
 	}
 	return string(b)

@@ -32,7 +32,6 @@ func TestAgentKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Logger = nil
-	//lint:ignore SA1026 it is nil here
 	cfg, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
