@@ -179,7 +179,7 @@ func TestRotation(t *testing.T) {
 			c.LogSize, c.LogFiles = 20000, keep
 			e := openEngine(t, c)
 			importImage(t, e, testImage, testimage.Options{})
-			pod := testPod("rotate", sh("sleep 1; seq 1 3000; head -c 40000 /dev/zero | tr '\\0' x; echo; echo -n end"))
+			pod := testPod("rotate", sh("echo begin; until [ -e /tmp/go ]; do sleep 0.05; done; seq 1 3000; head -c 40000 /dev/zero | tr '\\0' x; echo; echo -n end"))
 			s := runSandbox(t, e, pod)
 			ct := start(t, e, s, pod, 0)
 			var followed lockedBuffer
@@ -187,6 +187,15 @@ func TestRotation(t *testing.T) {
 			go func() {
 				done <- logs.Read(context.Background(), ct.LogPath, logs.Options{Follow: true, Ended: e.Exited(ct.ID)}, &followed, &followed)
 			}()
+			for deadline := time.Now().Add(20 * time.Second); followed.String() == ""; time.Sleep(10 * time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("the reader reads nothing")
+				}
+			}
+			// Only what is written while the reader reads must reach it.
+			if code, err := e.Exec(t.Context(), ct.ID, []string{"touch", "/tmp/go"}, Streams{}); err != nil || code != 0 {
+				t.Fatal(code, err)
+			}
 			waitExit(t, e, ct.ID)
 			if err := <-done; err != nil {
 				t.Fatal(err)
@@ -199,6 +208,7 @@ func TestRotation(t *testing.T) {
 				return
 			}
 			var want strings.Builder
+			want.WriteString("begin\n")
 			for i := range 3000 {
 				want.WriteString(strconv.Itoa(i+1) + "\n")
 			}
