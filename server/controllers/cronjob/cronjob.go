@@ -203,12 +203,5 @@ func (c *controller) report(ctx context.Context, key loop.Key, cron *batchv1.Cro
 	changed := cron.DeepCopy()
 	changed.Status = status
 	written, err := c.Client.BatchV1().CronJobs(cron.Namespace).UpdateStatus(ctx, changed, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("write status: %w", err)
-	}
-	c.writes.Add(key, c.CronJobs.Seen(written.ResourceVersion))
-	return nil
+	return loop.Reported(&c.writes, key, c.CronJobs, written, err)
 }

@@ -45,10 +45,7 @@ func (c *controller) create(ctx context.Context, key loop.Key, ds *appsv1.Daemon
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil // nothing can be made there any more, and that is right
 		}
-		if err == nil {
-			c.writes.Add(key, c.Pods.Seen(created.ResourceVersion))
-		}
-		return err
+		return loop.Wrote(&c.writes, key, c.Pods, created, err)
 	})
 }
 
@@ -99,12 +96,5 @@ func (c *controller) report(ctx context.Context, key loop.Key, ds *appsv1.Daemon
 	ds = ds.DeepCopy()
 	ds.Status = status
 	written, err := c.Client.AppsV1().DaemonSets(ds.Namespace).UpdateStatus(ctx, ds, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("write status: %w", err)
-	}
-	c.writes.Add(key, c.DaemonSets.Seen(written.ResourceVersion))
-	return nil
+	return loop.Reported(&c.writes, key, c.DaemonSets, written, err)
 }

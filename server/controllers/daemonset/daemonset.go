@@ -71,17 +71,8 @@ func New(in Inputs) *loop.Loop {
 // keysOfPod finds the DaemonSet of a pod and, for one without, those that might
 // adopt it.
 func (c *controller) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
-	keys := loop.Owner[corev1.Pod](kind.Kind)(change)
-	pod := change.New
-	if pod == nil || metav1.GetControllerOfNoCopy(pod) != nil || len(pod.Labels) == 0 {
-		return keys
-	}
-	for _, ds := range c.DaemonSets.List(pod.Namespace, nil) {
-		if s, err := metav1.LabelSelectorAsSelector(ds.Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, loop.Key{Namespace: ds.Namespace, Name: ds.Name})
-		}
-	}
-	return keys
+	adopters := loop.Adopters(change, c.DaemonSets, func(ds *appsv1.DaemonSet) *metav1.LabelSelector { return ds.Spec.Selector })
+	return append(loop.Owner[corev1.Pod](kind.Kind)(change), adopters...)
 }
 
 // keysOfNode wakes all DaemonSets when a node comes, goes, or changes in what
@@ -141,10 +132,7 @@ func (c *controller) claim(ctx context.Context, key loop.Key, ds *appsv1.DaemonS
 		Owner: ds, Kind: kind, Selector: selector, Fresh: fresh,
 		Patch: func(ctx context.Context, pod *corev1.Pod, patch []byte) error {
 			patched, err := c.control.Patch(ctx, pod, patch)
-			if err == nil {
-				c.writes.Add(key, c.Pods.Seen(patched.ResourceVersion))
-			}
-			return err
+			return loop.Wrote(&c.writes, key, c.Pods, patched, err)
 		},
 	}.Claim(ctx, append(c.Pods.ByOwner(ds.UID), c.Pods.Orphans(ds.Namespace)...))
 }

@@ -137,12 +137,5 @@ func (c *controller) report(ctx context.Context, key loop.Key, d *appsv1.Deploym
 		metav1.SetMetaDataAnnotation(&d.ObjectMeta, revisionAnnotation, revision)
 	}
 	written, err := c.Client.AppsV1().Deployments(d.Namespace).UpdateStatus(ctx, d, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("write status: %w", err)
-	}
-	c.writes.Add(key, c.Deployments.Seen(written.ResourceVersion))
-	return nil
+	return loop.Reported(&c.writes, key, c.Deployments, written, err)
 }

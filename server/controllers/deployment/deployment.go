@@ -49,17 +49,8 @@ func New(in Inputs) *loop.Loop {
 }
 
 func (c *controller) keysOfSet(change cache.Change[appsv1.ReplicaSet]) []loop.Key {
-	keys := loop.Owner[appsv1.ReplicaSet](kind.Kind)(change)
-	rs := change.New
-	if rs == nil || metav1.GetControllerOfNoCopy(rs) != nil || len(rs.Labels) == 0 {
-		return keys
-	}
-	for _, d := range c.Deployments.List(rs.Namespace, nil) {
-		if s, err := metav1.LabelSelectorAsSelector(d.Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(rs.Labels)) {
-			keys = append(keys, loop.Key{Namespace: d.Namespace, Name: d.Name})
-		}
-	}
-	return keys
+	adopters := loop.Adopters(change, c.Deployments, func(d *appsv1.Deployment) *metav1.LabelSelector { return d.Spec.Selector })
+	return append(loop.Owner[appsv1.ReplicaSet](kind.Kind)(change), adopters...)
 }
 
 // keysOfPod wakes a Deployment that recreates when a pod has ended or is gone:
@@ -137,10 +128,7 @@ func (c *controller) claim(ctx context.Context, key loop.Key, d *appsv1.Deployme
 		},
 		Patch: func(ctx context.Context, rs *appsv1.ReplicaSet, patch []byte) error {
 			patched, err := c.Client.AppsV1().ReplicaSets(rs.Namespace).Patch(ctx, rs.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
-			if err == nil {
-				c.writes.Add(key, c.ReplicaSets.Seen(patched.ResourceVersion))
-			}
-			return err
+			return loop.Wrote(&c.writes, key, c.ReplicaSets, patched, err)
 		},
 	}.Claim(ctx, append(c.ReplicaSets.ByOwner(d.UID), c.ReplicaSets.Orphans(d.Namespace)...))
 }

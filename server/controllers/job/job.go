@@ -8,7 +8,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
@@ -71,28 +70,15 @@ func (c *controller) keysOfJob(change cache.Change[batchv1.Job]) []loop.Key {
 
 // keysOfPod wakes the Jobs of a pod after a while, in which more pods may change.
 func (c *controller) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
-	owners := loop.Owner[corev1.Pod](kind.Kind)(change)
-	pod := change.New
-	if pod != nil && metav1.GetControllerOfNoCopy(pod) == nil && len(pod.Labels) > 0 {
-		owners = append(owners, c.adopters(pod)...)
-	}
-	for _, key := range owners {
+	adopters := loop.Adopters(change, c.Jobs, func(job *batchv1.Job) *metav1.LabelSelector { return job.Spec.Selector })
+	for _, key := range append(loop.Owner[corev1.Pod](kind.Kind)(change), adopters...) {
 		c.loop.After(key, batch)
 	}
+	pod := change.New
 	if pod != nil && isTracked(pod) && !c.hasJob(pod) {
 		return []loop.Key{podKey(pod)}
 	}
 	return nil
-}
-
-func (c *controller) adopters(pod *corev1.Pod) []loop.Key {
-	var keys []loop.Key
-	for _, job := range c.Jobs.List(pod.Namespace, nil) {
-		if s, err := metav1.LabelSelectorAsSelector(job.Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, loop.Key{Namespace: job.Namespace, Name: job.Name})
-		}
-	}
-	return keys
 }
 
 // isOurs says that a Job is not managed by somebody else's controller.
@@ -141,10 +127,7 @@ func (c *controller) claim(ctx context.Context, key loop.Key, job *batchv1.Job) 
 		},
 		Patch: func(ctx context.Context, pod *corev1.Pod, patch []byte) error {
 			patched, err := c.control.Patch(ctx, pod, patch)
-			if err == nil {
-				c.writes.Add(key, c.Pods.Seen(patched.ResourceVersion))
-			}
-			return err
+			return loop.Wrote(&c.writes, key, c.Pods, patched, err)
 		},
 	}.Claim(ctx, append(c.Pods.ByOwner(job.UID), c.Pods.Orphans(job.Namespace)...))
 }

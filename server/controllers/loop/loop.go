@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 
@@ -95,6 +96,26 @@ func Owner[T any](kind string) func(cache.Change[T]) []Key {
 		}
 		return keys
 	}
+}
+
+// Adopters gives the keys of the objects whose selector finds the changed one,
+// when nobody controls it: they might adopt it.
+func Adopters[T, O any](change cache.Change[T], owners *cache.Cache[O], selector func(*O) *metav1.LabelSelector) []Key {
+	if change.New == nil {
+		return nil
+	}
+	m := any(change.New).(metav1.Object)
+	if metav1.GetControllerOfNoCopy(m) != nil || len(m.GetLabels()) == 0 {
+		return nil
+	}
+	var keys []Key
+	for _, owner := range owners.List(m.GetNamespace(), nil) {
+		if s, err := metav1.LabelSelectorAsSelector(selector(owner)); err == nil && !s.Empty() && s.Matches(labels.Set(m.GetLabels())) {
+			o := any(owner).(metav1.Object)
+			keys = append(keys, Key{Namespace: o.GetNamespace(), Name: o.GetName()})
+		}
+	}
+	return keys
 }
 
 // Run works until ctx is done.

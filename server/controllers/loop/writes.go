@@ -6,6 +6,11 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"bramble.dev/server/cache"
 )
 
 // errNotSeen says that the caches have not caught up with the controller's own
@@ -38,6 +43,26 @@ func (w *Writes) Add(key Key, seen ...func(context.Context) error) {
 		w.pending = map[Key][]func(context.Context) error{}
 	}
 	w.pending[key] = append(w.pending[key], seen...)
+}
+
+// Wrote remembers what was written until a cache shows it. It returns the
+// write's error, after which there is nothing to remember.
+func Wrote[T any](w *Writes, key Key, in *cache.Cache[T], written *T, err error) error {
+	if err == nil {
+		w.Add(key, in.Seen(any(written).(metav1.Object).GetResourceVersion()))
+	}
+	return err
+}
+
+// Reported is Wrote for a status. An object that is gone needs none.
+func Reported[T any](w *Writes, key Key, in *cache.Cache[T], written *T, err error) error {
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("write status: %w", err)
+	}
+	return Wrote(w, key, in, written, nil)
 }
 
 // Settle waits until all remembered writes of the key have been seen. What was

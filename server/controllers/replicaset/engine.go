@@ -59,18 +59,8 @@ func (e *Engine[T]) Loop(name string) *loop.Loop {
 // keysOfPod finds the controllers of a pod and, for one without, those that
 // might adopt it.
 func (e *Engine[T]) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
-	keys := loop.Owner[corev1.Pod](e.Kind.Kind)(change)
-	pod := change.New
-	if pod == nil || metav1.GetControllerOfNoCopy(pod) != nil || len(pod.Labels) == 0 {
-		return keys
-	}
-	for _, object := range e.Sets.List(pod.Namespace, nil) {
-		set := e.Kind.View(object)
-		if s, err := metav1.LabelSelectorAsSelector(set.Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, loop.Key{Namespace: set.Namespace, Name: set.Name})
-		}
-	}
-	return keys
+	adopters := loop.Adopters(change, e.Sets, func(object *T) *metav1.LabelSelector { return e.Kind.View(object).Spec.Selector })
+	return append(loop.Owner[corev1.Pod](e.Kind.Kind)(change), adopters...)
 }
 
 func (e *Engine[T]) reconcile(ctx context.Context, key loop.Key) error {
@@ -120,10 +110,7 @@ func (e *Engine[T]) claim(ctx context.Context, key loop.Key, set *appsv1.Replica
 		Fresh: func(ctx context.Context) (metav1.Object, error) { return e.Kind.Fresh(ctx, key) },
 		Patch: func(ctx context.Context, pod *corev1.Pod, patch []byte) error {
 			patched, err := e.Control.Patch(ctx, pod, patch)
-			if err == nil {
-				e.writes.Add(key, e.Pods.Seen(patched.ResourceVersion))
-			}
-			return err
+			return loop.Wrote(&e.writes, key, e.Pods, patched, err)
 		},
 	}.Claim(ctx, candidates)
 }
@@ -152,10 +139,7 @@ func (e *Engine[T]) apply(ctx context.Context, key loop.Key, object *T, p plan) 
 		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			return nil // nothing can be made there any more, and that is right
 		}
-		if err == nil {
-			e.writes.Add(key, e.Pods.Seen(created.ResourceVersion))
-		}
-		return err
+		return loop.Wrote(&e.writes, key, e.Pods, created, err)
 	})
 	var wg sync.WaitGroup
 	errs := make([]error, len(p.delete))

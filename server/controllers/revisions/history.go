@@ -40,10 +40,7 @@ func (h History) Claim(ctx context.Context, key loop.Key, o Owner) ([]*appsv1.Co
 		Owner: o.Object, Kind: o.Kind, Selector: o.Selector, Fresh: o.Fresh,
 		Patch: func(ctx context.Context, r *appsv1.ControllerRevision, patch []byte) error {
 			patched, err := h.Client.AppsV1().ControllerRevisions(r.Namespace).Patch(ctx, r.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
-			if err == nil {
-				h.Writes.Add(key, h.Revisions.Seen(patched.ResourceVersion))
-			}
-			return err
+			return loop.Wrote(h.Writes, key, h.Revisions, patched, err)
 		},
 	}.Claim(ctx, append(h.Revisions.ByOwner(o.Object.GetUID()), h.Revisions.Orphans(o.Object.GetNamespace())...))
 	if err != nil {

@@ -66,10 +66,7 @@ func (c *controller) step(ctx context.Context, key loop.Key, set *appsv1.Statefu
 	}
 	if s.update != nil {
 		updated, err := c.Client.CoreV1().Pods(set.Namespace).Update(ctx, s.update, metav1.UpdateOptions{})
-		if err == nil {
-			c.writes.Add(key, c.Pods.Seen(updated.ResourceVersion))
-		}
-		if err := c.told(set, "Update", s.update, err); err != nil {
+		if err := c.told(set, "Update", s.update, loop.Wrote(&c.writes, key, c.Pods, updated, err)); err != nil {
 			return err
 		}
 	}
@@ -116,10 +113,7 @@ func (c *controller) create(ctx context.Context, key loop.Key, set *appsv1.State
 	if apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("create Pod %s: %w", pod.Name, err)
 	}
-	if err == nil {
-		c.writes.Add(key, c.Pods.Seen(created.ResourceVersion))
-	}
-	return c.told(set, "Create", pod, err)
+	return c.told(set, "Create", pod, loop.Wrote(&c.writes, key, c.Pods, created, err))
 }
 
 func (c *controller) own(ctx context.Context, key loop.Key, set *appsv1.StatefulSet, s step) error {
@@ -158,12 +152,5 @@ func (c *controller) report(ctx context.Context, key loop.Key, set *appsv1.State
 	set = set.DeepCopy()
 	set.Status = status
 	written, err := c.Client.AppsV1().StatefulSets(set.Namespace).UpdateStatus(ctx, set, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("write status: %w", err)
-	}
-	c.writes.Add(key, c.StatefulSets.Seen(written.ResourceVersion))
-	return nil
+	return loop.Reported(&c.writes, key, c.StatefulSets, written, err)
 }

@@ -61,27 +61,15 @@ func New(in Inputs) *loop.Loop {
 // set whose pod's name a stranger had.
 func (c *controller) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
 	keys := loop.Owner[corev1.Pod](kind.Kind)(change)
-	pod := change.Object()
-	if metav1.GetControllerOfNoCopy(pod) != nil {
-		return keys
-	}
-	if change.New == nil {
-		if parent, _ := identity(pod.Name); parent != "" {
-			if _, ok := c.StatefulSets.Get(pod.Namespace, parent); ok {
-				keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: parent})
+	if gone := change.Old; change.New == nil && metav1.GetControllerOfNoCopy(gone) == nil {
+		if parent, _ := identity(gone.Name); parent != "" {
+			if _, ok := c.StatefulSets.Get(gone.Namespace, parent); ok {
+				keys = append(keys, loop.Key{Namespace: gone.Namespace, Name: parent})
 			}
 		}
-		return keys
 	}
-	if len(pod.Labels) == 0 {
-		return keys
-	}
-	for _, set := range c.StatefulSets.List(pod.Namespace, nil) {
-		if s, err := metav1.LabelSelectorAsSelector(set.Spec.Selector); err == nil && !s.Empty() && s.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, loop.Key{Namespace: set.Namespace, Name: set.Name})
-		}
-	}
-	return keys
+	adopters := loop.Adopters(change, c.StatefulSets, func(set *appsv1.StatefulSet) *metav1.LabelSelector { return set.Spec.Selector })
+	return append(keys, adopters...)
 }
 
 // keysOfClaim wakes the set of a claim that is gone: a pod may wait for that,
@@ -139,10 +127,7 @@ func (c *controller) claim(ctx context.Context, key loop.Key, set *appsv1.Statef
 		},
 		Patch: func(ctx context.Context, pod *corev1.Pod, patch []byte) error {
 			patched, err := pods.Control{Client: c.Client, Events: c.Events}.Patch(ctx, pod, patch)
-			if err == nil {
-				c.writes.Add(key, c.Pods.Seen(patched.ResourceVersion))
-			}
-			return err
+			return loop.Wrote(&c.writes, key, c.Pods, patched, err)
 		},
 	}.Claim(ctx, append(c.Pods.ByOwner(set.UID), c.Pods.Orphans(set.Namespace)...))
 }
