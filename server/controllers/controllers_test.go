@@ -308,18 +308,57 @@ func TestNodesGetSubnets(t *testing.T) {
 	})
 }
 
+// disturb does what a model's cluster must bear: a killed pod, pods that do not become ready, writes that fail, changes
+// that the caches miss, and time.
+func (c *cluster) disturb(rt *rapid.T, operation string) {
+	switch operation {
+	case "kill":
+		for _, p := range cachetest.All[corev1.Pod](c.api, "", "pods") {
+			now := int64(0)
+			_ = c.client.CoreV1().Pods("default").Delete(context.Background(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
+			break
+		}
+	case "break":
+		c.broken.Store(!c.broken.Load())
+	case "fail":
+		var n atomic.Int64
+		every := rapid.Int64Range(2, 4).Draw(rt, "every")
+		c.api.SetFail(func(string, schema.GroupResource, runtime.Object) error {
+			if n.Add(1)%every == 0 {
+				return fmt.Errorf("the store is busy")
+			}
+			return nil
+		})
+	case "forget":
+		c.api.Source.Quietly(func() { time.Sleep(time.Duration(rapid.IntRange(0, 5).Draw(rt, "ms")) * time.Millisecond) })
+	case "wait":
+		time.Sleep(time.Duration(rapid.IntRange(0, 30).Draw(rt, "ms")) * time.Millisecond)
+	default:
+		rt.Fatalf("no operation %q", operation)
+	}
+}
+
+// calm ends what disturb began.
+func (c *cluster) calm() {
+	c.api.SetFail(nil)
+	c.broken.Store(false)
+	for _, p := range cachetest.All[corev1.Pod](c.api, "", "pods") {
+		c.advance(context.Background(), p.Namespace, p.Name)
+	}
+}
+
 // Random operations on a Deployment, with writes that fail and changes that are
 // missed: it ends as wanted, never has too many pods, and then is quiet.
 func TestDeploymentModel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow")
+	}
 	rapid.Check(t, func(rt *rapid.T) {
-		if testing.Short() {
-			rt.Skip("slow")
-		}
 		c := newCluster(t)
 		must(c.client.AppsV1().Deployments("default").Create(t.Context(), web(2), metav1.CreateOptions{}))
 		most := int32(2)
 		for range rapid.IntRange(1, 6).Draw(rt, "operations") {
-			switch rapid.SampledFrom([]string{"scale", "image", "kill", "break", "fail", "forget", "wait"}).Draw(rt, "operation") {
+			switch operation := rapid.SampledFrom([]string{"scale", "image", "kill", "break", "fail", "forget", "wait"}).Draw(rt, "operation"); operation {
 			case "scale":
 				n := rapid.Int32Range(0, 5).Draw(rt, "replicas")
 				most = max(most, n)
@@ -327,34 +366,11 @@ func TestDeploymentModel(t *testing.T) {
 			case "image":
 				v := fmt.Sprint(rapid.IntRange(1, 3).Draw(rt, "version"))
 				c.change(func(d *appsv1.Deployment) { d.Spec.Template = template(v) })
-			case "kill":
-				for _, p := range cachetest.All[corev1.Pod](c.api, "", "pods") {
-					now := int64(0)
-					_ = c.client.CoreV1().Pods("default").Delete(t.Context(), p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
-					break
-				}
-			case "break":
-				c.broken.Store(!c.broken.Load())
-			case "fail":
-				var n atomic.Int64
-				every := rapid.Int64Range(2, 4).Draw(rt, "every")
-				c.api.SetFail(func(string, schema.GroupResource, runtime.Object) error {
-					if n.Add(1)%every == 0 {
-						return fmt.Errorf("the store is busy")
-					}
-					return nil
-				})
-			case "forget":
-				c.api.Source.Quietly(func() { time.Sleep(time.Duration(rapid.IntRange(0, 5).Draw(rt, "ms")) * time.Millisecond) })
-			case "wait":
-				time.Sleep(time.Duration(rapid.IntRange(0, 30).Draw(rt, "ms")) * time.Millisecond)
+			default:
+				c.disturb(rt, operation)
 			}
 		}
-		c.api.SetFail(nil)
-		c.broken.Store(false)
-		for _, p := range cachetest.All[corev1.Pod](c.api, "", "pods") {
-			c.advance(t.Context(), p.Namespace, p.Name)
-		}
+		c.calm()
 		want := c.deployment()
 		eventually(rt, "it is rolled out", func() bool {
 			images := c.images()

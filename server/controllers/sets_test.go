@@ -2,13 +2,9 @@ package controllers
 
 import (
 	"fmt"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
 
@@ -151,10 +147,10 @@ func TestDaemonSet(t *testing.T) {
 // Random operations on both, with writes that fail and changes that are missed:
 // they end as wanted, and then are quiet.
 func TestSetsModel(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow")
+	}
 	rapid.Check(t, func(rt *rapid.T) {
-		if testing.Short() {
-			rt.Skip("slow")
-		}
 		c := newCluster(t)
 		ctx := t.Context()
 		sets, ds := c.client.AppsV1().StatefulSets("default"), c.client.AppsV1().DaemonSets("default")
@@ -169,7 +165,7 @@ func TestSetsModel(t *testing.T) {
 				}, f)
 		}
 		for range rapid.IntRange(1, 6).Draw(rt, "operations") {
-			switch rapid.SampledFrom([]string{"scale", "image", "daemon", "kill", "break", "fail", "forget", "wait"}).Draw(rt, "operation") {
+			switch operation := rapid.SampledFrom([]string{"scale", "image", "daemon", "kill", "break", "fail", "forget", "wait"}).Draw(rt, "operation"); operation {
 			case "scale":
 				n := rapid.Int32Range(0, 4).Draw(rt, "replicas")
 				change(func(s *appsv1.StatefulSet) { s.Spec.Replicas = &n })
@@ -181,34 +177,11 @@ func TestSetsModel(t *testing.T) {
 				update(func() (*appsv1.DaemonSet, error) { return ds.Get(ctx, "d", metav1.GetOptions{}) },
 					func(s *appsv1.DaemonSet) (*appsv1.DaemonSet, error) { return ds.Update(ctx, s, metav1.UpdateOptions{}) },
 					func(s *appsv1.DaemonSet) { s.Spec.Template = template(v) })
-			case "kill":
-				for _, p := range cachetest.All[corev1.Pod](c.api, "", "pods") {
-					now := int64(0)
-					_ = c.client.CoreV1().Pods("default").Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &now})
-					break
-				}
-			case "break":
-				c.broken.Store(!c.broken.Load())
-			case "fail":
-				var n atomic.Int64
-				every := rapid.Int64Range(2, 4).Draw(rt, "every")
-				c.api.SetFail(func(string, schema.GroupResource, runtime.Object) error {
-					if n.Add(1)%every == 0 {
-						return fmt.Errorf("the store is busy")
-					}
-					return nil
-				})
-			case "forget":
-				c.api.Source.Quietly(func() { time.Sleep(time.Duration(rapid.IntRange(0, 5).Draw(rt, "ms")) * time.Millisecond) })
-			case "wait":
-				time.Sleep(time.Duration(rapid.IntRange(0, 30).Draw(rt, "ms")) * time.Millisecond)
+			default:
+				c.disturb(rt, operation)
 			}
 		}
-		c.api.SetFail(nil)
-		c.broken.Store(false)
-		for _, p := range cachetest.All[corev1.Pod](c.api, "", "pods") {
-			c.advance(ctx, p.Namespace, p.Name)
-		}
+		c.calm()
 		eventually(rt, "both are as wanted", func() bool {
 			s, d := must(sets.Get(ctx, "db", metav1.GetOptions{})), must(ds.Get(ctx, "d", metav1.GetOptions{}))
 			n := *s.Spec.Replicas

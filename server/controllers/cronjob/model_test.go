@@ -2,7 +2,6 @@ package cronjob
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,8 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
-	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"pgregory.net/rapid"
@@ -44,11 +40,10 @@ func TestMain(m *testing.M) {
 // world is a stand-in API with one CronJob and its controller, which may stop at
 // any write.
 type world struct {
-	t            *rapid.T
-	api          *cachetest.API
-	client       kubernetes.Interface // of the test; it never fails
-	left, writes atomic.Int64
-	stop         func()
+	t      *rapid.T
+	api    *cachetest.API
+	client kubernetes.Interface // of the test; it never fails
+	server *cachetest.Process
 
 	mu       sync.Mutex
 	made     map[string]bool
@@ -58,39 +53,14 @@ type world struct {
 func newWorld(t *rapid.T, c *batchv1.CronJob) *world {
 	w := &world{t: t, api: cachetest.New(), made: map[string]bool{}}
 	w.client = w.api.Client()
-	w.left.Store(1 << 40)
 	w.api.Wrote = w.check
 	if _, err := w.client.BatchV1().CronJobs("default").Create(context.Background(), c, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.start()
-	return w
-}
-
-func (w *world) start() {
-	client := w.api.Client().(*fake.Clientset)
-	client.PrependReactor("*", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		if v := a.GetVerb(); v == "get" || v == "list" {
-			return false, nil, nil
-		}
-		if w.left.Add(-1) < 0 {
-			return true, nil, errors.New("the server has stopped")
-		}
-		w.writes.Add(1)
-		return false, nil, nil
+	w.server = w.api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+		return New(Inputs{Client: client, Events: &record.FakeRecorder{}, CronJobs: set.CronJobs(), Jobs: set.Jobs(), Log: slog.New(slog.DiscardHandler)})
 	})
-	set := cache.NewSet(w.api.Source, cachetest.Prefix, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
-	l := New(Inputs{Client: client, Events: &record.FakeRecorder{}, CronJobs: set.CronJobs(), Jobs: set.Jobs(), Log: slog.New(slog.DiscardHandler)})
-	done := make(chan struct{})
-	go func() { l.Run(ctx); close(done) }()
-	w.stop = func() { cancel(); <-done; set.Close() }
-}
-
-func (w *world) restart() {
-	w.stop()
-	w.left.Store(1 << 40)
-	w.start()
+	return w
 }
 
 func (w *world) cron() *batchv1.CronJob {
@@ -150,17 +120,7 @@ func (w *world) fine() {
 // is served twice, the policy holds, and the status tells what runs.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		var failure any // rapid fails by panics, which must not leave the bubble
-		synctest.Test(t, func(*testing.T) {
-			defer func() { failure = recover() }()
-			model(rt)
-		})
-		if fmt.Sprintf("%T", failure) == "rapid.invalidData" {
-			panic(failure)
-		}
-		if failure != nil {
-			panic(failure)
-		}
+		cachetest.InBubble(t, rt, model)
 	})
 }
 
@@ -173,7 +133,7 @@ func model(t *rapid.T) {
 			SuccessfulJobsHistoryLimit: p(int32(2)), FailedJobsHistoryLimit: p(int32(1)),
 		},
 	})
-	defer func() { w.stop() }()
+	defer w.server.Stop()
 	end := func(how batchv1.JobConditionType) func(*rapid.T) {
 		return func(t *rapid.T) {
 			if all := w.running(); len(all) > 0 {
@@ -185,8 +145,8 @@ func model(t *rapid.T) {
 		"wait":     func(t *rapid.T) { time.Sleep(time.Duration(rapid.IntRange(1, 400).Draw(t, "seconds")) * time.Second) },
 		"complete": end(batchv1.JobComplete),
 		"fail":     end(batchv1.JobFailed),
-		"crash":    func(t *rapid.T) { w.left.Store(rapid.Int64Range(0, 4).Draw(t, "writes")) },
-		"restart":  func(*rapid.T) { w.restart() },
+		"crash":    func(t *rapid.T) { w.server.CrashAfter(rapid.Int64Range(0, 4).Draw(t, "writes")) },
+		"restart":  func(*rapid.T) { w.server.Restart() },
 		"suspend":  func(*rapid.T) { w.suspend(w.cron().Spec.Suspend == nil || !*w.cron().Spec.Suspend) },
 	}
 	names := slices.Sorted(maps.Keys(steps))
@@ -195,7 +155,7 @@ func model(t *rapid.T) {
 		synctest.Wait()
 		w.fine()
 	}
-	w.restart()
+	w.server.Restart()
 	w.suspend(false)
 	time.Sleep(10 * time.Minute)
 	synctest.Wait()
@@ -226,10 +186,10 @@ func model(t *rapid.T) {
 	if n := len(cachetest.All[batchv1.Job](w.api, "batch", "jobs")); n > 3 || len(w.cron().Status.Active) != 0 {
 		t.Fatalf("%d Jobs are kept of 2 and 1, %d are listed", n, len(w.cron().Status.Active))
 	}
-	before := w.writes.Load()
+	before := w.server.Writes()
 	time.Sleep(time.Hour)
 	synctest.Wait()
-	if n := w.writes.Load() - before; n != 0 {
+	if n := w.server.Writes() - before; n != 0 {
 		t.Fatalf("%d writes though nothing is due", n)
 	}
 }

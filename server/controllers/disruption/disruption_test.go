@@ -1,13 +1,13 @@
 package disruption
 
 import (
-	"context"
 	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -23,19 +23,13 @@ import (
 func TestStatusFollows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := cachetest.New()
-		set := cache.NewSet(api.Source, cachetest.Prefix, slog.New(slog.DiscardHandler))
-		defer set.Close()
-		client := api.Client()
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			New(Inputs{
-				Client: api.Client(), Events: &record.FakeRecorder{}, Budgets: set.PodDisruptionBudgets(), Pods: set.Pods(), ReplicationControllers: set.ReplicationControllers(),
+		client, ctx := api.Client(), t.Context()
+		defer api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+			return New(Inputs{
+				Client: client, Events: &record.FakeRecorder{}, Budgets: set.PodDisruptionBudgets(), Pods: set.Pods(), ReplicationControllers: set.ReplicationControllers(),
 				ReplicaSets: set.ReplicaSets(), Deployments: set.Deployments(), StatefulSets: set.StatefulSets(), Log: slog.New(slog.DiscardHandler),
-			}).Run(ctx)
-			close(done)
-		}()
-		defer func() { cancel(); <-done }()
+			})
+		}).Stop()
 		budgets, sets, ns := client.PolicyV1().PodDisruptionBudgets("default"), client.AppsV1().StatefulSets("default"), client.CoreV1().Pods("default")
 		size := int32(3)
 		sts := must(sets.Create(ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "db"}, Spec: appsv1.StatefulSetSpec{Replicas: &size}}, metav1.CreateOptions{}))

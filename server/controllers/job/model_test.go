@@ -2,7 +2,6 @@ package job
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,8 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/kubernetes/fake"
-	clienttesting "k8s.io/client-go/testing"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/klog/v2"
 	"pgregory.net/rapid"
@@ -43,17 +39,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-var errCrashed = errors.New("the server has stopped")
-
 // world is a stand-in API with one Job, its controller, which may stop at any
 // write, and what truly became of the pods.
 type world struct {
 	t      *rapid.T
 	api    *cachetest.API
 	client kubernetes.Interface // of the test; it never fails
-	left   atomic.Int64         // writes until the controller stops
-	writes atomic.Int64
-	stop   func()
+	server *cachetest.Process
 
 	mu                sync.Mutex
 	most              int32 // that were ever allowed to run at once
@@ -62,44 +54,17 @@ type world struct {
 	problems          []string
 }
 
-const plenty = 1 << 40
-
 func newWorld(t *rapid.T, job *batchv1.Job) *world {
 	w := &world{t: t, api: cachetest.New(), most: *job.Spec.Parallelism, succeeded: map[types.UID]bool{}, failed: map[types.UID]bool{}, byIndex: map[int]int{}}
 	w.client = w.api.Client()
-	w.left.Store(plenty)
 	w.api.Wrote = w.check
 	if _, err := w.client.BatchV1().Jobs("default").Create(context.Background(), job, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	w.start()
-	return w
-}
-
-func (w *world) start() {
-	client := w.api.Client().(*fake.Clientset)
-	client.PrependReactor("*", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		if v := a.GetVerb(); v == "get" || v == "list" {
-			return false, nil, nil
-		}
-		if w.left.Add(-1) < 0 {
-			return true, nil, errCrashed
-		}
-		w.writes.Add(1)
-		return false, nil, nil
+	w.server = w.api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+		return New(Inputs{Client: client, Events: &record.FakeRecorder{}, Jobs: set.Jobs(), Pods: set.Pods(), Log: slog.New(slog.DiscardHandler)})
 	})
-	set := cache.NewSet(w.api.Source, cachetest.Prefix, slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(context.Background())
-	l := New(Inputs{Client: client, Events: &record.FakeRecorder{}, Jobs: set.Jobs(), Pods: set.Pods(), Log: slog.New(slog.DiscardHandler)})
-	done := make(chan struct{})
-	go func() { l.Run(ctx); close(done) }()
-	w.stop = func() { cancel(); <-done; set.Close() }
-}
-
-func (w *world) restart() {
-	w.stop()
-	w.left.Store(plenty)
-	w.start()
+	return w
 }
 
 func (w *world) problem(format string, args ...any) {
@@ -248,26 +213,11 @@ func testJob(indexed bool, completions *int32, parallelism int32) *batchv1.Job {
 	}
 }
 
-// inBubble runs one check with a clock of its own.
-func inBubble(t *testing.T, rt *rapid.T, check func(*rapid.T)) {
-	var failure any // rapid fails by panics, which must not leave the bubble
-	synctest.Test(t, func(*testing.T) {
-		defer func() { failure = recover() }()
-		check(rt)
-	})
-	if fmt.Sprintf("%T", failure) == "rapid.invalidData" {
-		panic(failure) // no failure: rapid tells them by where they come from
-	}
-	if failure != nil {
-		panic(failure)
-	}
-}
-
 // Random ends of pods, deletions, changes of the Job and crashes between any two
 // writes: nothing is counted twice or lost, and in the end all is done and quiet.
 func TestModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		inBubble(t, rt, func(t *rapid.T) {
+		cachetest.InBubble(t, rt, func(t *rapid.T) {
 			indexed := rapid.Bool().Draw(t, "indexed")
 			completions := rapid.Int32Range(1, 6).Draw(t, "completions")
 			job := testJob(indexed, &completions, rapid.Int32Range(1, 4).Draw(t, "parallelism"))
@@ -278,7 +228,7 @@ func TestModel(t *testing.T) {
 				job.Spec.BackoffLimitPerIndex = p(int32(1000))
 			}
 			w := newWorld(t, job)
-			defer func() { w.stop() }()
+			defer w.server.Stop()
 			one := func(t *rapid.T, do func(*corev1.Pod)) {
 				if live := w.live(); len(live) > 0 {
 					do(live[rapid.IntRange(0, len(live)-1).Draw(t, "pod")])
@@ -289,8 +239,8 @@ func TestModel(t *testing.T) {
 				"fail":    func(t *rapid.T) { one(t, func(p *corev1.Pod) { w.end(p, corev1.PodFailed) }) },
 				"delete":  func(t *rapid.T) { one(t, w.remove) },
 				"node":    func(*rapid.T) { w.node() },
-				"crash":   func(t *rapid.T) { w.left.Store(rapid.Int64Range(0, 8).Draw(t, "writes")) },
-				"restart": func(*rapid.T) { w.restart() },
+				"crash":   func(t *rapid.T) { w.server.CrashAfter(rapid.Int64Range(0, 8).Draw(t, "writes")) },
+				"restart": func(*rapid.T) { w.server.Restart() },
 				"parallel": func(t *rapid.T) {
 					n := rapid.Int32Range(0, 4).Draw(t, "parallelism")
 					w.change(func(s *batchv1.JobSpec) { s.Parallelism = &n })
@@ -313,7 +263,7 @@ func TestModel(t *testing.T) {
 
 // finish lets everything succeed and checks the sums.
 func (w *world) finish() {
-	w.restart()
+	w.server.Restart()
 	w.change(func(s *batchv1.JobSpec) { s.Suspend, s.Parallelism = p(false), p(int32(3)) })
 	for range 400 {
 		time.Sleep(5 * time.Second)
@@ -358,10 +308,10 @@ func (w *world) finish() {
 			w.t.Fatalf("pod %s is left: %v %v", pod.Name, pod.Finalizers, pod.Status.Phase)
 		}
 	}
-	before := w.writes.Load()
+	before := w.server.Writes()
 	time.Sleep(time.Hour)
 	synctest.Wait()
-	if n := w.writes.Load() - before; n != 0 {
+	if n := w.server.Writes() - before; n != 0 {
 		w.t.Fatalf("%d writes though nothing changed", n)
 	}
 }

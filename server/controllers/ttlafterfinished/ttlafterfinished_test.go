@@ -1,13 +1,13 @@
 package ttlafterfinished
 
 import (
-	"context"
 	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -19,8 +19,6 @@ import (
 func TestJobsGoWhenTheirTimeIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := cachetest.New()
-		set := cache.NewSet(api.Source, cachetest.Prefix, slog.New(slog.DiscardHandler))
-		defer set.Close()
 		jobs := api.Client().BatchV1().Jobs("default")
 		for name, ttl := range map[string]int32{"soon": 60, "late": 3600, "never": -1, "running": 1} {
 			j := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name}}
@@ -34,18 +32,14 @@ func TestJobsGoWhenTheirTimeIsOver(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			New(Inputs{Client: api.Client(), Jobs: set.Jobs(), Log: slog.New(slog.DiscardHandler)}).Run(ctx)
-			close(done)
-		}()
-		defer func() { cancel(); <-done }()
+		defer api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+			return New(Inputs{Client: client, Jobs: set.Jobs(), Log: slog.New(slog.DiscardHandler)})
+		}).Stop()
 		check := func(when time.Duration, want map[string]bool) {
 			time.Sleep(when)
 			synctest.Wait()
 			for name := range want {
-				j, err := jobs.Get(ctx, name, metav1.GetOptions{})
+				j, err := jobs.Get(t.Context(), name, metav1.GetOptions{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -60,12 +54,12 @@ func TestJobsGoWhenTheirTimeIsOver(t *testing.T) {
 		check(59*time.Second, map[string]bool{"soon": false})
 		check(2*time.Second, map[string]bool{"soon": true, "late": false})
 		// A longer time that is set before the first is over counts.
-		late, err := jobs.Get(ctx, "late", metav1.GetOptions{})
+		late, err := jobs.Get(t.Context(), "late", metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		*late.Spec.TTLSecondsAfterFinished = 7200
-		if _, err := jobs.Update(ctx, late, metav1.UpdateOptions{}); err != nil {
+		if _, err := jobs.Update(t.Context(), late, metav1.UpdateOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		check(90*time.Minute, map[string]bool{"late": false})

@@ -1,0 +1,100 @@
+package cachetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"pgregory.net/rapid"
+
+	"bramble.dev/server/cache"
+)
+
+// Runner is what controllers are: Run ends with ctx and their goroutines.
+type Runner interface{ Run(ctx context.Context) }
+
+// Begin makes what a process runs, from a client that stops with the process and caches of its own.
+type Begin func(client kubernetes.Interface, set *cache.Set) Runner
+
+// Process works on an API, may stop at any of its writes, and can be started again.
+//
+//	p := api.Start(func(client kubernetes.Interface, set *cache.Set) Runner {
+//		return New(Inputs{Client: client, Pods: set.Pods()})
+//	})
+//	defer p.Stop()
+type Process struct {
+	api    *API
+	begin  Begin
+	left   atomic.Int64 // writes until it stops
+	writes atomic.Int64
+	stop   func()
+}
+
+// plenty of writes: it does not stop.
+const plenty = 1 << 40
+
+// Start starts a process.
+func (a *API) Start(begin Begin) *Process {
+	p := &Process{api: a, begin: begin}
+	p.start()
+	return p
+}
+
+func (p *Process) start() {
+	p.left.Store(plenty)
+	client := p.api.Client().(*fake.Clientset)
+	client.PrependReactor("*", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if v := a.GetVerb(); v == "get" || v == "list" {
+			return false, nil, nil
+		}
+		if p.left.Add(-1) < 0 {
+			return true, nil, errors.New("the server has stopped")
+		}
+		p.writes.Add(1)
+		return false, nil, nil
+	})
+	set := cache.NewSet(p.api.Source, Prefix, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	runs := p.begin(client, set)
+	done := make(chan struct{})
+	go func() { runs.Run(ctx); close(done) }()
+	p.stop = func() { cancel(); <-done; set.Close() }
+}
+
+// Stop ends the process.
+func (p *Process) Stop() { p.stop() }
+
+// Restart ends it and starts another, whose writes succeed and which knows nothing of the first.
+func (p *Process) Restart() {
+	p.Stop()
+	p.start()
+}
+
+// CrashAfter makes all writes but the next few fail, until Restart.
+func (p *Process) CrashAfter(writes int64) { p.left.Store(writes) }
+
+// Writes counts what it has written, under all its lives.
+func (p *Process) Writes() int64 { return p.writes.Load() }
+
+// InBubble runs one check of rapid's with a clock of its own.
+func InBubble(t *testing.T, rt *rapid.T, check func(*rapid.T)) {
+	var failure any // rapid fails by panics, which must not leave the bubble
+	synctest.Test(t, func(*testing.T) {
+		defer func() { failure = recover() }()
+		check(rt)
+	})
+	if fmt.Sprintf("%T", failure) == "rapid.invalidData" {
+		panic(failure) // no failure: rapid tells them by where they come from
+	}
+	if failure != nil {
+		panic(failure)
+	}
+}
