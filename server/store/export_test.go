@@ -89,3 +89,17 @@ func (d *DB) Backup(ctx context.Context, path string) error {
 	}
 	return nil
 }
+
+// flush writes the volatile class and waits until it is on disk.
+func (d *DB) flush() error {
+	s := &d.stage
+	s.mu.Lock()
+	if err := s.refusal(); err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	b := s.open
+	b.flush = true
+	s.mu.Unlock()
+	return d.finish(b)
+}

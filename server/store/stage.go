@@ -220,20 +220,6 @@ func (s *stage) refusal() error {
 	return s.fail
 }
 
-// flush writes the volatile class and waits until it is on disk.
-func (d *DB) flush() error {
-	s := &d.stage
-	s.mu.Lock()
-	if err := s.refusal(); err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	b := s.open
-	b.flush = true
-	s.mu.Unlock()
-	return d.finish(b)
-}
-
 // pass uses up a revision that no object gets, so that what was listed until now is of the past. It is not written.
 func (d *DB) pass() {
 	s := &d.stage
