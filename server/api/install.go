@@ -135,11 +135,13 @@ func (i *installer) version(g *group, info *genericapiserver.APIGroupInfo, v ser
 	if err != nil {
 		return nil, err
 	}
-	var wrap func(http.HandlerFunc) http.HandlerFunc
-	if v.old {
-		wrap = lenient
-	}
-	i.routes.take(container, wrap)
+	bodies := bodyTypesOf(gv, resources)
+	i.routes.take(container, func(h http.HandlerFunc) http.HandlerFunc {
+		if v.old {
+			h = lenient(h)
+		}
+		return bodies.misspelled(h)
+	})
 	return resources, nil
 }
 

@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"io"
 	"mime"
 	"net/http"
 	"regexp"
@@ -101,11 +100,7 @@ func (s stillServed) AddWarning(agent, text string) {
 // would be refused. What cannot be read is left to the handler to refuse.
 func liftClaims(r *http.Request) {
 	const field = "volumeClaimTemplates"
-	body, err := io.ReadAll(io.LimitReader(r.Body, maxBodyBytes+1))
-	r.Body = struct {
-		io.Reader
-		io.Closer
-	}{io.MultiReader(bytes.NewReader(body), r.Body), r.Body}
+	body, err := readBody(r)
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil || !bytes.Contains(body, []byte(field)) || kind != runtime.ContentTypeJSON && kind != runtime.ContentTypeYAML {
 		return
@@ -128,6 +123,6 @@ func liftClaims(r *http.Request) {
 		return
 	}
 	warning.AddWarning(r.Context(), "", "spec.template.spec."+field+" belongs one level up and is taken as spec."+field)
-	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+	replaceBody(r, text)
 	r.Header.Set("Content-Type", runtime.ContentTypeJSON)
 }

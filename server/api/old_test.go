@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 )
 
@@ -138,3 +140,61 @@ func TestOldScale(t *testing.T) {
 		}
 	}
 }
+
+// The course's thirteenth manifest, and what kubectl sends when it is applied again: hostpath means hostPath.
+func TestMisspelledFields(t *testing.T) {
+	c, ns := shared(t)
+	said := &heard{}
+	config := rest.CopyConfig(c.config)
+	config.WarningHandler = said
+	pods := must(dynamic.NewForConfig(config))(t).Resource(gvr("/v1/pods")).Namespace(ns)
+	o := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal(must(os.ReadFile(filepath.Join("..", "..", "configs", "manifests", "13-hostpath-pod.yaml")))(t), &o.Object); err != nil {
+		t.Fatal(err)
+	}
+	volume := func(o *unstructured.Unstructured) string {
+		volumes, _ := field(o, "spec.volumes").([]any)
+		path, _, _ := unstructured.NestedString(volumes[0].(map[string]any), "hostPath", "path")
+		return path
+	}
+	for _, validation := range []string{metav1.FieldValidationStrict, metav1.FieldValidationIgnore} {
+		said.texts = nil
+		made := must(pods.Create(t.Context(), o, metav1.CreateOptions{FieldValidation: validation, DryRun: []string{metav1.DryRunAll}}))(t)
+		if got := volume(made); got != "/dir2" {
+			t.Errorf("%s: hostPath %q", validation, got)
+		}
+		const want = `unknown field "spec.volumes[0].hostpath" is taken for "hostPath": names of fields are case-sensitive`
+		if len(said.texts) != 1 || said.texts[0] != want {
+			t.Errorf("%s: warned %q", validation, said.texts)
+		}
+	}
+	// A pod's volumes cannot be changed, so whoever applies it again must be seen to change nothing.
+	must(pods.Create(t.Context(), o, metav1.CreateOptions{}))(t)
+	for kind, body := range map[types.PatchType]string{
+		types.StrategicMergePatchType: `{"metadata":{"labels":{"a":"b"}},"spec":{"$setElementOrder/volumes":[{"name":"my-vol"}],"volumes":[{"$retainKeys":["hostpath","name"],"hostpath":{"path":"/dir2"},"name":"my-vol"}]}}`,
+		types.ApplyPatchType: `
+apiVersion: v1
+kind: Pod
+metadata: {name: busybox}
+spec: {volumes: [{name: my-vol, hostpath: {path: /dir2}}]}
+`,
+	} {
+		patched, err := pods.Patch(t.Context(), "busybox", kind, []byte(body), metav1.PatchOptions{FieldManager: "course"})
+		if err != nil {
+			t.Errorf("%s: %v", kind, err)
+		} else if got := volume(patched); got != "/dir2" {
+			t.Errorf("%s: hostPath %q", kind, got)
+		}
+	}
+	// Another unknown field is refused as ever.
+	o.SetName("other")
+	o.Object["spec"].(map[string]any)["hostpaths"] = "x"
+	if _, err := pods.Create(t.Context(), o, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}); err == nil || !strings.Contains(err.Error(), `unknown field "spec.hostpaths"`) {
+		t.Errorf("unknown field: %v", err)
+	}
+}
+
+// heard keeps the warnings of the server.
+type heard struct{ texts []string }
+
+func (h *heard) HandleWarningHeader(_ int, _, text string) { h.texts = append(h.texts, text) }
