@@ -26,6 +26,7 @@ import (
 
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/worker"
+	"bramble.dev/link"
 )
 
 // Pods are the pods of this node.
@@ -147,6 +148,7 @@ func Handler(c Config) http.Handler {
 	mux.HandleFunc("GET /pods/", func(w http.ResponseWriter, _ *http.Request) { a.pods(w, false) })
 	mux.HandleFunc("GET /runningpods/", func(w http.ResponseWriter, _ *http.Request) { a.pods(w, true) })
 	mux.HandleFunc("GET /stats/summary", a.summary)
+	mux.HandleFunc("GET "+link.UsagePath, a.usage)
 	mux.HandleFunc("GET /metrics", a.metrics)
 	mux.HandleFunc("GET /metrics/resource", a.resourceMetrics)
 	mux.HandleFunc("GET /configz", a.configz)
@@ -156,7 +158,10 @@ func Handler(c Config) http.Handler {
 	return mux
 }
 
-type api struct{ Config }
+type api struct {
+	Config
+	meter meter
+}
 
 func ok(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }
 

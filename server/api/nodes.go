@@ -22,6 +22,8 @@ import (
 	api "k8s.io/kubernetes/pkg/apis/core"
 	kubeletclient "k8s.io/kubernetes/pkg/kubelet/client"
 	noderest "k8s.io/kubernetes/pkg/registry/core/node/rest"
+
+	"bramble.dev/server/api/resourcemetrics"
 )
 
 // kubeletPort is the port that URLs name; nothing listens there, the connection is a stream over the node's link.
@@ -59,6 +61,12 @@ func (k *kubelets) GetConnectionInfo(_ context.Context, name types.NodeName) (*k
 	return &kubeletclient.ConnectionInfo{
 		Scheme: "http", Hostname: string(name), Port: strconv.Itoa(kubeletPort), Transport: k.transport, InsecureSkipTLSVerifyTransport: k.transport,
 	}, nil
+}
+
+// usage is what metrics.k8s.io asks nodes with.
+func (w *wiring) usage() resourcemetrics.Config {
+	core := w.informers.Core().V1()
+	return resourcemetrics.Config{Transport: w.kubelets.transport, Pods: core.Pods().Lister(), Nodes: core.Nodes().Lister(), Log: w.log}
 }
 
 // nodeProxy is upstream's nodes/proxy, except that it asks no resolver for the address of the node.

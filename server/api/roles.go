@@ -3,10 +3,15 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/auth/rbac/reconciliation"
 	"k8s.io/kubernetes/plugin/pkg/auth/authorizer/rbac/bootstrappolicy"
+
+	"bramble.dev/server/api/resourcemetrics"
 )
 
 // seedRoles makes upstream's roles and bindings, and puts back what is missing in those that exist, unless they are annotated to be
@@ -16,7 +21,7 @@ func (s *Server) seedRoles(ctx context.Context) error {
 	rbac, namespaces := client.RbacV1(), client.CoreV1().Namespaces()
 	type reconciler interface{ run() error }
 	var all []reconciler
-	for _, r := range append(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles()...) {
+	for _, r := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles(), []rbacv1.ClusterRole{metricsReader}) {
 		all = append(all, role{Confirm: true, Role: reconciliation.ClusterRoleRuleOwner{ClusterRole: &r}, Client: reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}})
 	}
 	for _, b := range append(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()...) {
@@ -44,6 +49,15 @@ func (s *Server) seedRoles(ctx context.Context) error {
 		})
 	}
 	return work.Wait()
+}
+
+// metricsReader lets who may view, edit or administer a namespace see what its pods use. It is what metrics-server's installation
+// brings, under the same name.
+var metricsReader = rbacv1.ClusterRole{
+	ObjectMeta: metav1.ObjectMeta{Name: "system:aggregated-metrics-reader", Labels: map[string]string{
+		"rbac.authorization.k8s.io/aggregate-to-view": "true", "rbac.authorization.k8s.io/aggregate-to-edit": "true", "rbac.authorization.k8s.io/aggregate-to-admin": "true",
+	}},
+	Rules: []rbacv1.PolicyRule{{APIGroups: []string{resourcemetrics.GroupName}, Resources: []string{"pods", "nodes"}, Verbs: []string{"get", "list", "watch"}}},
 }
 
 type role reconciliation.ReconcileRoleOptions

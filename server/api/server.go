@@ -65,6 +65,7 @@ type Server struct {
 
 // wiring is what the parts of the API are given to work with.
 type wiring struct {
+	log           *slog.Logger
 	stores        *stores
 	client        kubernetes.Interface // as the API itself, in process
 	informers     *informer.Factory
@@ -114,7 +115,7 @@ func prepareUpstream(log *slog.Logger) {
 
 func (s *Server) build(ctx context.Context) (err error) {
 	c := s.config
-	w := &wiring{}
+	w := &wiring{log: s.log}
 	s.wiring = w
 	if w.stores, err = newStores(c.Store, c.PKI.SecretsKey()); err != nil {
 		return err

@@ -29,6 +29,7 @@ import (
 	svmrest "k8s.io/kubernetes/pkg/registry/storagemigration/rest"
 
 	"bramble.dev/server/api/customresources"
+	"bramble.dev/server/api/resourcemetrics"
 	"bramble.dev/server/store"
 )
 
@@ -101,6 +102,8 @@ var table = []group{
 	{name: "extensions", priority: 1000, old: []oldVersion{
 		{version: "v1beta1", from: from("apps/v1", "deployments", "daemonsets", "replicasets").and("networking.k8s.io/v1", "ingresses", "networkpolicies")},
 	}},
+	// The last, so that "pods" and "nodes" mean the core's.
+	{name: resourcemetrics.GroupName, priority: 100, storages: func(w *wiring) provider { return resourcemetrics.Group{Config: w.usage()} }},
 }
 
 // builtIn tells whether a group is the API's own.
