@@ -19,6 +19,7 @@ import (
 	"bramble.dev/server/broker"
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers"
+	"bramble.dev/server/controllers/loadbalancer"
 	"bramble.dev/server/scheduler"
 	"bramble.dev/server/store"
 )
@@ -38,6 +39,8 @@ type Config struct {
 	ServiceCIDR netip.Prefix
 	// AcrossSites lets pods' packets travel between nodes of different sites, unencrypted as they are.
 	AcrossSites bool
+	// LoadBalancers is what Services of type LoadBalancer get their addresses from; without any, the nodes' own are told.
+	LoadBalancers loadbalancer.Pool
 	// Ready is called once, when the API answers and everything works behind it; optional.
 	Ready  func(Info)
 	Logger *slog.Logger

@@ -20,13 +20,14 @@ import (
 	"bramble.dev/link"
 	"bramble.dev/server"
 	"bramble.dev/server/auth"
+	"bramble.dev/server/controllers/loadbalancer"
 )
 
 // serverFlags are what `server` and `up` have in common.
 type serverFlags struct {
 	apiListen, mqttListen, broker, advertise, domain string
 	podCIDR, serviceCIDR                             string
-	names                                            []string
+	names, loadBalancers                             []string
 	acrossSites                                      bool
 }
 
@@ -40,6 +41,7 @@ func (f *serverFlags) declare(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.acrossSites, "across-sites", false, "let pods of different sites reach each other: their packets travel between sites unencrypted, unless you encrypt that path yourself (WireGuard, IPsec)")
 	flags.StringVar(&f.podCIDR, "pod-cidr", "10.42.0.0/16", "range that nodes get their pod subnets from")
 	flags.StringVar(&f.serviceCIDR, "service-cidr", "10.43.0.0/16", "range that Services get their addresses from")
+	flags.StringSliceVar(&f.loadBalancers, "load-balancer-pool", nil, "addresses of the nodes' own network that Services of type LoadBalancer get, and that nodes announce by ARP (192.168.1.240-192.168.1.250, or 192.168.1.240/28); without, they get the nodes' own addresses")
 }
 
 func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error) {
@@ -51,8 +53,17 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 	if err != nil {
 		return server.Config{}, err
 	}
+	balancers, err := loadbalancer.ParsePool(f.loadBalancers)
+	if err != nil {
+		return server.Config{}, fmt.Errorf("--load-balancer-pool: %w", err)
+	}
+	for flag, p := range map[string]netip.Prefix{"--pod-cidr": pods, "--service-cidr": services} {
+		if balancers.Overlaps(p) {
+			return server.Config{}, fmt.Errorf("--load-balancer-pool %s overlaps %s %s: want addresses of the network that the nodes are on", balancers, flag, p)
+		}
+	}
 	return server.Config{DataDir: dir, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
-		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, Logger: log}, nil
+		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, LoadBalancers: balancers, Logger: log}, nil
 }
 
 func prefix(flag, s, example string) (netip.Prefix, error) {

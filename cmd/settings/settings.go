@@ -80,7 +80,7 @@ var shared = map[string]bool{
 	"data-dir": true, "log-level": true, "node-name": true,
 	// of the server
 	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "broker": true, "cluster-domain": true,
-	"mqtt-listen": true, "pod-cidr": true, "service-cidr": true,
+	"load-balancer-pool": true, "mqtt-listen": true, "pod-cidr": true, "service-cidr": true,
 	// of the agent
 	"broker-ca": true, "insecure-registry": true, "max-pods": true, "mirror": true, "node-ip": true, "node-label": true,
 	"node-taint": true, "server": true, "set-clock": true, "token": true, "token-file": true,

@@ -135,6 +135,9 @@ func (p *port) plan(sp corev1.ServicePort, eps endpoints) {
 		}
 	}
 	for _, in := range p.svc.Status.LoadBalancer.Ingress {
+		if p.svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			break // what it had is not its own any more, and may be another's soon
+		}
 		if a, err := netip.ParseAddr(in.IP); err == nil && a.Is4() && (in.IPMode == nil || *in.IPMode == corev1.LoadBalancerIPModeVIP) {
 			f := vipFront(a, p)
 			f.sources = prefixes(p.svc.Spec.LoadBalancerSourceRanges)

@@ -32,6 +32,7 @@ import (
 	"bramble.dev/server/controllers/events"
 	"bramble.dev/server/controllers/garbage"
 	"bramble.dev/server/controllers/job"
+	"bramble.dev/server/controllers/loadbalancer"
 	"bramble.dev/server/controllers/namespace"
 	"bramble.dev/server/controllers/nodeipam"
 	"bramble.dev/server/controllers/nodelifecycle"
@@ -56,7 +57,9 @@ type Dependencies struct {
 	Presence  nodelifecycle.Presence
 	PodCIDR   netip.Prefix
 	CACertPEM []byte
-	Logger    *slog.Logger
+	// LoadBalancers is what Services of type LoadBalancer get their addresses from; without any, the nodes' own are told.
+	LoadBalancers loadbalancer.Pool
+	Logger        *slog.Logger
 }
 
 // runner is a controller; Run ends with ctx and its goroutines.
@@ -130,7 +133,7 @@ func (k kit) jobs() []runner {
 
 func (k kit) services() []runner {
 	s, log := k.Caches, k.Logger
-	slices, old := k.Client("endpointslice-controller"), k.Client("endpoint-controller")
+	slices, old, balancers := k.Client("endpointslice-controller"), k.Client("endpoint-controller"), k.Client("service-controller")
 	return []runner{
 		endpointslice.New(endpointslice.Inputs{
 			Client: slices, Events: k.events("endpoint-slice-controller", slices),
@@ -139,6 +142,10 @@ func (k kit) services() []runner {
 		endpoints.New(endpoints.Inputs{
 			Client: old, Events: k.events("endpoint-controller", old),
 			Services: s.Services(), Pods: s.Pods(), Endpoints: s.Endpoints(), Log: log,
+		}),
+		loadbalancer.New(loadbalancer.Inputs{
+			Client: balancers, Events: k.events("service-controller", balancers), Services: s.Services(), EndpointSlices: s.EndpointSlices(),
+			Nodes: s.Nodes(), Pods: s.Pods(), Ingresses: s.Ingresses(), Pool: k.LoadBalancers, Log: log,
 		}),
 	}
 }

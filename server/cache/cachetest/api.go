@@ -180,7 +180,9 @@ func (a *API) updateLocked(gr schema.GroupResource, subresource string, object r
 		copyField(object, old, "Spec")
 		m.SetLabels(om.GetLabels())
 		m.SetOwnerReferences(om.GetOwnerReferences())
-		m.SetFinalizers(om.GetFinalizers())
+		if _, service := object.(*corev1.Service); !service { // whose controller writes them together
+			m.SetFinalizers(om.GetFinalizers())
+		}
 	} else {
 		copyField(object, old, "Status")
 		if !sameField(object, old, "Spec") {
