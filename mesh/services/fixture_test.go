@@ -103,6 +103,7 @@ func everything() Config {
 	outer := service("outer", "10.43.0.23", corev1.ServicePort{Port: 443, NodePort: 30443})
 	outer.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	outer.Spec.ExternalIPs = []string{"198.51.100.9"}
+	outer.Spec.Type = corev1.ServiceTypeLoadBalancer
 	outer.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}, {IP: "203.0.113.8", IPMode: ptr(corev1.LoadBalancerIPModeProxy)}, {Hostname: "lb.example"}}
 	outer.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/25", "198.18.0.0/15", "nonsense"}
 	inner := service("inner", "10.43.0.24", corev1.ServicePort{Port: 80})

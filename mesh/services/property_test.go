@@ -50,6 +50,7 @@ func drawService(t *rapid.T, i int) *corev1.Service {
 		s.Spec.ExternalIPs = []string{"198.51.100.1"}
 	}
 	if rapid.Bool().Draw(t, "balanced") {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.1"}}
 		if rapid.Bool().Draw(t, "ranges") {
 			s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"}
