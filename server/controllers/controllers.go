@@ -36,6 +36,7 @@ import (
 	"bramble.dev/server/controllers/namespace"
 	"bramble.dev/server/controllers/nodeipam"
 	"bramble.dev/server/controllers/nodelifecycle"
+	"bramble.dev/server/controllers/podautoscaler"
 	"bramble.dev/server/controllers/podgc"
 	"bramble.dev/server/controllers/replicaset"
 	"bramble.dev/server/controllers/replicationcontroller"
@@ -97,6 +98,7 @@ func (k kit) workloads() []runner {
 	s, log := k.Caches, k.Logger
 	deployments, sets, rcs := k.Client("deployment-controller"), k.Client("replicaset-controller"), k.Client("replication-controller")
 	daemons, stateful := k.Client("daemon-set-controller"), k.Client("statefulset-controller")
+	sizes := k.Client("horizontal-pod-autoscaler")
 	return []runner{
 		deployment.New(deployment.Inputs{
 			Client: deployments, Events: k.events("deployment-controller", deployments),
@@ -117,6 +119,10 @@ func (k kit) workloads() []runner {
 		statefulset.New(statefulset.Inputs{
 			Client: stateful, Events: k.events("statefulset-controller", stateful),
 			StatefulSets: s.StatefulSets(), Pods: s.Pods(), Claims: s.PersistentVolumeClaims(), Revisions: s.ControllerRevisions(), Log: log,
+		}),
+		podautoscaler.New(podautoscaler.Inputs{
+			Client: sizes, Events: k.events("horizontal-pod-autoscaler", sizes),
+			Autoscalers: s.HorizontalPodAutoscalers(), Pods: s.Pods(), Log: log,
 		}),
 	}
 }

@@ -2,17 +2,14 @@ package disruption
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
-
 	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/scales"
 )
 
 // sizeOf finds the size that a pod's controller wants: that of the Deployment
@@ -61,36 +58,16 @@ func owner[T any](c *cache.Cache[T], namespace string, ref *metav1.OwnerReferenc
 
 // scaleOf reads the scale subresource of an object.
 func (c *controller) scaleOf(ctx context.Context, gv schema.GroupVersion, namespace string, ref *metav1.OwnerReference) (int32, types.UID, error) {
-	served, err := c.Client.Discovery().ServerResourcesForGroupVersion(gv.String())
+	resource, err := scales.Find(c.Client, gv, ref.Kind)
 	if err != nil {
-		return 0, "", fmt.Errorf("resources of %s: %w", gv, err)
+		return 0, "", err
 	}
-	resource := ""
-	scales := map[string]bool{}
-	for _, r := range served.APIResources {
-		if r.Kind == ref.Kind && resource == "" {
-			resource = r.Name
-		}
-		scales[r.Name] = true
-	}
-	if resource == "" {
-		return 0, "", fmt.Errorf("no matches for kind %q in version %q", ref.Kind, gv)
-	}
-	if !scales[resource+"/scale"] {
-		return 0, "", fmt.Errorf("%s does not implement the scale subresource", schema.GroupResource{Group: gv.Group, Resource: resource})
-	}
-	body, err := c.Client.CoreV1().RESTClient().Get().
-		AbsPath("/apis", gv.Group, gv.Version, "namespaces", namespace, resource, ref.Name, "scale").
-		SetHeader("Accept", "application/json").DoRaw(ctx)
+	scale, err := scales.Get(ctx, c.Client, resource, namespace, ref.Name)
 	if apierrors.IsNotFound(err) {
 		return 0, "", nil
 	}
 	if err != nil {
 		return 0, "", err
-	}
-	var scale autoscalingv1.Scale
-	if err := json.Unmarshal(body, &scale); err != nil {
-		return 0, "", fmt.Errorf("scale of %s %s: %w", ref.Kind, ref.Name, err)
 	}
 	if scale.UID != ref.UID {
 		return 0, "", nil

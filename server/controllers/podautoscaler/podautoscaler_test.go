@@ -1,0 +1,108 @@
+package podautoscaler
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
+
+	"bramble.dev/server/cache"
+	"bramble.dev/server/cache/cachetest"
+)
+
+// workload is a target whose one pod uses what is set.
+type workload struct {
+	size  atomic.Int32
+	use   atomic.Int64
+	asked atomic.Int32
+	gone  atomic.Bool
+}
+
+func (w *workload) Scale(_ context.Context, _ string, ref autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, schema.GroupVersionResource, error) {
+	if w.gone.Load() {
+		return nil, schema.GroupVersionResource{}, apierrors.NewNotFound(schema.GroupResource{Group: "apps", Resource: "deployments"}, ref.Name)
+	}
+	return &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: w.size.Load()}, Status: autoscalingv1.ScaleStatus{Selector: "app=web"}}, schema.GroupVersionResource{}, nil
+}
+
+func (w *workload) Resize(_ context.Context, _ schema.GroupVersionResource, scale *autoscalingv1.Scale) error {
+	w.size.Store(scale.Spec.Replicas)
+	return nil
+}
+
+func (w *workload) Usage(context.Context, string, labels.Selector) ([]metricsv1beta1.PodMetrics, error) {
+	w.asked.Add(1)
+	return []metricsv1beta1.PodMetrics{uses(0, w.use.Load())}, nil
+}
+
+// Nobody is asked without an autoscaler; with one, every fifteen seconds, until it is deleted.
+func TestLooksWhileThereIsAnAutoscaler(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := cachetest.New()
+		client, ctx, w := api.Client(), t.Context(), &workload{}
+		w.size.Store(1)
+		w.use.Store(100)
+		defer api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+			return New(Inputs{Client: client, Events: &record.FakeRecorder{}, Autoscalers: set.HorizontalPodAutoscalers(), Pods: set.Pods(), Targets: w, Log: slog.New(slog.DiscardHandler)})
+		}).Stop()
+		p := pod(0)
+		p.Labels = map[string]string{"app": "web"}
+		if _, err := client.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		if n := w.asked.Load(); n != 0 {
+			t.Errorf("nodes were asked %d times for nobody", n)
+		}
+		autoscalers := client.AutoscalingV2().HorizontalPodAutoscalers("default")
+		if _, err := autoscalers.Create(ctx, autoscaler(1, 10, cpu("200")), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute + time.Second)
+		if n := w.asked.Load(); n != 5 || w.size.Load() != 1 {
+			t.Errorf("asked %d times in a minute, size %d", n, w.size.Load())
+		}
+		a, _ := autoscalers.Get(ctx, "web", metav1.GetOptions{})
+		if m := a.Status.CurrentMetrics; len(m) != 1 || *m[0].Resource.Current.AverageUtilization != 100 || *a.Status.ObservedGeneration != a.Generation {
+			t.Errorf("status %+v", a.Status)
+		}
+
+		a.Spec.Metrics[0].Resource.Target.AverageUtilization = ptr(int32(50)) // acted upon at once
+		if _, err := autoscalers.Update(ctx, a, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if w.size.Load() != 2 {
+			t.Errorf("size %d after a new target", w.size.Load())
+		}
+		w.gone.Store(true)
+		time.Sleep(time.Minute)
+		a, _ = autoscalers.Get(ctx, "web", metav1.GetOptions{})
+		if c := a.Status.Conditions[0]; c.Reason != "FailedGetScale" || a.Status.DesiredReplicas != 2 {
+			t.Errorf("without its target: %+v", a.Status)
+		}
+		w.gone.Store(false)
+		if err := autoscalers.Delete(ctx, "web", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		before := w.asked.Load()
+		time.Sleep(time.Hour)
+		if n := w.asked.Load(); n != before {
+			t.Errorf("nodes are asked for an autoscaler that has gone")
+		}
+	})
+}
