@@ -29,6 +29,7 @@ import (
 	"bramble.dev/server/controllers/disruption"
 	"bramble.dev/server/controllers/endpoints"
 	"bramble.dev/server/controllers/endpointslice"
+	"bramble.dev/server/controllers/endpointslicemirroring"
 	"bramble.dev/server/controllers/events"
 	"bramble.dev/server/controllers/garbage"
 	"bramble.dev/server/controllers/job"
@@ -148,6 +149,10 @@ func (k kit) services() []runner {
 		endpoints.New(endpoints.Inputs{
 			Client: old, Events: k.events("endpoint-controller", old),
 			Services: s.Services(), Pods: s.Pods(), Endpoints: s.Endpoints(), Log: log,
+		}),
+		endpointslicemirroring.New(endpointslicemirroring.Inputs{
+			Client: mirror, Events: k.events("endpoint-slice-mirroring-controller", mirror),
+			Services: s.Services(), Endpoints: s.Endpoints(), EndpointSlices: s.EndpointSlices(), Log: log,
 		}),
 		loadbalancer.New(loadbalancer.Inputs{
 			Client: balancers, Events: k.events("service-controller", balancers), Services: s.Services(), EndpointSlices: s.EndpointSlices(),
