@@ -141,6 +141,7 @@ func (k kit) jobs() []runner {
 func (k kit) services() []runner {
 	s, log := k.Caches, k.Logger
 	slices, old, balancers := k.Client("endpointslice-controller"), k.Client("endpoint-controller"), k.Client("service-controller")
+	mirror := k.Client("endpointslicemirroring-controller")
 	return []runner{
 		endpointslice.New(endpointslice.Inputs{
 			Client: slices, Events: k.events("endpoint-slice-controller", slices),
