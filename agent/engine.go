@@ -218,6 +218,10 @@ func (n nodeImages) Pull(ctx context.Context, ref string, secrets []*corev1.Secr
 		return seam.Image{}, &seam.NameError{Err: err}
 	}
 	i, err := n.images.Pull(ctx, ref, image.PullOptions{Auth: keys.Lookup(name)})
+	var away *image.UnreachableError
+	if errors.As(err, &away) {
+		err = &seam.UnreachableError{Err: err}
+	}
 	return toImage(i), err
 }
 

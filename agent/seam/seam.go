@@ -111,6 +111,12 @@ type NameError struct{ Err error }
 func (e *NameError) Error() string { return e.Err.Error() }
 func (e *NameError) Unwrap() error { return e.Err }
 
+// UnreachableError says that no registry of an image answered.
+type UnreachableError struct{ Err error }
+
+func (e *UnreachableError) Error() string { return e.Err.Error() }
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
 // TerminalSize is a size of a terminal in characters.
 type TerminalSize struct{ Width, Height uint16 }
 
@@ -178,7 +184,7 @@ type Images interface {
 	Resolve(ctx context.Context, ref string) (Image, bool)
 	// Unfit says why this node does not run an image, if that is known.
 	Unfit(ref string) error
-	// Pull brings an image; the secrets hold credentials for registries.
+	// Pull brings an image; the secrets hold credentials for registries. An UnreachableError leaves open whether there is a newer one.
 	Pull(ctx context.Context, ref string, secrets []*corev1.Secret) (Image, error)
 	List(ctx context.Context) ([]Image, error)
 	Remove(ctx context.Context, ref string) error

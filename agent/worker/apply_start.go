@@ -58,6 +58,11 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 		took = time.Since(own)
 		return err
 	}, func(err error) {
+		if here, ok := w.lastGood(ctx, ref, err); ok {
+			w.m.Events.Eventf(about, corev1.EventTypeWarning, events.Pulled, "Container image %q already present on machine; its registry could not be asked for a newer one: %v", c.Image, err)
+			w.past(name, func(p *Past) { p.Image = Image{ID: here.ID} })
+			return
+		}
 		if err != nil {
 			w.pullFailed(pod, name, c.Image, missing, err)
 			return
@@ -66,6 +71,16 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 			c.Image, took.Truncate(time.Millisecond), time.Since(begun).Truncate(time.Millisecond), img.Size)
 		w.past(name, func(p *Past) { p.Image = Image{ID: img.ID} })
 	})
+}
+
+// lastGood is the image that is here, where a pull ended because no registry answered. A site whose link is gone, or an image that
+// somebody imported, must start pods whose pull policy is Always (the default of every ":latest"), which upstream's kubelet refuses.
+func (w *worker) lastGood(ctx context.Context, ref string, err error) (seam.Image, bool) {
+	var away *seam.UnreachableError
+	if !errors.As(err, &away) {
+		return seam.Image{}, false
+	}
+	return w.m.Images.Resolve(ctx, ref)
 }
 
 func (w *worker) pullFailed(pod *corev1.Pod, name, image string, missing []string, err error) {

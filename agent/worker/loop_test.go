@@ -484,6 +484,29 @@ func TestPullPolicies(t *testing.T) {
 	})
 }
 
+// With no registry in reach the image that is here is good enough, and an event says so; a registry that refuses is obeyed.
+func TestAlwaysWithoutARegistry(t *testing.T) {
+	for _, tt := range []struct {
+		name, want, event string
+		err               error
+	}{
+		{"unreachable", "Running app:running/0+", `Warning Pulled: Container image "nginx:1" already present on machine; its registry could not be asked for a newer one: no route to host`,
+			&seam.UnreachableError{Err: errors.New("no route to host")}},
+		{"refused", "Pending app:ErrImagePull/0", `Failed: Failed to pull image "nginx:1": unauthorized`, errors.New("unauthorized")},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			simulate(t, func(n *node) {
+				n.images.SetError("nginx:1", tt.err)
+				n.images.Absent["nginx:1"] = false
+				n.m.Set([]*corev1.Pod{pod(func(p *corev1.Pod) { p.Spec.Containers[0].ImagePullPolicy = corev1.PullAlways })})
+				n.after(time.Second)
+				n.expect("u1", tt.want)
+				n.sawEvent(tt.event)
+			})
+		})
+	}
+}
+
 func TestImportedImageEndsAPull(t *testing.T) {
 	simulate(t, func(n *node) {
 		n.images.SetError("nginx:1", errors.New("no route to host"))

@@ -41,6 +41,16 @@ func (e *NotFoundError) Error() string {
 
 func (e *NotFoundError) Unwrap() error { return e.Err }
 
+// UnreachableError says that neither the registry of an image nor a mirror answered: nobody has said that the image is gone, or that
+// it may not be had.
+type UnreachableError struct {
+	Name string
+	Err  error
+}
+
+func (e *UnreachableError) Error() string { return fmt.Sprintf("pull image %s: %v", e.Name, e.Err) }
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
 // Pull brings an image from its registry or a mirror.
 func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, error) {
 	if img, ok := s.Resolve(ref); o.Policy == "IfNotPresent" || o.Policy == "Never" {
@@ -69,7 +79,7 @@ func (s *Store) Pull(ctx context.Context, ref string, o PullOptions) (Image, err
 func (s *Store) pull(ctx context.Context, n Name, o PullOptions) (Image, error) {
 	auths := append(slices.Clone(o.Auth), Auth{})
 	var failed []error
-	missing := true
+	missing, reached := true, false
 	for _, host := range s.hosts(n.Registry) {
 		for _, auth := range auths {
 			if host != n.Registry && auth != (Auth{}) {
@@ -83,6 +93,7 @@ func (s *Store) pull(ctx context.Context, n Name, o PullOptions) (Image, error) 
 				return Image{}, context.Cause(ctx)
 			}
 			failed = append(failed, err)
+			reached = reached || !unreachable(err)
 			var wrong *PlatformError
 			if errors.As(err, &wrong) {
 				wrong.Name = n.String()
@@ -98,7 +109,10 @@ func (s *Store) pull(ctx context.Context, n Name, o PullOptions) (Image, error) 
 		}
 	}
 	err := errors.Join(failed...)
-	if missing {
+	switch {
+	case !reached:
+		return Image{}, s.explainUnfit(n, &UnreachableError{n.String(), err})
+	case missing:
 		return Image{}, s.explainUnfit(n, &NotFoundError{n.String(), err})
 	}
 	return Image{}, s.explainUnfit(n, fmt.Errorf("pull image %s: %w", n, err))

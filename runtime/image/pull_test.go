@@ -96,6 +96,13 @@ func TestPull(t *testing.T) {
 	if _, err := s.Pull(t.Context(), host+"/team/none:v1", PullOptions{}); !errors.As(err, &missing) {
 		t.Errorf("not there: %v", err)
 	}
+	var away *UnreachableError
+	if _, err := s.Pull(t.Context(), host+"/team/none:v1", PullOptions{}); errors.As(err, &away) {
+		t.Errorf("a registry that answers is not there: %v", err)
+	}
+	if _, err := s.Pull(t.Context(), "127.0.0.1:1/team/tool:v1", PullOptions{}); !errors.As(err, &away) {
+		t.Errorf("a registry that does not answer: %v", err)
+	}
 }
 
 // counter counts the requests for blobs, and may cut them short.

@@ -189,6 +189,13 @@ func notFound(err error) bool {
 	return errors.As(err, &t) && (t.StatusCode == http.StatusNotFound || t.StatusCode == http.StatusUnauthorized || t.StatusCode == http.StatusForbidden)
 }
 
+// unreachable says whether nobody answered: no name, no route, a refused connection, a time-out.
+func unreachable(err error) bool {
+	var t *transport.Error
+	var network net.Error
+	return !errors.As(err, &t) && errors.As(err, &network)
+}
+
 // permanent says whether asking again is of no use.
 func permanent(err error) bool {
 	var t *transport.Error
