@@ -102,3 +102,14 @@ fingerprint() {
 
 # elapsed: whole seconds since this script started.
 elapsed() { printf '%d s' "$SECONDS"; }
+
+# Debian's old kubectl, unpacked beside the system: it must not replace another that is installed.
+old_kubectl() {
+  local dir=$cache/kubernetes-client
+  if [[ ! -x $dir/usr/bin/kubectl ]]; then
+    package_lists
+    mkdir -p "$dir"
+    (cd "$dir" && apt_get -o APT::Sandbox::User=root download kubernetes-client >/dev/null && dpkg-deb -x kubernetes-client_*.deb .)
+  fi
+  say "$dir/usr/bin/kubectl"
+}
