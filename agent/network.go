@@ -40,6 +40,9 @@ type network struct {
 	changed chan struct{} // capacity 1
 	// resolvConf is the file that names the node's resolvers.
 	resolvConf string
+	ports      ports
+	// told is called when the node's status is to be told anew.
+	told func()
 	// settled is called after each Set with why the network does not work, or nil.
 	settled func(error)
 
@@ -159,12 +162,13 @@ func (n *network) config() (mesh.Config, error) {
 	if node == nil || node.Spec.PodCIDR == "" || cluster == nil {
 		return mesh.Config{}, errNoSubnet
 	}
-	services, _ := n.catalog.Services()
 	c := mesh.Config{
 		Site: n.site(node), AcrossSites: cluster.AcrossSites,
 		Node: n.node, Zone: node.Labels[corev1.LabelTopologyZone], NodeIP: n.nodeIP(), VNI: cluster.VNI, Domain: cluster.Domain,
-		Services: services, EndpointSlices: n.catalog.EndpointSlices(), Upstream: n.upstream(),
+		EndpointSlices: n.catalog.EndpointSlices(), Upstream: n.upstream(),
+		Cluster: cluster.ID, BalancerClass: link.LoadBalancerClass,
 	}
+	_, c.Unannounced = node.Labels[corev1.LabelNodeExcludeBalancers]
 	for to, from := range map[*netip.Prefix]string{&c.PodCIDR: node.Spec.PodCIDR, &c.ClusterCIDR: cluster.PodCIDR, &c.ServiceCIDR: cluster.ServiceCIDR} {
 		p, err := netip.ParsePrefix(from)
 		if err != nil {
@@ -190,7 +194,25 @@ func (n *network) config() (mesh.Config, error) {
 		}
 		c.Peers = append(c.Peers, peer)
 	}
+	c.Services = n.services(c.NodeIP, c.Peers)
 	return c, nil
+}
+
+// services are those of the cluster, without what programs of this board stand in the way of.
+func (n *network) services(self netip.Addr, peers []mesh.Peer) []*corev1.Service {
+	services, _ := n.catalog.Services()
+	nodes := map[netip.Addr]bool{self: true}
+	for _, p := range peers {
+		nodes[p.IP] = true
+	}
+	services, changed, err := n.ports.serve(services, self, nodes)
+	if err != nil {
+		n.log.Warn("the ports that are in use on this board cannot be found out", "err", err)
+	}
+	if changed {
+		n.told()
+	}
+	return services
 }
 
 // site is where this node is. Its own label counts before the server has heard of it: until then no

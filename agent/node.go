@@ -97,6 +97,7 @@ func (s *self) update(ctx context.Context) {
 		in.NotReady = []string{"container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:" + err.Error()}
 	}
 	in.Site, in.OtherSites = s.network.sites()
+	in.Ports = s.network.ports.inUse()
 	s.mu.Lock()
 	in.Old = s.status
 	s.status = status.Node(in)
@@ -131,6 +132,9 @@ func (s *self) run(ctx context.Context) {
 				s.moved()
 			}
 			if s.network.asksOthers() {
+				s.network.poke()
+			}
+			if changed, err := s.network.ports.look(); changed && err == nil {
 				s.network.poke()
 			}
 		}

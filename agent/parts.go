@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -43,7 +44,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Board: word, Dir: c.dir("mesh"), Logger: a.log})
+	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Board: word, Dir: c.dir("mesh"), Logger: a.log, Announces: a.announces})
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	}
 	a.network = &network{
 		Mesh: m, catalog: a.catalog, node: c.NodeName, labels: c.Labels, nodeIP: a.self.address, proxy: a.proxy, log: a.log, changed: make(chan struct{}, 1),
-		resolvConf: "/etc/resolv.conf", settled: func(error) { a.self.poke() },
+		resolvConf: "/etc/resolv.conf", settled: func(error) { a.self.poke() }, told: func() { a.self.poke() }, ports: ports{proc: "/proc"},
 	}
 	a.self.network = a.network
 	a.self.find()
@@ -63,6 +64,19 @@ func (a *agent) openParts(ctx context.Context) error {
 	}
 	a.volumes, err = storage.Open(c.dir("volumes"), objects{a.catalog, a.tokens, func() corev1.ResourceList { return a.self.allocatable() }}, a.log)
 	return err
+}
+
+// announces tells a Service's reader which node has its address.
+func (a *agent) announces(address netip.Addr, on string) {
+	services, _ := a.catalog.Services()
+	for _, s := range services {
+		for _, in := range s.Status.LoadBalancer.Ingress {
+			if in.IP == address.String() {
+				ref := corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: s.Namespace, Name: s.Name, UID: s.UID}
+				a.events.Eventf(ref, corev1.EventTypeNormal, "AddressAnnounced", "Node %s announces %s on %s", a.config.NodeName, address, on)
+			}
+		}
+	}
 }
 
 // controlled is what the board's own commands may do with images.

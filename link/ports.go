@@ -11,8 +11,7 @@ import (
 
 // Ports of a board's own addresses that Services and Ingresses want.
 const (
-	// PortsFree is the condition of a Node that says whether its board's own programs have any of them. A node on which
-	// nothing wants any has no such condition.
+	// PortsFree is the condition of a Node that says whether its board's own programs have any of them.
 	PortsFree corev1.NodeConditionType = "PortsFree"
 	// PortsInUse is its reason when they have.
 	PortsInUse = "PortsInUse"

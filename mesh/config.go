@@ -22,7 +22,9 @@ type Options struct {
 	Board    string // tells this board from others: data folders of one name make the same Instance on all of them
 	Dir      string // what must outlive the agent: address leases, pods' namespaces
 	Logger   *slog.Logger
-	recheck  time.Duration // how often to look after what others did to the mesh; 0: 30 s
+	// Announces is called when this node begins to announce an address of a load balancer; optional.
+	Announces func(a netip.Addr, link string)
+	recheck   time.Duration // how often to look after what others did to the mesh; 0: 30 s
 }
 
 // Config is all that the node's network is made of. Its objects must not be changed afterwards: an
@@ -45,6 +47,9 @@ type Config struct {
 	DNS            netip.Addr     // the cluster's DNS address, answered by every node itself
 	Upstream       []string       // resolvers for all other names
 	API            netip.AddrPort // where default/kubernetes leads: the agent's own proxy
+	Cluster        string         // its id
+	BalancerClass  string         // of load balancers that are the cluster's own, as those without a class are
+	Unannounced    bool           // this node announces no address of a load balancer
 }
 
 // Peer is another node.

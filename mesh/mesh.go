@@ -16,6 +16,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"bramble.dev/mesh/announce"
 	"bramble.dev/mesh/bridge"
 	"bramble.dev/mesh/dns"
 	"bramble.dev/mesh/firewall"
@@ -37,6 +38,7 @@ type Mesh struct {
 	services *services.Proxy
 	dns      *dns.Server
 	firewall *firewall.Firewall
+	balancer *announce.Announcer
 
 	end     context.CancelFunc
 	watcher sync.WaitGroup
@@ -77,6 +79,7 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 	m.services = services.Open(m.nft, services.Options{Table: "bramble-" + o.Instance, Logger: o.Logger, Conntrack: conntrack{m.host}})
 	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
 	m.firewall = firewall.Open(firewall.Options{Instance: o.Instance, Bridge: m.bridge.Name, Tunnel: m.tunnel.Name, Table: m.services.Table, Logger: o.Logger, Chains: m.nft.BaseChains, Enter: m.host.Do})
+	m.balancer = announce.Open(announce.Options{Logger: o.Logger, Enter: m.host.Do, Took: o.Announces})
 	m.adopt()
 	watch, end := context.WithCancel(context.WithoutCancel(ctx))
 	m.end = end
@@ -102,7 +105,7 @@ func (m *Mesh) Close() error {
 	m.watcher.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	err := errors.Join(m.dns.Close(), m.nft.Close())
+	err := errors.Join(m.balancer.Close(), m.dns.Close(), m.nft.Close())
 	m.host.Close()
 	return err
 }
@@ -153,7 +156,16 @@ func (m *Mesh) set(ctx context.Context, addrs []netlink.Addr) error {
 	})
 	part("Services", func() error { return m.setServices(ctx) })
 	part("the tunnel to other nodes", func() error { return m.tunnel.Set(ctx, c.tunnel(mtu)) })
-	part("the host's firewall", func() error { return m.firewall.Set(ctx, firewall.Config{TunnelPort: c.Port}) })
+	addresses := c.announcement()
+	part("the host's firewall", func() error {
+		f := firewall.Config{TunnelPort: c.Port}
+		if len(addresses.Addresses) > 0 {
+			f.AnnouncePort = announce.Port
+		}
+		return m.firewall.Set(ctx, f)
+	})
+	// Last: who comes to an address finds that it is served.
+	part("load balancers", func() error { return m.balancer.Set(ctx, addresses) })
 	return errors.Join(errs...)
 }
 
@@ -178,7 +190,7 @@ func (m *Mesh) Teardown(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ready = false
-	errs := []error{m.dns.Close(), m.firewall.Teardown(ctx), m.services.Teardown(ctx), m.tunnel.Teardown(ctx), m.bridge.Teardown(ctx)}
+	errs := []error{m.balancer.Close(), m.dns.Close(), m.firewall.Teardown(ctx), m.services.Teardown(ctx), m.tunnel.Teardown(ctx), m.bridge.Teardown(ctx)}
 	for _, l := range m.pool.List() {
 		errs = append(errs, m.pool.Release(l.ID))
 	}

@@ -124,6 +124,7 @@ func TestServices(t *testing.T) {
 	t.Run("external address", func(t *testing.T) {
 		s := newService("web", "10.43.7.7", http)
 		s.Spec.ExternalIPs = []string{"198.51.100.9"}
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
 		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}}
 		s.Spec.LoadBalancerSourceRanges = []string{"192.168.50.0/25", "10.42.1.0/24"}
 		set(t, s, newSlice("web", 8080, a, b))

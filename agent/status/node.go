@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"bramble.dev/agent/seam"
+	"bramble.dev/link"
 )
 
 // Machine is what a board is.
@@ -46,7 +47,8 @@ type NodeInput struct {
 	NotReady   []string // why no pod can be run; none: it is ready
 	Features   []string // declared features
 	Site       string
-	OtherSites []string // whose pods this node's do not reach
+	OtherSites []string         // whose pods this node's do not reach
+	Ports      []link.PortInUse // that Services or Ingresses want, and programs of the board have
 	Old        corev1.NodeStatus
 	Now        time.Time
 	VolumesUse []corev1.UniqueVolumeName
@@ -174,6 +176,7 @@ func nodeConditions(in NodeInput) []corev1.NodeCondition {
 	if c, ok := sites(in); ok {
 		out = append(out, c)
 	}
+	out = append(out, portsFree(in))
 	now := metav1.NewTime(in.Now).Rfc3339Copy()
 	for i := range out {
 		c := &out[i]
@@ -189,6 +192,14 @@ func nodeConditions(in NodeInput) []corev1.NodeCondition {
 		}
 	}
 	return out
+}
+
+// portsFree says whether programs of the board have ports that Services or Ingresses want.
+func portsFree(in NodeInput) corev1.NodeCondition {
+	if len(in.Ports) == 0 {
+		return corev1.NodeCondition{Type: link.PortsFree, Status: corev1.ConditionTrue, Reason: "NoneInUse", Message: "no program of this board has a port that a Service or an Ingress wants"}
+	}
+	return corev1.NodeCondition{Type: link.PortsFree, Status: corev1.ConditionFalse, Reason: link.PortsInUse, Message: link.PortsMessage(in.Ports)}
 }
 
 // SitesConnected is a condition of a node that is one of several sites' or was.

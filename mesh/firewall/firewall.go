@@ -28,7 +28,8 @@ type Options struct {
 
 // Config is what may change.
 type Config struct {
-	TunnelPort uint16 // of UDP; 0: there is no tunnel
+	TunnelPort   uint16 // of UDP; 0: there is no tunnel
+	AnnouncePort uint16 // of UDP; 0: nothing is announced
 }
 
 // Firewall mends the host's firewall.
@@ -52,7 +53,9 @@ func (f *Firewall) Set(ctx context.Context, c Config) error {
 	n := namesOf(f.Instance)
 	var errs []error
 	for _, program := range f.backends(hooked) {
-		errs = append(errs, f.mend(ctx, program, func(r ruleset) map[string][]string { return wanted(r, n, f.Bridge, f.Tunnel, c.TunnelPort) }))
+		errs = append(errs, f.mend(ctx, program, func(r ruleset) map[string][]string {
+			return wanted(r, n, f.Bridge, f.Tunnel, c.TunnelPort, c.AnnouncePort)
+		}))
 	}
 	f.name(hooked)
 	return errors.Join(errs...)

@@ -52,7 +52,7 @@ func (n names) accept(match string) string {
 }
 
 // wanted are the rules that a ruleset needs, by chain.
-func wanted(r ruleset, n names, bridge, tunnel string, tunnelPort uint16) map[string][]string {
+func wanted(r ruleset, n names, bridge, tunnel string, ports ...uint16) map[string][]string {
 	out := map[string][]string{}
 	if r.policies["FORWARD"] == "DROP" {
 		all := []string{n.accept("-i " + bridge), n.accept("-o " + bridge), n.accept("-i " + tunnel), n.accept("-o " + tunnel)}
@@ -65,8 +65,10 @@ func wanted(r ruleset, n names, bridge, tunnel string, tunnelPort uint16) map[st
 	}
 	if r.policies["INPUT"] == "DROP" {
 		out[n.input] = []string{n.accept("-i " + bridge)}
-		if tunnelPort != 0 { // from whom is checked in our own table
-			out[n.input] = append(out[n.input], n.accept("-p udp -m udp --dport "+strconv.Itoa(int(tunnelPort))))
+		for _, port := range ports { // from whom is checked by those who listen
+			if port != 0 {
+				out[n.input] = append(out[n.input], n.accept("-p udp -m udp --dport "+strconv.Itoa(int(port))))
+			}
 		}
 		out["INPUT"] = []string{"-j " + n.input}
 	}

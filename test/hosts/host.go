@@ -108,6 +108,20 @@ func (h *Host) Traffic() (Traffic, error) {
 	return Traffic{Received: s.RxBytes, Sent: s.TxBytes}, nil
 }
 
+// Neighbour is the Ethernet address that the root namespace has for an address of the switch, "" for none.
+func Neighbour(a netip.Addr) (string, error) {
+	list, err := netlink.NeighList(0, netlink.FAMILY_V4)
+	if err != nil {
+		return "", fmt.Errorf("list neighbours: %w", err)
+	}
+	for _, n := range list {
+		if n.IP.Equal(a.AsSlice()) && len(n.HardwareAddr) > 0 {
+			return n.HardwareAddr.String(), nil
+		}
+	}
+	return "", nil
+}
+
 // Dial connects from the host's network.
 func (h *Host) Dial(ctx context.Context, network, address string) (conn net.Conn, err error) {
 	err = h.inNetwork(func() error {
