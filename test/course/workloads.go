@@ -1,5 +1,7 @@
 package course
 
+import "time"
+
 var architecture = chapter{"Architecture", []step{
 	{"a master runs the API server, controllers and scheduler; worker nodes join it", []action{
 		kubectl("get nodes -o wide", "host1 +Ready", "host2 +Ready", "host3 +Ready", "bramble"),
@@ -180,7 +182,7 @@ var jobs = chapter{"Job and CronJob", []step{
 	}},
 	{"a Job runs until its pod has succeeded: two thousand digits of pi", []action{
 		kubectl("apply -f 04-job.yaml", "job.batch/pi created"),
-		eventually("get job pi", "Complete +1/1"),
+		within(3*time.Minute, "get job pi", "Complete +1/1"),
 		kubectl("logs job/pi", `^3\.14159265358979[0-9]{1985,}`),
 		kubectl("delete job pi", "deleted"),
 	}},
