@@ -57,25 +57,26 @@ type server interface {
 
 // agent is what Run wires together.
 type agent struct {
-	config  Config
-	connect func(context.Context, uplink.Config) (server, error)
-	log     *slog.Logger
-	db      *state.DB
-	floor   *clock.Floor
-	catalog *catalog.Catalog
-	reports *reports
-	events  *events.Recorder
-	uplink  server
-	proxy   *apiproxy.Proxy
-	tokens  *token.Tokens
-	runtime seam.Runtime
-	images  seam.Images
-	volumes seam.Volumes
-	network *network
-	self    *self
-	probes  *probe.Manager
-	pods    *worker.Manager
-	kubelet *kubelet.Listener
+	config   Config
+	connect  func(context.Context, uplink.Config) (server, error)
+	log      *slog.Logger
+	db       *state.DB
+	floor    *clock.Floor
+	catalog  *catalog.Catalog
+	reports  *reports
+	events   *events.Recorder
+	uplink   server
+	proxy    *apiproxy.Proxy
+	tokens   *token.Tokens
+	runtime  seam.Runtime
+	images   seam.Images
+	volumes  seam.Volumes
+	removals *removals
+	network  *network
+	self     *self
+	probes   *probe.Manager
+	pods     *worker.Manager
+	kubelet  *kubelet.Listener
 
 	closers []func() error // in the order in which things were opened
 	aside   sync.WaitGroup // what callbacks that must not block have begun
@@ -252,6 +253,7 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	a.self.update(ctx)
 	part("node", quiet(a.self.run))
+	part("removals", quiet(a.removals.run))
 	part("tokens", quiet(a.tokens.Run))
 	part("clock", quiet(a.floor.Run))
 	part("database", a.watchDatabase)
@@ -314,6 +316,9 @@ func (a *agent) apply(ctx context.Context, set string, changes []link.Change) er
 	if touched.Network {
 		a.network.poke()
 		a.followBrokers()
+	}
+	if touched.Removals {
+		a.removals.poke()
 	}
 	if touched.Volumes {
 		a.pods.ObjectsChanged("")

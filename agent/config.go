@@ -90,6 +90,10 @@ func (c *Config) complete() error {
 	return nil
 }
 
+// localVolumes is the folder of the volumes that are made on this node. They outlive pods, and are removed one by one, when
+// the server says so.
+const localVolumes = "local-volumes"
+
 func (c *Config) dir(parts ...string) string {
 	return filepath.Join(append([]string{c.DataDir, "agent"}, parts...)...)
 }

@@ -101,7 +101,7 @@ func (s *self) update(ctx context.Context) {
 	s.mu.Lock()
 	in.Old = s.status
 	s.status = status.Node(in)
-	report := &link.NodeReport{Status: s.status, MAC: s.network.MAC(), Labels: s.labels(), Taints: s.config.Taints, Platforms: s.offers()}
+	report := &link.NodeReport{Status: s.status, MAC: s.network.MAC(), Labels: s.labels(), Taints: s.config.Taints, Platforms: s.offers(), LocalVolumes: s.config.dir(localVolumes)}
 	s.mu.Unlock()
 	s.report(report)
 }

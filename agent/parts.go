@@ -62,8 +62,13 @@ func (a *agent) openParts(ctx context.Context) error {
 	if !a.self.address().IsValid() {
 		a.log.Warn("the node has no address yet; it is looked for")
 	}
-	a.volumes, err = storage.Open(c.dir("volumes"), objects{a.catalog, a.tokens, func() corev1.ResourceList { return a.self.allocatable() }}, a.log)
-	return err
+	volumes, err := storage.Open(c.dir("volumes"), c.dir(localVolumes), objects{a.catalog, a.tokens, func() corev1.ResourceList { return a.self.allocatable() }}, a.log)
+	if err != nil {
+		return err
+	}
+	a.volumes = volumes
+	a.removals = &removals{catalog: a.catalog, remove: volumes.Remove, report: a.reports.volume, log: a.log, changed: make(chan struct{}, 1)}
+	return nil
 }
 
 // announces tells a Service's reader which node has its address.

@@ -96,6 +96,25 @@ func (r *reports) node(report *link.NodeReport) {
 	}
 }
 
+// volume reports a volume that was to be removed; nil: nobody asks any more.
+func (r *reports) volume(name string, report *link.VolumeReport) {
+	key := "volumes/" + name
+	if report == nil {
+		if r.set.Delete(key) {
+			r.notify()
+		}
+		return
+	}
+	b, err := report.Encode()
+	if err != nil {
+		r.log.Error("what became of a volume cannot be encoded", "volume", name, "err", err)
+		return
+	}
+	if r.set.Put(key, b) {
+		r.notify()
+	}
+}
+
 // event reports an event, or its new count.
 func (r *reports) event(e *corev1.Event) {
 	b, err := e.Marshal()

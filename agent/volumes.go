@@ -2,13 +2,22 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
+	"path"
+	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/agent/catalog"
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/token"
+	"bramble.dev/link"
+	"bramble.dev/storage"
 )
 
 // objects is what volumes show: storage.Objects.
@@ -36,4 +45,125 @@ func (o objects) Resource(pod *corev1.Pod, ref *corev1.ResourceFieldSelector) (s
 		}
 	}
 	return "", fmt.Errorf("container %s not found", ref.ContainerName)
+}
+
+// Provisioned implements storage.Objects.
+func (o objects) Provisioned(pv *corev1.PersistentVolume) (storage.Folder, bool) { return folderOf(pv) }
+
+// anyone may write into a volume that was made for a claim; fsGroup narrows that.
+const anyone fs.FileMode = 0o777
+
+func folderOf(pv *corev1.PersistentVolume) (storage.Folder, bool) {
+	by, ok := link.Provisioned(pv)
+	if !ok {
+		return storage.Folder{}, false
+	}
+	f := storage.Folder{Name: pv.Name, Mode: anyone}
+	if by == link.NFSProvisioner {
+		f.Name, f.Server, f.Share, f.Options = path.Base(pv.Spec.NFS.Path), pv.Spec.NFS.Server, path.Dir(pv.Spec.NFS.Path), pv.Spec.MountOptions
+	}
+	if mode, err := strconv.ParseUint(pv.Annotations[link.VolumeModeAnnotation], 8, 12); err == nil {
+		f.Mode = fs.FileMode(mode) & fs.ModePerm
+	}
+	return f, true
+}
+
+// How long a volume that could not be removed is left alone: twice as long each time.
+const (
+	firstRemovalRetry = 5 * time.Second
+	lastRemovalRetry  = 10 * time.Minute
+	inUseRetry        = time.Second
+)
+
+// removals removes volumes whose time has come, apart from the workers of pods. What is to be removed lies in the catalog, so
+// nothing is forgotten in a restart; what was removed is told until the server asks no more.
+type removals struct {
+	catalog *catalog.Catalog
+	remove  func(context.Context, storage.Folder) error
+	report  func(name string, r *link.VolumeReport) // nil: nothing to say any more
+	log     *slog.Logger
+	changed chan struct{} // capacity 1
+}
+
+func (r *removals) poke() {
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// removal is how far one has come.
+type removal struct {
+	uid   types.UID
+	done  bool
+	fails int
+	next  time.Time
+}
+
+func (r *removals) run(ctx context.Context) {
+	known := map[string]*removal{}
+	for {
+		wait := r.once(ctx, known, time.Now())
+		var alarm <-chan time.Time
+		if wait > 0 {
+			timer := time.NewTimer(wait)
+			defer timer.Stop()
+			alarm = timer.C
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.changed:
+		case <-alarm:
+		}
+	}
+}
+
+// once does what is due and says when more will be; 0: not by time alone.
+func (r *removals) once(ctx context.Context, known map[string]*removal, now time.Time) (wait time.Duration) {
+	wanted := map[string]bool{}
+	for _, pv := range r.catalog.Removals() {
+		wanted[pv.Name] = true
+		it := known[pv.Name]
+		if it == nil || it.uid != pv.UID {
+			it = &removal{uid: pv.UID}
+			known[pv.Name] = it
+		}
+		if !it.done && !now.Before(it.next) && ctx.Err() == nil {
+			r.one(ctx, pv, it, now)
+		}
+		if left := it.next.Sub(now); !it.done && (wait == 0 || left < wait) {
+			wait = max(left, time.Millisecond)
+		}
+	}
+	for name := range known {
+		if !wanted[name] {
+			delete(known, name)
+			r.report(name, nil)
+		}
+	}
+	return wait
+}
+
+func (r *removals) one(ctx context.Context, pv *corev1.PersistentVolume, it *removal, now time.Time) {
+	f, ok := folderOf(pv)
+	err := fmt.Errorf("volume %s was not made by this cluster", pv.Name)
+	if ok {
+		err = r.remove(ctx, f)
+	}
+	report := link.VolumeReport{UID: pv.UID}
+	if errors.Is(err, storage.ErrInUse) {
+		it.next = now.Add(inUseRetry) // a pod that was removed at once still ends here
+		return
+	}
+	if err != nil {
+		it.next = now.Add(min(firstRemovalRetry<<min(it.fails, 10), lastRemovalRetry))
+		it.fails++
+		report.Error = err.Error()
+		r.log.Warn("a volume could not be removed and is tried again", "volume", pv.Name, "err", err)
+	} else {
+		it.done = true
+		r.log.Info("a volume and what was in it are removed", "volume", pv.Name, "folder", f.Name)
+	}
+	r.report(pv.Name, &report)
 }

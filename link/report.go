@@ -140,6 +140,8 @@ type NodeReport struct {
 	// Platforms are those of images, by their names in normal form, that not every kind of board
 	// runs (linux/arm64, linux/arm/v7). Older agents do not tell.
 	Platforms map[string][]string
+	// LocalVolumes is the folder in which the node keeps volumes of LocalProvisioner. Older agents do not tell.
+	LocalVolumes string
 }
 
 // Encode gives the value of an item.
@@ -166,12 +168,15 @@ func (r *NodeReport) Encode() ([]byte, error) {
 		e.bytes(taint)
 	}
 	// What older peers do not know comes last, and only when there is some: they skip it.
-	if len(r.Platforms) > 0 {
+	if len(r.Platforms) > 0 || r.LocalVolumes != "" {
 		platforms, err := json.Marshal(r.Platforms)
 		if err != nil {
 			return nil, fmt.Errorf("link: report of the node: %w", err)
 		}
 		e.bytes(platforms)
+	}
+	if r.LocalVolumes != "" {
+		e.string(r.LocalVolumes)
 	}
 	return e.b, nil
 }
@@ -189,6 +194,9 @@ func DecodeNodeReport(b []byte) (*NodeReport, error) {
 	var platforms []byte
 	if len(d.b) > 0 {
 		platforms = d.bytes()
+	}
+	if len(d.b) > 0 {
+		r.LocalVolumes = d.string()
 	}
 	if d.err != nil {
 		return nil, d.err

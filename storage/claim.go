@@ -9,7 +9,15 @@ import (
 
 // mountClaim gives what the volume bound to a claim is: a path of this node, or an export.
 func mountClaim(ctx context.Context, v volume, s *corev1.VolumeSource) (string, error) {
-	name := s.PersistentVolumeClaim.ClaimName
+	return v.mountClaimed(ctx, s.PersistentVolumeClaim.ClaimName)
+}
+
+// mountEphemeral gives what the claim that was made for this volume alone is bound to.
+func mountEphemeral(ctx context.Context, v volume, _ *corev1.VolumeSource) (string, error) {
+	return v.mountClaimed(ctx, v.pod.Name+"-"+v.name)
+}
+
+func (v volume) mountClaimed(ctx context.Context, name string) (string, error) {
 	claim, ok := v.objects.PersistentVolumeClaim(v.pod.Namespace, name)
 	if !ok {
 		return "", fmt.Errorf("persistentvolumeclaim %q not found", name)
@@ -31,6 +39,9 @@ func mountClaim(ctx context.Context, v volume, s *corev1.VolumeSource) (string, 
 }
 
 func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume) (string, error) {
+	if f, ok := v.objects.Provisioned(pv); ok {
+		return v.mountFolder(ctx, f, pv)
+	}
 	switch s := pv.Spec.PersistentVolumeSource; {
 	case s.HostPath != nil:
 		return hostPath(s.HostPath)
@@ -39,7 +50,7 @@ func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume
 	case s.NFS != nil:
 		return v.mountExport(ctx, s.NFS, pv.Spec.MountOptions)
 	default:
-		return "", fmt.Errorf("the driver for %s volumes is not part of Bramble: %s", sourceName(s), instead)
+		return "", missing(sourceName(s))
 	}
 }
 

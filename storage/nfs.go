@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -23,45 +24,86 @@ func (v volume) mountExport(ctx context.Context, s *corev1.NFSVolumeSource, opti
 	if there, err := isMountPoint(v.path); err != nil || there {
 		return v.path, err
 	}
-	addrs, err := net.DefaultResolver.LookupHost(ctx, s.Server)
+	source, how, err := resolveExport(ctx, s.Server, s.Path, s.ReadOnly, options)
 	if err != nil {
-		return "", fmt.Errorf("nfs server %s: %w", s.Server, err)
+		return "", err
 	}
-	flags, data := nfsOptions(addrs[0], s.ReadOnly, options)
-	source := s.Server + ":" + s.Path
-	err = v.remote.do(ctx, func() error { return unix.Mount(source, v.path, "nfs4", flags, data) })
-	if err == unix.ENODEV {
-		return "", fmt.Errorf("mount %s: this kernel has no NFS client: load it with `modprobe nfs`", source)
+	err = v.remote.do(ctx, v.path, func() error { return mountSource(source, v.path, how) })
+	if errors.Is(err, errAway) {
+		err = fmt.Errorf("mount %s: nfs server %s: %w; it is tried again", source, s.Server, errAway)
 	}
-	if err != nil {
-		return "", fmt.Errorf("mount %s: %w", source, err)
-	}
-	return v.path, nil
+	return v.path, err
 }
 
-// nfsOptions are mount(2)'s. `hard` is NFS' own promise that a write is not lost when the server is away; whoever wants an error
-// instead says `soft`.
-func nfsOptions(address string, readOnly bool, options []string) (flags uintptr, data string) {
-	flags = unix.MS_NOSUID | unix.MS_NODEV
-	if readOnly {
-		flags |= unix.MS_RDONLY
+// exportOptions are mount(2)'s.
+type exportOptions struct {
+	flags    uintptr
+	data     string // but for the version
+	versions []string
+}
+
+// resolveExport finds what to mount. Names are looked up here, because the kernel knows addresses alone.
+func resolveExport(ctx context.Context, server, path string, readOnly bool, options []string) (source string, o exportOptions, err error) {
+	ctx, cancel := context.WithTimeout(ctx, remoteDeadline)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupHost(ctx, server)
+	if err != nil {
+		return "", o, fmt.Errorf("nfs server %s: %w", server, err)
 	}
-	parts := []string{"addr=" + address, "vers=4.2", "hard"}
-	for _, o := range options {
-		switch {
-		case o == "ro":
-			flags |= unix.MS_RDONLY
-		case o == "rw" || strings.HasPrefix(o, "addr="):
-		case o == "noatime":
-			flags |= unix.MS_NOATIME
-		case strings.HasPrefix(o, "nfsvers=") || strings.HasPrefix(o, "vers="):
-			_, version, _ := strings.Cut(o, "=")
-			parts[1] = "vers=" + version
-		case o == "soft" || o == "softerr" || o == "hard":
-			parts[2] = o
-		default:
-			parts = append(parts, o)
+	return server + ":" + path, nfsOptions(addrs[0], readOnly, options), nil
+}
+
+// mountSource mounts an export by the newest version that the server has.
+func mountSource(source, at string, o exportOptions) error {
+	var err error
+	for _, version := range o.versions {
+		err = unix.Mount(source, at, "nfs4", o.flags, o.data+",vers="+version)
+		if err != unix.EPROTONOSUPPORT && err != unix.EINVAL {
+			break
 		}
 	}
-	return flags, strings.Join(parts, ",")
+	switch err {
+	case nil:
+		return nil
+	case unix.ENODEV:
+		return fmt.Errorf("mount %s: this kernel has no NFS client: load it with `modprobe nfs`", source)
+	case unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ECONNREFUSED, unix.EHOSTDOWN:
+		return fmt.Errorf("mount %s: %w (%w)", source, errAway, err)
+	case unix.EPROTONOSUPPORT:
+		return fmt.Errorf("mount %s: the server does not speak NFS version 4", source)
+	}
+	return fmt.Errorf("mount %s: %w", source, err)
+}
+
+// nfsOptions reads what mount.nfs would. `hard` is NFS' own promise that a write is not lost when the server is away; whoever
+// wants an error instead says `soft`.
+func nfsOptions(address string, readOnly bool, options []string) exportOptions {
+	o := exportOptions{flags: unix.MS_NOSUID | unix.MS_NODEV, versions: []string{"4.2", "4.1", "4.0"}}
+	if readOnly {
+		o.flags |= unix.MS_RDONLY
+	}
+	parts := []string{"addr=" + address, "hard"}
+	for _, option := range options {
+		switch {
+		case option == "ro":
+			o.flags |= unix.MS_RDONLY
+		case option == "rw" || strings.HasPrefix(option, "addr="):
+		case option == "noatime":
+			o.flags |= unix.MS_NOATIME
+		case option == "noexec":
+			o.flags |= unix.MS_NOEXEC
+		case strings.HasPrefix(option, "nfsvers=") || strings.HasPrefix(option, "vers="):
+			_, version, _ := strings.Cut(option, "=")
+			if version == "4" {
+				continue
+			}
+			o.versions = []string{version}
+		case option == "soft" || option == "softerr" || option == "hard":
+			parts[1] = option
+		default:
+			parts = append(parts, option)
+		}
+	}
+	o.data = strings.Join(parts, ",")
+	return o
 }

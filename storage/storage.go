@@ -4,7 +4,7 @@
 // what a killed agent left is found by looking; content that the cluster can change (ConfigMaps, Secrets, tokens, fields) lies in
 // memory, never on the card, and changes as a whole or not at all.
 //
-//	v, err := storage.Open(dir, objects, log)
+//	v, err := storage.Open(dir, local, objects, log)
 //	paths, err := v.Mount(ctx, pod) // again whenever something changed
 //	err = v.Unmount(ctx, pod.UID)
 package storage
@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,6 +28,8 @@ type Objects interface {
 	Secret(namespace, name string) (*corev1.Secret, bool)
 	PersistentVolumeClaim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	PersistentVolume(name string) (*corev1.PersistentVolume, bool)
+	// Provisioned is the folder that a volume is which was made for a claim.
+	Provisioned(pv *corev1.PersistentVolume) (Folder, bool)
 	// Token is a token of the pod's service account.
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
 	// Field and Resource are values of the downward API.
@@ -37,17 +40,21 @@ type Objects interface {
 // Volumes are the volumes of the pods of one data folder.
 type Volumes struct {
 	dir     string
+	local   string // the folder of this node's provisioned volumes; they outlive pods
 	objects Objects
 	log     *slog.Logger
 	remote  *remote
+
+	mu    sync.Mutex
+	users map[string]map[types.UID]bool // of folders in local
 }
 
 // Open makes no mount: what an earlier agent mounted stays until Sweep.
-func Open(dir string, o Objects, log *slog.Logger) (*Volumes, error) {
+func Open(dir, local string, o Objects, log *slog.Logger) (*Volumes, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
-	return &Volumes{dir: dir, objects: o, log: log, remote: newRemote()}, nil
+	return &Volumes{dir: dir, local: local, objects: o, log: log, remote: newRemote(), users: map[string]map[types.UID]bool{}}, nil
 }
 
 // volume is one volume of one pod, with what its kind works with.
@@ -71,6 +78,7 @@ var kinds = []struct {
 	{func(s *corev1.VolumeSource) bool { return s.ConfigMap != nil }, mountConfigMap, true},
 	{func(s *corev1.VolumeSource) bool { return s.DownwardAPI != nil }, mountDownwardAPI, true},
 	{func(s *corev1.VolumeSource) bool { return s.EmptyDir != nil }, mountEmptyDir, false},
+	{func(s *corev1.VolumeSource) bool { return s.Ephemeral != nil }, mountEphemeral, false},
 	{func(s *corev1.VolumeSource) bool { return s.HostPath != nil }, mountHostPath, false},
 	{func(s *corev1.VolumeSource) bool { return s.NFS != nil }, mountNFS, false},
 	{func(s *corev1.VolumeSource) bool { return s.PersistentVolumeClaim != nil }, mountClaim, false},
@@ -128,6 +136,7 @@ func (v *Volumes) Refresh(ctx context.Context, pod *corev1.Pod) error {
 // Unmount takes away all of a pod. Data that outlives pods is behind mounts, which are undone before anything is removed.
 func (v *Volumes) Unmount(ctx context.Context, uid types.UID) error {
 	dir := v.podDir(uid)
+	defer v.letGo(uid)
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -152,7 +161,7 @@ func (v *Volumes) Sweep(ctx context.Context, keep []types.UID) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if !kept[e.Name()] {
+		if e.Name() != exports && !kept[e.Name()] {
 			errs = append(errs, v.Unmount(ctx, types.UID(e.Name())))
 		}
 	}

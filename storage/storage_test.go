@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -48,6 +49,10 @@ func (c *cluster) PersistentVolumeClaim(_, name string) (*corev1.PersistentVolum
 func (c *cluster) PersistentVolume(name string) (*corev1.PersistentVolume, bool) {
 	p, ok := c.volumes[name]
 	return p, ok
+}
+
+func (c *cluster) Provisioned(pv *corev1.PersistentVolume) (Folder, bool) {
+	return Folder{Name: pv.Name, Mode: 0o777}, strings.HasPrefix(pv.Name, "pvc-")
 }
 
 func (c *cluster) Token(context.Context, *corev1.Pod, *corev1.ServiceAccountTokenProjection) (string, error) {
@@ -102,7 +107,7 @@ func inNewMounts() int {
 
 func open(t *testing.T, c *cluster) *Volumes {
 	t.Helper()
-	v, err := Open(filepath.Join(t.TempDir(), "volumes"), c, slog.New(slog.DiscardHandler))
+	v, err := Open(filepath.Join(t.TempDir(), "volumes"), filepath.Join(t.TempDir(), "local"), c, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +211,7 @@ func TestMount(t *testing.T) {
 		{name: "claim that is not there", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "none"}}, err: `persistentvolumeclaim "none" not found`},
 		{name: "host", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathDirectory)}}, want: "kept 644 data\n"},
 		{name: "host path of another type", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathFile)}}, err: "hostPath type check failed: " + host + " is not a file"},
-		{name: "a cloud's disk", source: corev1.VolumeSource{AWSElasticBlockStore: &corev1.AWSElasticBlockStoreVolumeSource{}}, err: "the driver for awsElasticBlockStore volumes is not part of Bramble: use hostPath"},
+		{name: "a cloud's disk", source: corev1.VolumeSource{AWSElasticBlockStore: &corev1.AWSElasticBlockStoreVolumeSource{}}, err: "the driver for awsElasticBlockStore volumes (ebs.csi.aws.com) is not part of Bramble: use a PersistentVolumeClaim"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -334,7 +339,7 @@ func TestGroupOnce(t *testing.T) {
 			if err := os.Mkdir(private, 0o700); err != nil {
 				t.Fatal(err)
 			}
-			again, err := Open(v.dir, c, v.log)
+			again, err := Open(v.dir, v.local, c, v.log)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -384,7 +389,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	again, err := Open(v.dir, v.objects, v.log)
+	again, err := Open(v.dir, v.local, v.objects, v.log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -398,20 +403,20 @@ func TestSweep(t *testing.T) {
 }
 
 func TestNFSOptions(t *testing.T) {
+	newest := []string{"4.2", "4.1", "4.0"}
 	tests := []struct {
 		readOnly bool
 		options  []string
-		flags    uintptr
-		data     string
+		want     exportOptions
 	}{
-		{false, nil, unix.MS_NOSUID | unix.MS_NODEV, "addr=192.0.2.1,vers=4.2,hard"},
-		{true, []string{"nfsvers=4.1", "soft", "timeo=50"}, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY, "addr=192.0.2.1,vers=4.1,soft,timeo=50"},
-		{false, []string{"ro", "noatime", "addr=203.0.113.9"}, unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY | unix.MS_NOATIME, "addr=192.0.2.1,vers=4.2,hard"},
+		{false, nil, exportOptions{unix.MS_NOSUID | unix.MS_NODEV, "addr=192.0.2.1,hard", newest}},
+		{true, []string{"nfsvers=4.1", "soft", "timeo=50"}, exportOptions{unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY, "addr=192.0.2.1,soft,timeo=50", []string{"4.1"}}},
+		{false, []string{"ro", "noatime", "addr=203.0.113.9"}, exportOptions{unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY | unix.MS_NOATIME, "addr=192.0.2.1,hard", newest}},
+		{false, []string{"nfsvers=4", "noexec"}, exportOptions{unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "addr=192.0.2.1,hard", newest}},
 	}
 	for _, tt := range tests {
-		flags, data := nfsOptions("192.0.2.1", tt.readOnly, tt.options)
-		if flags != tt.flags || data != tt.data {
-			t.Errorf("%v: got %#x %q, want %#x %q", tt.options, flags, data, tt.flags, tt.data)
+		if got := nfsOptions("192.0.2.1", tt.readOnly, tt.options); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%v: got %+v, want %+v", tt.options, got, tt.want)
 		}
 	}
 }

@@ -41,6 +41,7 @@ type Catalog struct {
 	pods     map[string]*corev1.Pod
 	claims   map[string]*corev1.PersistentVolumeClaim
 	volumes  map[string]*corev1.PersistentVolume
+	removals map[string]*corev1.PersistentVolume
 	nodes    map[string]*corev1.Node
 	services map[string]*corev1.Service
 	slices   map[string]*discoveryv1.EndpointSlice
@@ -63,12 +64,13 @@ type Touched struct {
 	Node       bool            // this node's object
 	Namespaces map[string]bool // in which an object that pods may refer to changed
 	Volumes    bool            // a volume changed, which has no namespace
+	Removals   bool            // of volumes
 }
 
 // Open loads the sets.
 func Open(db *state.DB, log *slog.Logger) (*Catalog, error) {
 	c := &Catalog{
-		db: db, log: log, pods: map[string]*corev1.Pod{}, claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{},
+		db: db, log: log, pods: map[string]*corev1.Pod{}, claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{}, removals: map[string]*corev1.PersistentVolume{},
 		nodes: map[string]*corev1.Node{}, services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}, peers: map[string]link.Peer{},
 		loaded: map[string]bool{},
 	}
@@ -134,6 +136,8 @@ func (t *Touched) add(key string) {
 		t.Network = true
 	case "persistentvolumes":
 		t.Volumes = true
+	case "volumeremovals":
+		t.Removals = true
 	default:
 		t.Namespaces[namespace] = true
 	}
@@ -188,6 +192,8 @@ func (c *Catalog) take(key string, value []byte) {
 		put(c, c.claims, key, name, value)
 	case "persistentvolumes":
 		put(c, c.volumes, key, name, value)
+	case "volumeremovals":
+		put(c, c.removals, key, name, value)
 	case "node":
 		put(c, c.nodes, key, name, value)
 	case "services":
@@ -328,4 +334,11 @@ func (c *Catalog) PersistentVolume(name string) (*corev1.PersistentVolume, bool)
 	defer c.mu.RUnlock()
 	v, ok := c.volumes[name]
 	return v, ok
+}
+
+// Removals are the volumes that this node is to remove.
+func (c *Catalog) Removals() []*corev1.PersistentVolume {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return byKey(c.removals)
 }

@@ -8,10 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
+
+	"bramble.dev/link"
 )
 
 // seed makes what every cluster has, or finds it from the last time.
@@ -27,6 +30,7 @@ func (s *Server) seed(ctx context.Context) error {
 		{"namespaces", s.seedNamespaces},
 		{"roles", s.seedRoles},
 		{"priority classes", s.seedPriorityClasses},
+		{"storage class", s.seedStorageClass},
 		{"kubernetes service", s.seedKubernetesService},
 	} {
 		if err := step.do(ctx); err != nil {
@@ -64,6 +68,29 @@ func (s *Server) seedPriorityClasses(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// seededClass on the namespace kube-system says that the cluster has had its class of volumes.
+const seededClass = "bramble.dev/seeded-storage-class"
+
+// seedStorageClass makes the default class once in a cluster's life: one that its user has removed does not come back.
+func (s *Server) seedStorageClass(ctx context.Context) error {
+	namespaces := s.wiring.client.CoreV1().Namespaces()
+	system, err := namespaces.Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+	if err != nil || system.Annotations[seededClass] != "" {
+		return err
+	}
+	wait, remove, grow := storagev1.VolumeBindingWaitForFirstConsumer, corev1.PersistentVolumeReclaimDelete, true
+	_, err = s.wiring.client.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
+		ObjectMeta:  metav1.ObjectMeta{Name: "local", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		Provisioner: link.LocalProvisioner, ReclaimPolicy: &remove, VolumeBindingMode: &wait, AllowVolumeExpansion: &grow,
+	}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	metav1.SetMetaDataAnnotation(&system.ObjectMeta, seededClass, "local")
+	_, err = namespaces.Update(ctx, system, metav1.UpdateOptions{})
+	return err
 }
 
 // seedServiceCIDR makes the object that cluster IPs are allocated from, and waits until the allocator has seen it.

@@ -30,6 +30,7 @@ import (
 	"bramble.dev/server/controllers/endpoints"
 	"bramble.dev/server/controllers/endpointslice"
 	"bramble.dev/server/controllers/endpointslicemirroring"
+	"bramble.dev/server/controllers/ephemeral"
 	"bramble.dev/server/controllers/events"
 	"bramble.dev/server/controllers/garbage"
 	"bramble.dev/server/controllers/job"
@@ -37,8 +38,10 @@ import (
 	"bramble.dev/server/controllers/namespace"
 	"bramble.dev/server/controllers/nodeipam"
 	"bramble.dev/server/controllers/nodelifecycle"
+	"bramble.dev/server/controllers/persistentvolume"
 	"bramble.dev/server/controllers/podautoscaler"
 	"bramble.dev/server/controllers/podgc"
+	"bramble.dev/server/controllers/protection"
 	"bramble.dev/server/controllers/replicaset"
 	"bramble.dev/server/controllers/replicationcontroller"
 	"bramble.dev/server/controllers/resourcequota"
@@ -92,7 +95,7 @@ func (k kit) events(component string, c kubernetes.Interface) record.EventRecord
 // all lists the controllers, in the order of the kinds that they keep.
 func all(d Dependencies, recorder *events.Recorder) []runner {
 	k := kit{d, recorder}
-	return slices.Concat(k.workloads(), k.jobs(), k.services(), k.nodes(), k.house())
+	return slices.Concat(k.workloads(), k.jobs(), k.services(), k.storage(), k.nodes(), k.house())
 }
 
 func (k kit) workloads() []runner {
@@ -159,6 +162,22 @@ func (k kit) services() []runner {
 			Client: balancers, Events: k.events("service-controller", balancers), Services: s.Services(), EndpointSlices: s.EndpointSlices(),
 			Nodes: s.Nodes(), Pods: s.Pods(), Ingresses: s.Ingresses(), Pool: k.LoadBalancers, Log: log,
 		}),
+	}
+}
+
+func (k kit) storage() []runner {
+	s, log := k.Caches, k.Logger
+	binder, inline := k.Client("persistent-volume-binder"), k.Client("ephemeral-volume-controller")
+	return []runner{
+		persistentvolume.New(persistentvolume.Inputs{
+			Client: binder, Events: k.events("persistentvolume-controller", binder), Claims: s.PersistentVolumeClaims(), Volumes: s.PersistentVolumes(),
+			Classes: s.StorageClasses(), Nodes: s.Nodes(), Pods: s.Pods(), Log: log,
+		}),
+		ephemeral.New(ephemeral.Inputs{
+			Client: inline, Events: k.events("ephemeral_volume", inline), Pods: s.Pods(), Claims: s.PersistentVolumeClaims(), Log: log,
+		}),
+		protection.NewClaims(protection.ClaimInputs{Client: k.Client("pvc-protection-controller"), Claims: s.PersistentVolumeClaims(), Pods: s.Pods(), Log: log}),
+		protection.NewVolumes(protection.VolumeInputs{Client: k.Client("pv-protection-controller"), Volumes: s.PersistentVolumes(), Log: log}),
 	}
 }
 

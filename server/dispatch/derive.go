@@ -27,6 +27,8 @@ type objects interface {
 	content(r ref) (want, bool)
 	claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	volume(name string) (*corev1.PersistentVolume, bool)
+	// removals are the volumes that the node is to remove.
+	removals(node string) []*corev1.PersistentVolume
 }
 
 // marshaler is a Kubernetes type with its protobuf encoding.
@@ -53,6 +55,9 @@ func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool
 	for _, pod := range o.podsOn(name) {
 		items["pods/"+pod.Namespace+"/"+pod.Name] = wantOf(string(pod.UID), pod.ResourceVersion, func() marshaler { return trimPod(pod) })
 		needs(pod, func(r ref) { refs[r] = true })
+	}
+	for _, pv := range o.removals(name) {
+		items[removalKey(pv.Name)] = wantOf(string(pv.UID), "", func() marshaler { return trimVolume(pv) })
 	}
 	for r := range refs {
 		if r.kind == claim {

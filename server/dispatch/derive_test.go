@@ -288,6 +288,15 @@ func (w whole) volume(name string) (*corev1.PersistentVolume, bool) {
 	return find[corev1.PersistentVolume](w.api, "persistentvolumes", "", name)
 }
 
+func (w whole) removals(node string) (out []*corev1.PersistentVolume) {
+	for _, pv := range cachetest.All[corev1.PersistentVolume](w.api, "", "persistentvolumes") {
+		if link.Removes(pv) == node {
+			out = append(out, pv)
+		}
+	}
+	return out
+}
+
 // wrong says what differs from a derivation from scratch.
 func wrong(api *cachetest.API, d *Dispatcher, nodes []string) string {
 	for _, name := range nodes {

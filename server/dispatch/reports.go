@@ -113,6 +113,12 @@ func (n *node) write(ctx context.Context, c link.Change) error {
 			return malformed{err}
 		}
 		return n.writeEvent(ctx, e)
+	case kind == "volumes":
+		r, err := link.DecodeVolumeReport(c.Value)
+		if err != nil {
+			return malformed{err}
+		}
+		return n.writeVolume(ctx, rest, r)
 	}
 	return nil // of a later version
 }
@@ -333,6 +339,11 @@ func mergeNodeMeta(have *corev1.Node, r *link.NodeReport) *corev1.Node {
 		}
 	} else {
 		delete(out.Annotations, link.PlatformsAnnotation)
+	}
+	if r.LocalVolumes != "" {
+		out.Annotations[link.LocalVolumesAnnotation] = r.LocalVolumes
+	} else {
+		delete(out.Annotations, link.LocalVolumesAnnotation)
 	}
 	if instance := out.Annotations[InstanceAnnotation]; out.Annotations[registered] != instance {
 		out.Annotations[registered] = instance

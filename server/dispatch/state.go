@@ -34,3 +34,7 @@ func (s state) claim(namespace, name string) (*corev1.PersistentVolumeClaim, boo
 func (s state) volume(name string) (*corev1.PersistentVolume, bool) {
 	return s.caches.PersistentVolumes().Get("", name)
 }
+
+func (s state) removals(node string) []*corev1.PersistentVolume {
+	return s.caches.PersistentVolumes().ByIndex("dispatch-removal", nodeOfRemoval, node)
+}

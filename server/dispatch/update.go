@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
+	"bramble.dev/link"
 	"bramble.dev/server/cache"
 )
 
@@ -65,7 +66,8 @@ func (d *Dispatcher) synced(ctx context.Context) error {
 // watch marks what changes in the caches touch.
 func (d *Dispatcher) watch() (stop func()) {
 	c := d.cfg.Caches
-	d.state.podsOn("") // the index exists before the first change
+	d.state.podsOn("") // the indexes exist before the first change
+	d.state.removals("")
 	stops := []func(){
 		c.Pods().OnChange(func(x cache.Change[corev1.Pod]) {
 			for _, p := range []*corev1.Pod{x.Old, x.New} {
@@ -83,6 +85,11 @@ func (d *Dispatcher) watch() (stop func()) {
 		}),
 		c.PersistentVolumes().OnChange(func(x cache.Change[corev1.PersistentVolume]) {
 			d.contents.changed(ref{kind: volume, name: x.Object().Name})
+			for _, pv := range []*corev1.PersistentVolume{x.Old, x.New} {
+				if pv != nil && link.Removes(pv) != "" {
+					d.dirty.add(nodeKey(link.Removes(pv)))
+				}
+			}
 		}),
 		c.Services().OnChange(func(x cache.Change[corev1.Service]) { d.dirty.add(serviceKey(x.Object())) }),
 		c.EndpointSlices().OnChange(func(x cache.Change[discoveryv1.EndpointSlice]) { d.dirty.add(endpointSliceKey(x.Object())) }),

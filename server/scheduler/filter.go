@@ -149,7 +149,7 @@ type candidate struct {
 	nodeAffinity nodeaffinity.RequiredNodeAffinity
 	preferred    *nodeaffinity.PreferredSchedulingTerms
 	platforms    map[string][]string // image -> platforms, of those that are known
-	volumes      []volume
+	volumes      volumes
 	spread       []spreadConstraint
 	spreadSoft   []spreadConstraint
 	affinity     podAffinity

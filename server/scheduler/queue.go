@@ -16,6 +16,8 @@ import (
 const (
 	firstBackoff = time.Second
 	lastBackoff  = 10 * time.Second
+	// awaited is the pause between two looks at a pod for which volumes are made.
+	awaited = 50 * time.Millisecond
 	// forgotten is how long a pod waits at most without being looked at, in case
 	// that what would help it went unnoticed.
 	forgotten = 5 * time.Minute
@@ -162,8 +164,22 @@ func (q *queue) wait(it *item, retry bool) {
 	if q.items[it.uid] != it {
 		return // it was removed meanwhile
 	}
+	q.sleep(it, min(firstBackoff<<min(it.attempts-1, 8), lastBackoff), retry)
+}
+
+// await puts a pod aside for which something is being made: the next change may
+// be what it waits for.
+func (q *queue) await(it *item) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.items[it.uid] == it {
+		q.sleep(it, awaited, false)
+	}
+}
+
+// sleep puts a pod among those that wait. q.mu is held.
+func (q *queue) sleep(it *item, pause time.Duration, retry bool) {
 	now := q.now()
-	pause := min(firstBackoff<<min(it.attempts-1, 8), lastBackoff)
 	it.backoff = now.Add(pause)
 	it.until = now.Add(forgotten)
 	if retry || it.moved != q.wakes+1 {

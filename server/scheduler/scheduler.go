@@ -197,7 +197,7 @@ func (s *scheduler) schedule(ctx context.Context, it *item) {
 	switch {
 	case d.node == "":
 		s.refused(ctx, it, p, d)
-	case len(unbound(p)) > 0:
+	case len(p.volumes.unbound()) > 0:
 		s.awaitVolumes(ctx, it, p, d.node)
 	default:
 		s.binding <- struct{}{}
@@ -223,7 +223,7 @@ func (s *scheduler) choose(p *candidate, missing string) decision {
 	nominated := s.state.waitingFor(p)
 	d := decide(p, nodes, nominated)
 	if d.node != "" {
-		if len(unbound(p)) == 0 {
+		if len(p.volumes.unbound()) == 0 {
 			s.state.assumeLocked(p, d.node)
 		}
 		return d
@@ -279,13 +279,26 @@ func (s *scheduler) NamespaceLabels(namespace string) labels.Set {
 	return ns.Labels
 }
 
-// Claim, Volume and Class implement Storage.
+// Claim, Volume, Volumes and Class implement Storage.
 func (s *scheduler) Claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
 	return s.Caches.PersistentVolumeClaims().Get(namespace, name)
 }
 
 func (s *scheduler) Volume(name string) (*corev1.PersistentVolume, bool) {
 	return s.Caches.PersistentVolumes().Get("", name)
+}
+
+func (s *scheduler) Volumes() []*corev1.PersistentVolume {
+	return s.Caches.PersistentVolumes().List("", nil)
+}
+
+// Used implements Storage.
+func (s *scheduler) Used(claim *corev1.PersistentVolumeClaim, by *corev1.Pod) bool {
+	return slices.ContainsFunc(s.pods.List(claim.Namespace, nil), func(pod *corev1.Pod) bool {
+		return pod.UID != by.UID && pod.Spec.NodeName != "" && !pods.IsFinished(pod) && slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
+			return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name
+		})
+	})
 }
 
 func (s *scheduler) Class(name string) (*storagev1.StorageClass, bool) {

@@ -6,6 +6,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	storagehelpers "k8s.io/component-helpers/storage/volume"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -108,21 +109,38 @@ func (s *scheduler) evict(ctx context.Context, preemptor *corev1.Pod, v *victims
 	}
 }
 
-// awaitVolumes tells the provisioners of the pod's claims where it will run, and
-// lets it wait for them: a claim's change wakes it.
+// awaitVolumes takes the volumes that are there for the pod's claims, tells the
+// provisioners of the others where the pod will run, and lets it wait: a change
+// of a claim wakes it.
 func (s *scheduler) awaitVolumes(ctx context.Context, it *item, p *candidate, node string) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	retry := false
-	for _, claim := range unbound(p) {
-		if claim.Annotations[selectedNode] == node {
+	n, ok := s.nodes.Get("", node)
+	if !ok {
+		s.queue.wait(it, true)
+		return
+	}
+	chosen, why := placeVolumes(p.volumes, n)
+	retry := why != ""
+	for claim, pv := range chosen.bind {
+		bound, changed, err := storagehelpers.GetBindVolumeToClaim(pv, claim)
+		if err == nil && changed {
+			_, err = s.Client.CoreV1().PersistentVolumes().Update(ctx, bound, metav1.UpdateOptions{})
+		}
+		retry = retry || err != nil
+	}
+	for _, claim := range chosen.provision {
+		if claim.Annotations[storagehelpers.AnnSelectedNode] == node {
 			continue
 		}
 		claim = claim.DeepCopy()
-		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, selectedNode, node)
-		if _, err := s.Client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{}); err != nil {
-			retry = true
-		}
+		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, storagehelpers.AnnSelectedNode, node)
+		_, err := s.Client.CoreV1().PersistentVolumeClaims(claim.Namespace).Update(ctx, claim, metav1.UpdateOptions{})
+		retry = retry || err != nil
 	}
-	s.queue.wait(it, retry)
+	if retry {
+		s.queue.wait(it, true)
+		return
+	}
+	s.queue.await(it)
 }
