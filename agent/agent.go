@@ -386,6 +386,7 @@ func (a *agent) awaitSets(ctx context.Context) {
 				a.catalog.SetLoaded(set)
 				if set == catalog.Node {
 					a.setPods(ctx)
+					a.network.poke() // which policies there are is known only now
 				}
 				a.pods.ObjectsChanged("")
 				break

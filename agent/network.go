@@ -58,7 +58,7 @@ type network struct {
 
 // Attach implements seam.Network.
 func (n *network) Attach(ctx context.Context, pod *corev1.Pod) (seam.Attachment, error) {
-	p := mesh.PodNetwork{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name}
+	p := mesh.PodNetwork{UID: pod.UID, Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels, Ports: mesh.PortsOf(pod)}
 	for c := range podspec.All(pod) {
 		for _, port := range c.Ports {
 			if port.HostPort == 0 {
@@ -165,7 +165,7 @@ func (n *network) config() (mesh.Config, error) {
 	c := mesh.Config{
 		Site: n.site(node), AcrossSites: cluster.AcrossSites,
 		Node: n.node, Zone: node.Labels[corev1.LabelTopologyZone], NodeIP: n.nodeIP(), VNI: cluster.VNI, Domain: cluster.Domain,
-		EndpointSlices: n.catalog.EndpointSlices(), Upstream: n.upstream(),
+		EndpointSlices: n.catalog.EndpointSlices(), Policies: n.policies, Upstream: n.upstream(),
 		Cluster: cluster.ID, BalancerClass: link.LoadBalancerClass,
 	}
 	_, c.Unannounced = node.Labels[corev1.LabelNodeExcludeBalancers]
@@ -213,6 +213,15 @@ func (n *network) services(self netip.Addr, peers []mesh.Peer) []*corev1.Service
 		n.told()
 	}
 	return services
+}
+
+// policies are those that the node knows now, once it was told all.
+func (n *network) policies() (p mesh.Policies, known bool) {
+	if !n.catalog.Loaded(catalog.Node) {
+		return p, false
+	}
+	p.Pods, p.Policies, p.Peers, p.Namespaces = n.catalog.Policies()
+	return p, true
 }
 
 // site is where this node is. Its own label counts before the server has heard of it: until then no

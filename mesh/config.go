@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/mesh/ipam"
@@ -43,13 +44,24 @@ type Config struct {
 	Peers          []Peer
 	Services       []*corev1.Service
 	EndpointSlices []*discoveryv1.EndpointSlice
-	Domain         string         // of the cluster; "": cluster.local
-	DNS            netip.Addr     // the cluster's DNS address, answered by every node itself
-	Upstream       []string       // resolvers for all other names
-	API            netip.AddrPort // where default/kubernetes leads: the agent's own proxy
-	Cluster        string         // its id
-	BalancerClass  string         // of load balancers that are the cluster's own, as those without a class are
-	Unannounced    bool           // this node announces no address of a load balancer
+	// Policies is asked each time, also when a pod is attached: none is attached by older policies than
+	// are known. While it says false nobody knows, and what is in force stays. nil: there are none.
+	Policies      func() (Policies, bool)
+	Domain        string         // of the cluster; "": cluster.local
+	DNS           netip.Addr     // the cluster's DNS address, answered by every node itself
+	Upstream      []string       // resolvers for all other names
+	API           netip.AddrPort // where default/kubernetes leads: the agent's own proxy
+	Cluster       string         // its id
+	BalancerClass string         // of load balancers that are the cluster's own, as those without a class are
+	Unannounced   bool           // this node announces no address of a load balancer
+}
+
+// Policies is what NetworkPolicies need.
+type Policies struct {
+	Pods       []*corev1.Pod                 // that this node is to run
+	Policies   []*networkingv1.NetworkPolicy // that select some of them
+	Peers      []*corev1.Pod                 // of all nodes, that some policy names
+	Namespaces []*corev1.Namespace           // that some policy may name by its labels
 }
 
 // Peer is another node.
@@ -64,6 +76,8 @@ type PodNetwork struct {
 	Namespace string
 	Name      string
 	HostPorts []HostPort
+	Labels    map[string]string
+	Ports     []corev1.ContainerPort // that policies may name
 }
 
 // Attachment is what a pod got.

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/mesh/announce"
 	"bramble.dev/mesh/bridge"
@@ -23,6 +25,7 @@ import (
 	"bramble.dev/mesh/internal/kernel"
 	"bramble.dev/mesh/ipam"
 	"bramble.dev/mesh/nft"
+	"bramble.dev/mesh/policy"
 	"bramble.dev/mesh/services"
 	"bramble.dev/mesh/vxlan"
 )
@@ -36,6 +39,7 @@ type Mesh struct {
 	bridge   *bridge.Bridge
 	tunnel   *vxlan.Tunnel
 	services *services.Proxy
+	policy   *policy.Filter
 	dns      *dns.Server
 	firewall *firewall.Firewall
 	balancer *announce.Announcer
@@ -44,9 +48,9 @@ type Mesh struct {
 	watcher sync.WaitGroup
 
 	mu     sync.Mutex
-	config Config                  // of the last Set
-	ready  bool                    // there was one
-	pods   map[string]services.Pod // attached, by UID
+	config Config              // of the last Set
+	ready  bool                // there was one
+	pods   map[string]attached // by UID
 }
 
 var instance = regexp.MustCompile(`^[0-9a-f]{6}$`)
@@ -62,7 +66,7 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 	if o.recheck <= 0 {
 		o.recheck = 30 * time.Second
 	}
-	m := &Mesh{Options: o, pods: map[string]services.Pod{}}
+	m := &Mesh{Options: o, pods: map[string]attached{}}
 	if m.host, err = kernel.Open(); err != nil {
 		return nil, fmt.Errorf("open the mesh: %w", err)
 	}
@@ -77,6 +81,7 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 	m.bridge = bridge.Open(m.host, bridge.Options{Name: "br-" + o.Instance, Veth: "ve" + o.Instance, Metric: metric(o.Instance), MAC: address(o.Instance+o.Board, "bridge"), Dir: filepath.Join(o.Dir, "netns")})
 	m.tunnel = vxlan.Open(m.host, vxlan.Options{Name: "vx-" + o.Instance, MAC: m.MAC()})
 	m.services = services.Open(m.nft, services.Options{Table: "bramble-" + o.Instance, Logger: o.Logger, Conntrack: conntrack{m.host}})
+	m.policy = policy.Open(m.nft, policy.Options{Table: "bramble-" + o.Instance + "-policy", Logger: o.Logger})
 	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
 	m.firewall = firewall.Open(firewall.Options{Instance: o.Instance, Bridge: m.bridge.Name, Tunnel: m.tunnel.Name, Table: m.services.Table, Logger: o.Logger, Chains: m.nft.BaseChains, Enter: m.host.Do})
 	m.balancer = announce.Open(announce.Options{Logger: o.Logger, Enter: m.host.Do, Took: o.Announces})
@@ -146,6 +151,12 @@ func (m *Mesh) set(ctx context.Context, addrs []netlink.Addr) error {
 			errs = append(errs, fmt.Errorf("set up %s: %w", name, err))
 		}
 	}
+	part("network policies", func() error {
+		if err := m.setPolicy(ctx); !errors.Is(err, errUnknown) {
+			return err
+		}
+		return nil
+	})
 	part("the pods' bridge", func() error {
 		return m.bridge.Set(ctx, bridge.Config{Gateway: netip.PrefixFrom(gw, c.PodCIDR.Bits()), Services: c.ServiceCIDR, Cluster: c.ClusterCIDR, MTU: mtu})
 	})
@@ -174,7 +185,9 @@ func (m *Mesh) setServices(ctx context.Context) error {
 	c := m.config
 	pods := make([]services.Pod, 0, len(m.pods))
 	for _, p := range m.pods {
-		pods = append(pods, p)
+		if p.linked {
+			pods = append(pods, p.service())
+		}
 	}
 	slices.SortFunc(pods, func(a, b services.Pod) int { return a.IP.Compare(b.IP) })
 	return m.services.Set(ctx, services.Config{
@@ -185,12 +198,36 @@ func (m *Mesh) setServices(ctx context.Context) error {
 	})
 }
 
+var errUnknown = errors.New("the server has not told which there are")
+
+// setPolicy hands the last configuration's policies and the attached pods to the filter.
+func (m *Mesh) setPolicy(ctx context.Context) error {
+	told := m.config.Policies != nil
+	var c Policies
+	if told {
+		var known bool
+		if c, known = m.config.Policies(); !known {
+			return errUnknown
+		}
+	}
+	known := make(map[types.UID]*corev1.Pod, len(c.Pods))
+	for _, p := range c.Pods {
+		known[p.UID] = p
+	}
+	pods := make([]policy.Pod, 0, len(m.pods))
+	for id, p := range m.pods {
+		pods = append(pods, p.policy(known[types.UID(id)], told))
+	}
+	slices.SortFunc(pods, func(a, b policy.Pod) int { return a.IP.Compare(b.IP) })
+	return m.policy.Set(ctx, policy.Config{Bridge: m.bridge.Name, Policies: c.Policies, Namespaces: c.Namespaces, Peers: c.Peers, Pods: pods})
+}
+
 // Teardown removes all that this instance has on the machine, and nothing else.
 func (m *Mesh) Teardown(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ready = false
-	errs := []error{m.balancer.Close(), m.dns.Close(), m.firewall.Teardown(ctx), m.services.Teardown(ctx), m.tunnel.Teardown(ctx), m.bridge.Teardown(ctx)}
+	errs := []error{m.balancer.Close(), m.dns.Close(), m.firewall.Teardown(ctx), m.services.Teardown(ctx), m.policy.Teardown(ctx), m.tunnel.Teardown(ctx), m.bridge.Teardown(ctx)}
 	for _, l := range m.pool.List() {
 		errs = append(errs, m.pool.Release(l.ID))
 	}

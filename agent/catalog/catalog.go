@@ -21,6 +21,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"bramble.dev/agent/state"
 	"bramble.dev/link"
@@ -46,6 +47,9 @@ type Catalog struct {
 	services map[string]*corev1.Service
 	slices   map[string]*discoveryv1.EndpointSlice
 	peers    map[string]link.Peer
+	policies map[string]*networkingv1.NetworkPolicy
+	named    map[string]*corev1.Pod // by policies
+	spaces   map[string]*corev1.Namespace
 	cluster  *link.ClusterConfig
 	loaded   map[string]bool // sets that were complete once
 	sorted   sortedLists     // nil where something changed
@@ -55,12 +59,15 @@ type sortedLists struct {
 	services []*corev1.Service
 	slices   []*discoveryv1.EndpointSlice
 	peers    []link.Peer
+	policies []*networkingv1.NetworkPolicy
+	named    []*corev1.Pod
+	spaces   []*corev1.Namespace
 }
 
 // Touched says what a change was about.
 type Touched struct {
 	Pods       bool
-	Network    bool            // services, endpoints, peers, the cluster, this node
+	Network    bool            // services, endpoints, peers, policies, the cluster, this node
 	Node       bool            // this node's object
 	Namespaces map[string]bool // in which an object that pods may refer to changed
 	Volumes    bool            // a volume changed, which has no namespace
@@ -72,6 +79,7 @@ func Open(db *state.DB, log *slog.Logger) (*Catalog, error) {
 	c := &Catalog{
 		db: db, log: log, pods: map[string]*corev1.Pod{}, claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{}, removals: map[string]*corev1.PersistentVolume{},
 		nodes: map[string]*corev1.Node{}, services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}, peers: map[string]link.Peer{},
+		policies: map[string]*networkingv1.NetworkPolicy{}, named: map[string]*corev1.Pod{}, spaces: map[string]*corev1.Namespace{},
 		loaded: map[string]bool{},
 	}
 	for _, set := range []string{Node, Shared} {
@@ -121,6 +129,7 @@ func (c *Catalog) Apply(ctx context.Context, set string, changes []link.Change) 
 		c.take(ch.Key, ch.Value)
 		touched.add(ch.Key)
 	}
+	touched.Network = touched.Network || touched.Pods && len(c.policies) > 0 // which look at pods' labels
 	return touched, nil
 }
 
@@ -132,7 +141,7 @@ func (t *Touched) add(key string) {
 		t.Pods = true
 	case "node":
 		t.Node, t.Network = true, true
-	case "services", "endpointslices", "peers", "cluster":
+	case "services", "endpointslices", "peers", "cluster", "networkpolicies", "policypeers", "namespaces":
 		t.Network = true
 	case "persistentvolumes":
 		t.Volumes = true
@@ -202,6 +211,15 @@ func (c *Catalog) take(key string, value []byte) {
 	case "endpointslices":
 		put(c, c.slices, key, name, value)
 		c.sorted.slices = nil
+	case "networkpolicies":
+		put(c, c.policies, key, name, value)
+		c.sorted.policies = nil
+	case "policypeers":
+		put(c, c.named, key, name, value)
+		c.sorted.named = nil
+	case "namespaces":
+		put(c, c.spaces, key, name, value)
+		c.sorted.spaces = nil
 	case "peers":
 		c.takePeer(key, name, value)
 	case "cluster":
@@ -295,6 +313,24 @@ func (c *Catalog) Peers() []link.Peer {
 		c.sorted.peers = byKey(c.peers)
 	}
 	return c.sorted.peers
+}
+
+// Policies are the NetworkPolicies that select pods of this node, the pods that policies name, and the
+// namespaces that they may name, in the same order each time; all of one moment, with the pods.
+func (c *Catalog) Policies() (pods []*corev1.Pod, policies []*networkingv1.NetworkPolicy, named []*corev1.Pod, spaces []*corev1.Namespace) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := &c.sorted
+	if s.policies == nil {
+		s.policies = byKey(c.policies)
+	}
+	if s.named == nil {
+		s.named = byKey(c.named)
+	}
+	if s.spaces == nil {
+		s.spaces = byKey(c.spaces)
+	}
+	return byKey(c.pods), s.policies, s.named, s.spaces
 }
 
 // ConfigMap reads one from the database.

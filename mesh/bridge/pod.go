@@ -120,6 +120,12 @@ func (b *Bridge) pair(master netlink.Link, ns netns.NsHandle, ip netip.Addr) err
 	if err := b.host.Remove(name); err != nil { // of a namespace that is gone
 		return err
 	}
+	// What was sent to the address while nobody had it waits in the kernel's queue for an owner, and has
+	// passed the policies of then.
+	n := &netlink.Neigh{LinkIndex: master.Attrs().Index, Family: netlink.FAMILY_V4, IP: ip.AsSlice()}
+	if err := b.host.NeighDel(n); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("forget who had %s: %w", ip, err)
+	}
 	la := netlink.NewLinkAttrs()
 	la.Name, la.MTU, la.MasterIndex = name, b.c.MTU, master.Attrs().Index
 	v := &netlink.Veth{LinkAttrs: la, PeerName: "eth0", PeerHardwareAddr: podMAC(ip), PeerNamespace: netlink.NsFd(ns), PeerMTU: uint32(b.c.MTU)}

@@ -2,6 +2,7 @@ package nft
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -113,6 +114,10 @@ func (b *Builder) cmp(not bool, sreg int, v []byte) {
 	if not {
 		op = unix.NFT_CMP_NEQ
 	}
+	b.compare(op, sreg, v)
+}
+
+func (b *Builder) compare(op uint32, sreg int, v []byte) {
 	b.expr("cmp", func(w *buffer) {
 		w.u32(unix.NFTA_CMP_SREG, reg(sreg))
 		w.u32(unix.NFTA_CMP_OP, op)
@@ -224,6 +229,21 @@ func (b *Builder) UDPPort(p uint16) *Builder {
 	b.L4Proto(UDP).Dport(p)
 	b.words = b.words[:len(b.words)-4]
 	return b.say("udp dport", strconv.Itoa(int(p)))
+}
+
+// Ports compares the destination port of a protocol that has ports with a range.
+func (b *Builder) Ports(proto uint8, first, last uint16) *Builder {
+	b.L4Proto(proto)
+	b.words = b.words[:len(b.words)-2] // nft says it in one with the port
+	b.say(ProtoName(proto), "dport")
+	b.payload(unix.NFT_PAYLOAD_TRANSPORT_HEADER, 2, 2, 0)
+	if first == last {
+		b.cmp(false, 0, binary.BigEndian.AppendUint16(nil, first))
+		return b.say(strconv.Itoa(int(first)))
+	}
+	b.compare(unix.NFT_CMP_GTE, 0, binary.BigEndian.AppendUint16(nil, first))
+	b.compare(unix.NFT_CMP_LTE, 0, binary.BigEndian.AppendUint16(nil, last))
+	return b.say(fmt.Sprintf("%d-%d", first, last))
 }
 
 // VNI compares the network identifier of a VXLAN packet; say UDPPort first.

@@ -144,7 +144,7 @@ func TestAnyWayLeadsToTheSameTable(t *testing.T) {
 				t.Fatal(err)
 			}
 			if got, want := canonical(k.Text(table), c), canonical(fresh.Text(table), c); got != want {
-				t.Fatalf("step by step (+), from nothing (-):\n%s", differences(got, want))
+				t.Fatalf("step by step (+), from nothing (-):\n%s", nfttest.Differences(got, want))
 			}
 		}
 		c.Services, c.Endpoints, c.Pods = nil, nil, nil
@@ -156,7 +156,7 @@ func TestAnyWayLeadsToTheSameTable(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got, want := k.Text(table), fresh.Text(table); got != want {
-			t.Fatalf("something is left of Services that are gone (+):\n%s", differences(got, want))
+			t.Fatalf("something is left of Services that are gone (+):\n%s", nfttest.Differences(got, want))
 		}
 	})
 }

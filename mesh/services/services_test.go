@@ -31,7 +31,7 @@ func TestSomebodyElseFlushed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := k.Text(table); got != want {
-		t.Errorf("after a flush:\n%s", differences(got, want))
+		t.Errorf("after a flush:\n%s", nfttest.Differences(got, want))
 	}
 	applied := k.Applied
 	if err := p.Set(ctx, everything()); err != nil || k.Applied != applied {
@@ -63,7 +63,7 @@ func TestAnElementWasRemoved(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := k.Text(table), fresh.Text(table); got != want {
-		t.Errorf("after the repair:\n%s", differences(got, want))
+		t.Errorf("after the repair:\n%s", nfttest.Differences(got, want))
 	}
 	if len(said) != 1 || !strings.Contains(said[0], "loading them anew") {
 		t.Errorf("said %q", said)
@@ -94,7 +94,7 @@ func TestKernelRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, want := k.Text(table), fresh.Text(table); got != want {
-		t.Errorf("after a failure:\n%s", differences(got, want))
+		t.Errorf("after a failure:\n%s", nfttest.Differences(got, want))
 	}
 }
 

@@ -2,9 +2,12 @@ package dispatch
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"bramble.dev/link"
 )
@@ -29,6 +32,7 @@ type objects interface {
 	volume(name string) (*corev1.PersistentVolume, bool)
 	// removals are the volumes that the node is to remove.
 	removals(node string) []*corev1.PersistentVolume
+	policies(namespace string) []*networkingv1.NetworkPolicy
 }
 
 // marshaler is a Kubernetes type with its protobuf encoding.
@@ -52,7 +56,9 @@ func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool
 	if n, ok := o.node(name); ok {
 		items["node/"+name] = wantOf(string(n.UID), n.ResourceVersion, func() marshaler { return trimNode(n) })
 	}
-	for _, pod := range o.podsOn(name) {
+	pods := o.podsOn(name)
+	policyItems(pods, o, items)
+	for _, pod := range pods {
 		items["pods/"+pod.Namespace+"/"+pod.Name] = wantOf(string(pod.UID), pod.ResourceVersion, func() marshaler { return trimPod(pod) })
 		needs(pod, func(r ref) { refs[r] = true })
 	}
@@ -108,7 +114,8 @@ func (d *derived) become(items map[string]want) (changed bool, err error) {
 			changed = d.set.Delete(key) || changed
 		}
 	}
-	for key, w := range items {
+	for _, key := range slices.Sorted(maps.Keys(items)) { // the order in which they are sent: policies before pods
+		w := items[key]
 		if d.versions[key] == w.version {
 			continue
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"pgregory.net/rapid"
@@ -283,6 +284,8 @@ func (w whole) content(r ref) (want, bool) {
 func (w whole) claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
 	return find[corev1.PersistentVolumeClaim](w.api, "persistentvolumeclaims", namespace, name)
 }
+
+func (w whole) policies(namespace string) []*networkingv1.NetworkPolicy { return nil }
 
 func (w whole) volume(name string) (*corev1.PersistentVolume, bool) {
 	return find[corev1.PersistentVolume](w.api, "persistentvolumes", "", name)

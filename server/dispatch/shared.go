@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -22,6 +23,7 @@ type shared struct {
 	caches  *cache.Set
 	cluster link.ClusterConfig
 	log     *slog.Logger
+	peering atomic.Pointer[peering] // whom policies name
 
 	mu    sync.Mutex
 	sites map[string]*link.Set
@@ -65,6 +67,14 @@ func (s *shared) setLocked(site string) *link.Set {
 	}
 	for _, x := range s.caches.Nodes().List("", nil) {
 		s.put(site, peerKey(x.Name), s.peer(x))
+	}
+	if s.peering.Load() != nil {
+		for _, x := range s.caches.Pods().List("", nil) {
+			s.put(site, policyPeerKey(x), s.policyPeer(x))
+		}
+		for _, x := range s.caches.Namespaces().List("", nil) {
+			s.put(site, namespaceKey(x.Name), s.namespace(x))
+		}
 	}
 	s.tellSites()
 	return s.sites[site]
@@ -149,6 +159,14 @@ func (s *shared) item(kind, name string) valueAt {
 	case "peers":
 		if x, ok := s.caches.Nodes().Get("", name); ok {
 			return s.peer(x)
+		}
+	case "policypeers":
+		if x, ok := s.caches.Pods().Get(namespace, object); ok {
+			return s.policyPeer(x)
+		}
+	case "namespaces":
+		if x, ok := s.caches.Namespaces().Get("", name); ok {
+			return s.namespace(x)
 		}
 	}
 	return nowhere

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"bramble.dev/server/cache"
 )
@@ -29,6 +30,10 @@ func (s state) content(r ref) (want, bool) { return s.contents.get(r) }
 
 func (s state) claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
 	return s.caches.PersistentVolumeClaims().Get(namespace, name)
+}
+
+func (s state) policies(namespace string) []*networkingv1.NetworkPolicy {
+	return s.caches.NetworkPolicies().List(namespace, nil)
 }
 
 func (s state) volume(name string) (*corev1.PersistentVolume, bool) {

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"bramble.dev/link"
 	"bramble.dev/server/cache"
@@ -54,7 +55,7 @@ func (d *Dispatcher) synced(ctx context.Context) error {
 	c := d.cfg.Caches
 	for _, wait := range []func(context.Context) error{
 		c.Pods().WaitSynced, c.Nodes().WaitSynced, c.PersistentVolumeClaims().WaitSynced, c.PersistentVolumes().WaitSynced,
-		c.Services().WaitSynced, c.EndpointSlices().WaitSynced,
+		c.Services().WaitSynced, c.EndpointSlices().WaitSynced, c.NetworkPolicies().WaitSynced, c.Namespaces().WaitSynced,
 	} {
 		if err := wait(ctx); err != nil {
 			return err
@@ -68,12 +69,16 @@ func (d *Dispatcher) watch() (stop func()) {
 	c := d.cfg.Caches
 	d.state.podsOn("") // the indexes exist before the first change
 	d.state.removals("")
+	d.dirty.add(policiesKey)
 	stops := []func(){
 		c.Pods().OnChange(func(x cache.Change[corev1.Pod]) {
 			for _, p := range []*corev1.Pod{x.Old, x.New} {
 				if p != nil && p.Spec.NodeName != "" {
 					d.dirty.add(nodeKey(p.Spec.NodeName))
 				}
+			}
+			if d.shared.peering.Load() != nil {
+				d.dirty.add(policyPeerKey(x.Object()))
 			}
 		}),
 		c.Nodes().OnChange(func(x cache.Change[corev1.Node]) {
@@ -93,6 +98,8 @@ func (d *Dispatcher) watch() (stop func()) {
 		}),
 		c.Services().OnChange(func(x cache.Change[corev1.Service]) { d.dirty.add(serviceKey(x.Object())) }),
 		c.EndpointSlices().OnChange(func(x cache.Change[discoveryv1.EndpointSlice]) { d.dirty.add(endpointSliceKey(x.Object())) }),
+		c.NetworkPolicies().OnChange(func(x cache.Change[networkingv1.NetworkPolicy]) { d.policyChanged(x.Object()) }),
+		c.Namespaces().OnChange(func(x cache.Change[corev1.Namespace]) { d.namespaceChanged(x.Object()) }),
 	}
 	return func() {
 		for _, s := range stops {
@@ -131,6 +138,11 @@ func (d *Dispatcher) deriveDirty(ctx context.Context) {
 				n.move(site)
 			}
 			d.shared.update(key, kind, name, changed)
+		case "policies":
+			for _, key := range d.shared.settlePolicies() {
+				kind, name, _ := strings.Cut(key, "/")
+				d.shared.update(key, kind, name, changed)
+			}
 		default:
 			d.shared.update(key, kind, name, changed)
 		}
@@ -138,6 +150,9 @@ func (d *Dispatcher) deriveDirty(ctx context.Context) {
 	if len(moved) > 0 {
 		for _, key := range d.shared.slicesOn(moved) {
 			d.shared.update(key, "endpointslices", strings.TrimPrefix(key, "endpointslices/"), changed)
+		}
+		for _, key := range d.shared.peersOn(moved) {
+			d.shared.update(key, "policypeers", strings.TrimPrefix(key, "policypeers/"), changed)
 		}
 	}
 	for _, n := range d.all() {
