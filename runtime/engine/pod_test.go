@@ -212,7 +212,7 @@ func TestRotation(t *testing.T) {
 			for i := range 3000 {
 				want.WriteString(strconv.Itoa(i+1) + "\n")
 			}
-			want.WriteString(strings.Repeat("x", 40000) + "\nend\n")
+			want.WriteString(strings.Repeat("x", 40000) + "\nend") // no end of line was written
 			if got := followed.String(); got != want.String() {
 				t.Errorf("followed %d bytes, wanted %d; files %v", len(got), want.Len(), files)
 			}

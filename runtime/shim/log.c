@@ -173,7 +173,7 @@ void log_data(struct log *l, struct stream *s, const char *p, size_t n)
 void log_end(struct log *l, struct stream *s)
 {
 	if (s->used) {
-		line(l, s, "", 0, 1);
+		line(l, s, "", 0, 0); /* no end of line came: readers add none */
 		flush(l);
 	}
 	free(s->line);
