@@ -13,6 +13,7 @@ const noNodes = "no nodes available to schedule pods"
 type decision struct {
 	node     string   // where it goes; empty if nowhere
 	message  string   // why nowhere
+	advice   string   // more words about it
 	victims  *victims // whom to take away so that it fits
 	refusals map[string]*refusal
 	// nominated is the node that stays promised, because victims are ending there.

@@ -241,6 +241,9 @@ func (s *scheduler) choose(p *candidate, missing string) decision {
 	if why != "" {
 		d.message += " " + why
 	}
+	if d.victims == nil {
+		d.advice = advice(p, nodes)
+	}
 	return d
 }
 

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -40,7 +41,7 @@ func (s *scheduler) bind(ctx context.Context, it *item, p *candidate, node strin
 	}
 	if ctx.Err() == nil && !apierrors.IsConflict(err) {
 		s.Logger.Warn("a pod could not be bound and is tried again", "pod", it.key.String(), "node", node, "err", err)
-		s.tell(ctx, p.pod, corev1.PodReasonSchedulerError, fmt.Sprintf("binding rejected: %v", err), "")
+		s.tell(ctx, p.pod, corev1.PodReasonSchedulerError, fmt.Sprintf("binding rejected: %v", err), "", "")
 	}
 	s.queue.wait(it, true)
 }
@@ -52,16 +53,16 @@ func (s *scheduler) refused(ctx context.Context, it *item, p *candidate, d decis
 		node = d.victims.node
 		s.state.nominate(p.pod, node)
 	}
-	s.tell(ctx, p.pod, corev1.PodReasonUnschedulable, d.message, node)
+	s.tell(ctx, p.pod, corev1.PodReasonUnschedulable, d.message, d.advice, node)
 	if d.victims != nil {
 		s.evict(ctx, p.pod, d.victims)
 	}
 	s.queue.wait(it, false)
 }
 
-// tell writes the condition, unless it says so already, and an event.
-func (s *scheduler) tell(ctx context.Context, pod *corev1.Pod, reason, message, nominated string) {
-	note := message
+// tell writes the condition, unless it says so already, and an event, which has the advice too.
+func (s *scheduler) tell(ctx context.Context, pod *corev1.Pod, reason, message, advice, nominated string) {
+	note := strings.TrimSpace(message + " " + advice)
 	if len(note) > maxNote {
 		note = note[:maxNote-len(" ...")] + " ..."
 	}

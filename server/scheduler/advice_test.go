@@ -1,0 +1,65 @@
+package scheduler
+
+import (
+	"fmt"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/api/resource"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+func TestAdvice(t *testing.T) {
+	taint := func(key, value string, effect corev1.TaintEffect) func(*corev1.Node) {
+		return func(n *corev1.Node) {
+			n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: key, Value: value, Effect: effect})
+		}
+	}
+	cordon := func(n *corev1.Node) {
+		n.Spec.Unschedulable = true
+		taint(corev1.TaintNodeUnschedulable, "", corev1.TaintEffectNoSchedule)(n)
+	}
+	away := taint(corev1.TaintNodeUnreachable, "", corev1.TaintEffectNoSchedule)
+	silent := func(n *corev1.Node) { n.Status.Conditions = nil }
+	wants := func(labels map[string]string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.NodeSelector = labels }
+	}
+	asks := func(name corev1.ResourceName, amount string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Requests[name] = resource.MustParse(amount) }
+	}
+	many := []*corev1.Node{}
+	for n := range 5 {
+		many = append(many, node(fmt.Sprintf("pi%d", n), 4, 4, away))
+	}
+	for _, c := range []struct {
+		name  string
+		pod   *corev1.Pod
+		nodes []*corev1.Node
+		used  map[string]string // CPU, by node
+		want  string
+	}{
+		{"too much for any node", pod("p", "8"), []*corev1.Node{node("pi", 4, 4)}, nil, "It asks for 8 of cpu; no node has more than 4 (pi)."},
+		{"too much now", pod("p", "2"), []*corev1.Node{node("a", 4, 4), node("b", 4, 4)}, map[string]string{"a": "3500m", "b": "2500m"}, "It asks for 2 of cpu; no node has more than 1500m free (b)."},
+		{"memory", pod("p", "1", asks(corev1.ResourceMemory, "8Gi")), []*corev1.Node{node("pi", 4, 4)}, nil, "It asks for 8Gi of memory; no node has more than 4Gi (pi)."},
+		{"a device that nobody has", pod("p", "1", asks("bramble.dev/camera", "1")), []*corev1.Node{node("pi", 4, 4)}, nil, "It asks for 1 of bramble.dev/camera; no node has more than 0 (pi)."},
+		{"away", pod("p", "1"), many, nil, "Of the nodes, pi0, pi1, pi2 and 2 more are away."},
+		{"this and that", pod("p", "1"), []*corev1.Node{node("a", 4, 4, cordon), node("b", 4, 4, away), node("c", 4, 4, silent), node("d", 4, 4, taint("for", "db", corev1.TaintEffectNoExecute))}, nil,
+			"Cordoned: a (kubectl uncordon opens a node again). Of the nodes, b is away; c is not ready; d is tainted for=db:NoExecute."},
+		{"a label", pod("p", "1", wants(map[string]string{"disk": "ssd", corev1.LabelOSStable: "linux"})), []*corev1.Node{node("pi", 4, 4)}, nil,
+			"No node has the label disk=ssd (kubectl label node NAME disk=ssd)."},
+		{"nothing to add", pod("p", "1"), []*corev1.Node{node("pi", 4, 4)}, nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newState()
+			for _, n := range c.nodes {
+				s.setNode(n)
+			}
+			for n, cpu := range c.used {
+				s.setPod(pod("on-"+n, cpu, on(n)))
+			}
+			if got := advice(newCandidate(c.pod), s.snapshot()); got != c.want {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
+	}
+}
