@@ -193,20 +193,30 @@ func matches(pod *corev1.Pod, r corev1.ScopedResourceSelectorRequirement) bool {
 	return false
 }
 
-// bestEffort says that no container asks for or is limited in anything.
+// bestEffort says that neither the pod nor a container asks for or is limited in anything.
 func bestEffort(pod *corev1.Pod) bool {
+	if r := pod.Spec.Resources; r != nil && asks(r.Requests, r.Limits) {
+		return false
+	}
 	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range containers {
-			for _, list := range []corev1.ResourceList{containers[i].Resources.Requests, containers[i].Resources.Limits} {
-				for name, q := range list {
-					if (name == corev1.ResourceCPU || name == corev1.ResourceMemory) && !q.IsZero() {
-						return false
-					}
-				}
+			if asks(containers[i].Resources.Requests, containers[i].Resources.Limits) {
+				return false
 			}
 		}
 	}
 	return true
+}
+
+func asks(lists ...corev1.ResourceList) bool {
+	for _, list := range lists {
+		for name, q := range list {
+			if (name == corev1.ResourceCPU || name == corev1.ResourceMemory) && !q.IsZero() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func crossesNamespaces(pod *corev1.Pod) bool {
