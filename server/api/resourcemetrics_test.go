@@ -70,13 +70,23 @@ func TestResourceMetrics(t *testing.T) {
 	must(c.client.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))(t)
 	at, window := metav1.NewTime(time.Unix(1000, 0)), metav1.Duration{Duration: time.Second}
 	u := &link.Usage{Node: metricsv1beta1.NodeMetrics{Timestamp: at, Window: window, Usage: usage("1500m", "64Mi")}}
-	for name, app := range map[string]string{"a": "x", "b": "y"} {
+	// The liar tells of pods that are not its own.
+	told.usage["liar"] = &link.Usage{}
+	for name, app := range map[string]string{"a": "x", "b": "y", "c": "z"} {
+		node := "pi-1"
+		if name == "c" {
+			node = "liar"
+		}
 		pod := must(c.client.CoreV1().Pods("default").Create(ctx, &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": app}},
-			Spec:       corev1.PodSpec{NodeName: "pi-1", Containers: []corev1.Container{{Name: "one", Image: "i"}}},
+			Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "one", Image: "i"}}},
 		}, metav1.CreateOptions{}))(t)
 		pod.Status.Phase = corev1.PodRunning
 		must(c.client.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}))(t)
+		if name == "c" {
+			continue
+		}
+		told.usage["liar"].Pods = append(told.usage["liar"].Pods, metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}, Containers: []metricsv1beta1.ContainerMetrics{{Name: "one", Usage: usage("9", "9Gi")}}})
 		u.Pods = append(u.Pods, metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: pod.UID}, Timestamp: at, Window: window, Containers: []metricsv1beta1.ContainerMetrics{
 			{Name: "one", Usage: usage("250m", "1Mi")}, {Name: "two", Usage: usage("5m", "1Mi")},
 		}})
@@ -96,7 +106,7 @@ func TestResourceMetrics(t *testing.T) {
 		{root + "/nodes/pi-2", "", `nodemetrics.metrics.k8s.io \"pi-2\" not found`, "", 404},
 		{root + "/nodes/pi-3", "", `\"pi-3\" not found`, "", 404},
 		{root + "/nodes", table, `"cells":["pi-1","1500m","64Mi","1s"]`, "pi-2", 200},
-		{root + "/pods", "", `"name":"two"`, "", 200},
+		{root + "/pods", "", `"name":"two"`, `"9"`, 200},
 		{root + "/pods", table, `"cells":["b","255m","2Mi","1s"]`, "", 200},
 		{root + "/namespaces/default/pods?labelSelector=app%3Dx", "", `"name":"a"`, `"name":"b"`, 200},
 		{root + "/namespaces/default/pods?fieldSelector=metadata.name%3Db", "", `"name":"b"`, `"name":"a"`, 200},
@@ -113,8 +123,8 @@ func TestResourceMetrics(t *testing.T) {
 			t.Errorf("%s: %d %.600s", x.path, a.code, a.body)
 		}
 	}
-	if n := told.asked.Load(); n != 1 {
-		t.Errorf("the node was asked %d times within seconds", n)
+	if n := told.asked.Load(); n != 2 {
+		t.Errorf("two nodes were asked %d times within seconds", n)
 	}
 	if a := ask(t, c.config, "DELETE", root+"/nodes/pi-1", ""); a.code != 405 {
 		t.Errorf("delete: %d", a.code)

@@ -85,15 +85,19 @@ func (s *pods) of(ctx context.Context, all []*corev1.Pod) []metrics.PodMetrics {
 		names = append(names, p.Spec.NodeName)
 	}
 	slices.Sort(names)
-	used := map[types.UID]*metricsv1beta1.PodMetrics{}
-	for _, u := range s.asker.ask(ctx, slices.Compact(names)) {
+	type place struct { // a node is believed about its own pods alone
+		node string
+		pod  types.UID
+	}
+	used := map[place]*metricsv1beta1.PodMetrics{}
+	for node, u := range s.asker.ask(ctx, slices.Compact(names)) {
 		for n := range u.Pods {
-			used[u.Pods[n].UID] = &u.Pods[n]
+			used[place{node, u.Pods[n].UID}] = &u.Pods[n]
 		}
 	}
 	out := []metrics.PodMetrics{}
 	for _, p := range all {
-		u := used[p.UID]
+		u := used[place{p.Spec.NodeName, p.UID}]
 		if u == nil {
 			continue
 		}
