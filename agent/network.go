@@ -163,7 +163,7 @@ func (n *network) config() (mesh.Config, error) {
 		return mesh.Config{}, errNoSubnet
 	}
 	c := mesh.Config{
-		Site: n.site(node), AcrossSites: cluster.AcrossSites,
+		Site: n.site(node), AcrossSites: cluster.AcrossSites, DirectRoutes: cluster.DirectRoutes,
 		Node: n.node, Zone: node.Labels[corev1.LabelTopologyZone], NodeIP: n.nodeIP(), VNI: cluster.VNI, Domain: cluster.Domain,
 		EndpointSlices: n.catalog.EndpointSlices(), Policies: n.policies, Upstream: n.upstream(),
 		Cluster: cluster.ID, BalancerClass: link.LoadBalancerClass,

@@ -54,6 +54,8 @@ type ClusterConfig struct {
 	Version     string   `json:"version,omitempty"`
 	// AcrossSites: pods' packets may travel between sites, unencrypted as they are.
 	AcrossSites bool `json:"acrossSites,omitempty"`
+	// DirectRoutes: hosts on one link reach each other's pods by routes, without the tunnel.
+	DirectRoutes bool `json:"directRoutes,omitempty"`
 	// OtherSites are those whose pods the node's own do not reach; "" is that of nodes without a label.
 	OtherSites []string `json:"otherSites,omitempty"`
 }

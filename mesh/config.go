@@ -35,6 +35,7 @@ type Config struct {
 	Zone           string     // of the node, for endpoints that prefer one; may be empty
 	Site           string     // of the node; the tunnel leads to peers of the same site alone
 	AcrossSites    bool       // lets it lead to others, unencrypted as it is
+	DirectRoutes   bool       // to the pods of peers on the node's own link, without the tunnel
 	NodeIP         netip.Addr // where other nodes reach this one
 	PodCIDR        netip.Prefix
 	ClusterCIDR    netip.Prefix
@@ -99,8 +100,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-func (c Config) tunnel(mtu int) vxlan.Config {
-	return vxlan.Config{Node: c.Node, NodeIP: c.NodeIP, PodCIDR: c.PodCIDR, Gateway: ipam.Gateway(c.PodCIDR), VNI: c.VNI, Port: c.Port, MTU: mtu, Site: c.Site, Open: c.AcrossSites, Peers: c.Peers}
+func (c Config) tunnel(mtu int, l vxlan.Link) vxlan.Config {
+	return vxlan.Config{Node: c.Node, NodeIP: c.NodeIP, PodCIDR: c.PodCIDR, Gateway: ipam.Gateway(c.PodCIDR), VNI: c.VNI, Port: c.Port, MTU: mtu, Link: l, Site: c.Site, Open: c.AcrossSites, Peers: c.Peers}
 }
 
 // elsewhere names the peers that the tunnel does not lead to because of their site.

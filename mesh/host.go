@@ -16,24 +16,25 @@ import (
 	"bramble.dev/mesh/vxlan"
 )
 
-// mtu is that of pods' links: what the link with the node's address carries, less the tunnel's headers.
-// It is the same for a node without peers, because pods keep it for life.
-func (m *Mesh) mtu(node netip.Addr, addrs []netlink.Addr) (int, error) {
+// under is the link with the node's address, and what it carries.
+func (m *Mesh) under(node netip.Addr, addrs []netlink.Addr) (l vxlan.Link, mtu int, err error) {
 	const usual = 1500
-	under := usual
+	mtu = usual
 	for _, a := range addrs {
 		if ip, _ := netip.AddrFromSlice(a.IP); ip.Unmap() != node {
 			continue
 		}
-		l, err := m.host.LinkByIndex(a.LinkIndex)
+		found, err := m.host.LinkByIndex(a.LinkIndex)
 		if err != nil {
-			return under - vxlan.Overhead, fmt.Errorf("look at the link of %s: %w", node, err)
+			return l, mtu, fmt.Errorf("look at the link of %s: %w", node, err)
 		}
-		if n := l.Attrs().MTU; n > 576 {
-			under = min(n, 65535) // loopback has 65536
+		ones, _ := a.Mask.Size()
+		l = vxlan.Link{Index: a.LinkIndex, Subnet: netip.PrefixFrom(node, ones).Masked()}
+		if n := found.Attrs().MTU; n > 576 {
+			mtu = min(n, 65535) // loopback has 65536
 		}
 	}
-	return under - vxlan.Overhead, nil
+	return l, mtu, nil
 }
 
 // addresses are those of this host; a list that changed while it was read will do.

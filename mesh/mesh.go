@@ -49,6 +49,7 @@ type Mesh struct {
 
 	mu     sync.Mutex
 	config Config              // of the last Set
+	link   vxlan.Link          // that direct routes lead over
 	ready  bool                // there was one
 	pods   map[string]attached // by UID
 }
@@ -79,7 +80,7 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 		return nil, errors.Join(fmt.Errorf("open the mesh: %w", err), m.nft.Close())
 	}
 	m.bridge = bridge.Open(m.host, bridge.Options{Name: "br-" + o.Instance, Veth: "ve" + o.Instance, Metric: metric(o.Instance), MAC: address(o.Instance+o.Board, "bridge"), Dir: filepath.Join(o.Dir, "netns")})
-	m.tunnel = vxlan.Open(m.host, vxlan.Options{Name: "vx-" + o.Instance, MAC: m.MAC()})
+	m.tunnel = vxlan.Open(m.host, vxlan.Options{Name: "vx-" + o.Instance, MAC: m.MAC(), Metric: 1<<16 + metric(o.Instance)})
 	m.services = services.Open(m.nft, services.Options{Table: "bramble-" + o.Instance, Logger: o.Logger, Conntrack: conntrack{m.host}})
 	m.policy = policy.Open(m.nft, policy.Options{Table: "bramble-" + o.Instance + "-policy", Logger: o.Logger})
 	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
@@ -144,7 +145,19 @@ func (m *Mesh) Set(ctx context.Context, c Config) error {
 func (m *Mesh) set(ctx context.Context, addrs []netlink.Addr) error {
 	c := m.config
 	gw := ipam.Gateway(c.PodCIDR)
-	mtu, err := m.mtu(c.NodeIP, addrs)
+	link, under, err := m.under(c.NodeIP, addrs)
+	// It is the same for a node without peers, because pods keep it for life. With direct routes a packet
+	// that is too large for the tunnel to a peer elsewhere is sent back to the pod by this host itself.
+	mtu := under - vxlan.Overhead
+	if c.DirectRoutes {
+		mtu = under
+		if len(addrs) == 0 { // they could not be listed
+			link = m.link
+		}
+	} else {
+		link = vxlan.Link{}
+	}
+	m.link = link
 	errs := []error{err}
 	part := func(name string, f func() error) {
 		if err := f(); err != nil {
@@ -166,7 +179,7 @@ func (m *Mesh) set(ctx context.Context, addrs []netlink.Addr) error {
 			Addresses: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}, Services: c.Services, Endpoints: c.EndpointSlices, Upstream: c.Upstream})
 	})
 	part("Services", func() error { return m.setServices(ctx) })
-	part("the tunnel to other nodes", func() error { return m.tunnel.Set(ctx, c.tunnel(mtu)) })
+	part("the tunnel to other nodes", func() error { return m.tunnel.Set(ctx, c.tunnel(under-vxlan.Overhead, link)) })
 	addresses := c.announcement()
 	part("the host's firewall", func() error {
 		f := firewall.Config{TunnelPort: c.Port}
@@ -192,7 +205,7 @@ func (m *Mesh) setServices(ctx context.Context) error {
 	slices.SortFunc(pods, func(a, b services.Pod) int { return a.IP.Compare(b.IP) })
 	return m.services.Set(ctx, services.Config{
 		Node: c.Node, Zone: c.Zone, Bridge: m.bridge.Name, Tunnel: m.tunnel.Name,
-		VNI: c.VNI, TunnelPort: c.Port, Peers: vxlan.Hosts(c.tunnel(0)), Gateway: ipam.Gateway(c.PodCIDR),
+		VNI: c.VNI, TunnelPort: c.Port, Peers: vxlan.Hosts(c.tunnel(0, vxlan.Link{})), Direct: c.DirectRoutes, Gateway: ipam.Gateway(c.PodCIDR),
 		PodCIDR: c.PodCIDR, Cluster: c.ClusterCIDR, ServiceIPs: c.ServiceCIDR, DNS: c.DNS, Resolver: m.dns.Addr(), API: c.API,
 		Services: c.Services, Endpoints: c.EndpointSlices, Pods: pods,
 	})

@@ -41,7 +41,7 @@ func newDispatcher(c Config, db *store.DB, pki *auth.PKI, caches *cache.Set, cli
 		},
 		Cluster: link.ClusterConfig{
 			ID: link.ClusterID(pki.CAHash()), Incarnation: db.Incarnation(), Domain: c.Domain, Version: c.Version,
-			PodCIDR: c.PodCIDR.String(), ServiceCIDR: c.ServiceCIDR.String(), DNS: dns.String(), VNI: vni(pki.CAHash()), AcrossSites: c.AcrossSites,
+			PodCIDR: c.PodCIDR.String(), ServiceCIDR: c.ServiceCIDR.String(), DNS: dns.String(), VNI: vni(pki.CAHash()), AcrossSites: c.AcrossSites, DirectRoutes: c.DirectRoutes,
 			Servers: []string{"https://" + apiAddress.String()}, Brokers: []string{brokerURL},
 		},
 		Logger: c.Logger.With("part", "dispatch"),

@@ -39,6 +39,8 @@ type Config struct {
 	ServiceCIDR netip.Prefix
 	// AcrossSites lets pods' packets travel between nodes of different sites, unencrypted as they are.
 	AcrossSites bool
+	// DirectRoutes spares hosts on one link the tunnel.
+	DirectRoutes bool
 	// LoadBalancers is what Services of type LoadBalancer get their addresses from; without any, the nodes' own are told.
 	LoadBalancers loadbalancer.Pool
 	// Ready is called once, when the API answers and everything works behind it; optional.

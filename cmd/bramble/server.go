@@ -28,7 +28,7 @@ type serverFlags struct {
 	apiListen, mqttListen, broker, advertise, domain string
 	podCIDR, serviceCIDR                             string
 	names, loadBalancers                             []string
-	acrossSites                                      bool
+	acrossSites, directRoutes                        bool
 }
 
 func (f *serverFlags) declare(flags *pflag.FlagSet) {
@@ -38,6 +38,7 @@ func (f *serverFlags) declare(flags *pflag.FlagSet) {
 	flags.StringVar(&f.advertise, "advertise-address", "", "address under which nodes reach the API (default: that of --api-listen, or this machine's first)")
 	flags.StringSliceVar(&f.names, "api-name", nil, "further host names for the API's certificate")
 	flags.StringVar(&f.domain, "cluster-domain", "cluster.local", "domain of the cluster's DNS names")
+	flags.BoolVar(&f.directRoutes, "direct-routes", false, "hosts on one link (the same IP subnet) reach each other's pods by routes instead of VXLAN: no headers, the link's full MTU")
 	flags.BoolVar(&f.acrossSites, "across-sites", false, "let pods of different sites reach each other: their packets travel between sites unencrypted, unless you encrypt that path yourself (WireGuard, IPsec)")
 	flags.StringVar(&f.podCIDR, "pod-cidr", "10.42.0.0/16", "range that nodes get their pod subnets from")
 	flags.StringVar(&f.serviceCIDR, "service-cidr", "10.43.0.0/16", "range that Services get their addresses from")
@@ -63,7 +64,7 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 		}
 	}
 	return server.Config{DataDir: dir, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
-		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, LoadBalancers: balancers, Logger: log}, nil
+		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Logger: log}, nil
 }
 
 func prefix(flag, s, example string) (netip.Prefix, error) {

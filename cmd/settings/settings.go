@@ -79,7 +79,7 @@ func Variable(flag string) string {
 var shared = map[string]bool{
 	"data-dir": true, "log-level": true, "node-name": true,
 	// of the server
-	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "broker": true, "cluster-domain": true,
+	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "broker": true, "cluster-domain": true, "direct-routes": true,
 	"load-balancer-pool": true, "mqtt-listen": true, "pod-cidr": true, "service-cidr": true,
 	// of the agent
 	"broker-ca": true, "insecure-registry": true, "max-pods": true, "mirror": true, "node-ip": true, "node-label": true,

@@ -38,7 +38,7 @@ const (
 
 // base is what the table holds whatever Services there are.
 //
-// Sources are translated by these rules alone: what enters the tunnel, or comes from this host, with
+// Sources are translated by these rules alone: what goes to other nodes' pods, or comes from this host, with
 // an address that is not a pod's gets the bridge's address, because the other side answers only those
 // through the tunnel; what a Service sends to an endpoint outside, and what pods send out of the
 // cluster, gets the address of the interface that it leaves by. A client from outside that reaches a
@@ -103,9 +103,13 @@ func base(c Config) *piece {
 }
 
 func sources(c Config) []nft.Rule {
+	away := nft.New().Oif(c.Tunnel)
+	if c.Direct {
+		away = nft.New().Daddr(c.Cluster).OifNot(c.Bridge)
+	}
 	return []nft.Rule{
 		nft.New().DNATed().In("hairpin", nft.Saddr, nft.Daddr).SNAT(c.Gateway),
-		nft.New().Oif(c.Tunnel).SaddrNot(c.Cluster).SNAT(c.Gateway),
+		away.SaddrNot(c.Cluster).SNAT(c.Gateway),
 		nft.New().Oif(c.Bridge).SaddrNot(c.Cluster).FromLocal().SNAT(c.Gateway),
 		nft.New().DNATed().In("outside", nft.VIP...).Masquerade(),
 		nft.New().Saddr(c.PodCIDR).DaddrNot(c.Cluster).OifNot(c.Bridge).Masquerade(),

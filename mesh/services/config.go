@@ -15,6 +15,7 @@ type Config struct {
 	Tunnel     string         // the link to other nodes' pods
 	VNI        uint32         // of the tunnel
 	TunnelPort uint16         // of UDP
+	Direct     bool           // other nodes' pods are reached by other links, too
 	Peers      []netip.Addr   // the hosts at the tunnel's other ends
 	Gateway    netip.Addr     // the bridge's address
 	PodCIDR    netip.Prefix   // this node's pods

@@ -27,14 +27,11 @@ type Route struct {
 // Wanted is the state that a configuration asks for. Peers without an address, subnet or device
 // address are left out, and so are those on this host (another agent with the same address): their
 // bridge is right here. Those of another site are left out as well, unless the operator lets pods'
-// packets travel between sites as they are.
-//
-// A direct route between hosts on one link would be decided here, peer by peer: its Via is the peer's
-// own address and its device the one that leads there, with no neighbour and forwarding entry.
+// packets travel between sites as they are, and those that a direct route leads to (see direct.go).
 func Wanted(c Config) State {
 	s := State{Routes: map[netip.Prefix]Route{}, Neighbours: map[netip.Addr]string{}, Forwarding: map[string]netip.Addr{}}
 	for _, p := range c.Peers {
-		if !remote(c, p) {
+		if !remote(c, p) || near(c, p) {
 			continue
 		}
 		gw := ipam.Gateway(p.PodCIDR)

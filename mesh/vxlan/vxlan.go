@@ -30,6 +30,8 @@ type Peer struct {
 type Options struct {
 	Name string           // of the device
 	MAC  net.HardwareAddr // of the device: peers are told it
+	// Metric of direct routes: agents that share a namespace must not have the same one. 0: there are none.
+	Metric int
 }
 
 // Config is what may change.
@@ -43,6 +45,7 @@ type Config struct {
 	MTU     int    // of the device
 	Site    string // where this node is
 	Open    bool   // also to other sites: the tunnel is not encrypted
+	Link    Link   // over which peers are reached directly
 	Peers   []Peer
 }
 
@@ -63,6 +66,16 @@ func (t *Tunnel) Set(ctx context.Context, c Config) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	have, err := t.hops()
+	if err != nil {
+		return err
+	}
+	hops := direct(c)
+	return errors.Join(t.setHops(have, hops, false), t.set(c), t.setHops(have, hops, true))
+}
+
+// set makes the device and what is sent through it.
+func (t *Tunnel) set(c Config) error {
 	wanted := Wanted(c)
 	if len(wanted.Routes) == 0 {
 		return t.host.Remove(t.Name)
@@ -155,5 +168,6 @@ func (t *Tunnel) configure(l netlink.Link, c Config) error {
 func (t *Tunnel) Teardown(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.host.Remove(t.Name)
+	have, err := t.hops()
+	return errors.Join(err, t.setHops(have, nil, true), t.host.Remove(t.Name))
 }
