@@ -6,6 +6,8 @@
 // that every sector that is written can be counted. scripts/bench prepares what it needs and calls it.
 //
 //	scripts/bench --idle 600s --only 'idle|creates'
+//	scripts/bench scale --nodes 1000
+//	scripts/bench network
 package main
 
 import (
@@ -33,6 +35,10 @@ type options struct {
 	only                   string
 	idle                   time.Duration
 	pods                   int
+
+	nodes, scalePods int
+	patience         time.Duration
+	server           string
 }
 
 func main() {
@@ -43,10 +49,27 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "the parts to measure, a regular expression; empty: all")
 	flag.DurationVar(&o.idle, "idle", 10*time.Minute, "how long to watch an idle cluster")
 	flag.IntVar(&o.pods, "pods", 50, "how many pods for the memory of each")
+	flag.IntVar(&o.nodes, "nodes", 1000, "scale: how many simulated nodes")
+	flag.IntVar(&o.scalePods, "scale-pods", 10_000, "scale: how many pods")
+	flag.DurationVar(&o.patience, "patience", 20*time.Minute, "scale: how long all may take")
+	flag.StringVar(&o.server, "server", "", "scale: another server than that of --bin, as one that is profiled")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	do := run
+	switch flag.Arg(0) {
+	case "":
+	case "scale":
+		do = scale
+	case "network":
+		do = network
+	case "answer":
+		do = answer
+	default:
+		fmt.Fprintf(os.Stderr, "bench: %q: want scale, network, or nothing\n", flag.Arg(0))
+		os.Exit(2)
+	}
+	if err := do(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
