@@ -320,6 +320,9 @@ func (a *agent) apply(ctx context.Context, set string, changes []link.Change) er
 	if touched.Removals {
 		a.removals.poke()
 	}
+	if touched.Secrets && len(a.catalog.Ingresses()) > 0 {
+		a.network.poke()
+	}
 	if touched.Volumes {
 		a.pods.ObjectsChanged("")
 	}

@@ -9,6 +9,7 @@ import (
 
 	"bramble.dev/agent/hostports"
 	"bramble.dev/link"
+	"bramble.dev/mesh/ingress"
 )
 
 // ports keeps what Services want of this board's own address from what its programs have there.
@@ -18,6 +19,7 @@ type ports struct {
 	mu     sync.Mutex
 	wanted map[hostports.Port]bool // by Services that are told the nodes' own addresses
 	busy   []link.PortInUse
+	lacks  []link.PortInUse // that Ingresses want
 	// without are the Services that were told this node's address and cannot be served at it, as they are handed to the
 	// mesh: an object with another content is another pointer, and one with the same is the same.
 	without map[*corev1.Service]*corev1.Service
@@ -37,6 +39,9 @@ func (p *ports) lookLocked() (changed bool, err error) {
 	}
 	var busy []link.PortInUse
 	for _, u := range found {
+		if u.Program == ingress.Name {
+			continue // it is ours: who of a Service and the Ingresses has a port, the server decides
+		}
 		busy = append(busy, link.PortInUse{Protocol: u.Protocol, Port: u.Number, By: u.Program})
 	}
 	changed = !slices.Equal(busy, p.busy)
@@ -48,7 +53,7 @@ func (p *ports) lookLocked() (changed bool, err error) {
 func (p *ports) inUse() []link.PortInUse {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.busy
+	return slices.Concat(p.busy, p.lacks)
 }
 
 // serve gives the Services as this node can serve them: one that wants a port which a program has does not get it here. nodes

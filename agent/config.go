@@ -32,6 +32,9 @@ type Config struct {
 	MaxPods           int            // 0: 110
 	Reserved          corev1.ResourceList
 
+	// IngressHTTP and IngressHTTPS are the ports of this board at which Ingresses are served; 0: none.
+	IngressHTTP, IngressHTTPS int
+
 	Mirrors            map[string][]string
 	InsecureRegistries []string
 	BrokerRoots        *x509.CertPool // of a broker that neither the cluster nor the system knows

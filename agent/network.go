@@ -22,6 +22,7 @@ import (
 	"bramble.dev/agent/seam"
 	"bramble.dev/link"
 	"bramble.dev/mesh"
+	"bramble.dev/mesh/ingress"
 )
 
 // apiPort is where pods' calls to the API end on the node's gateway address; another one is taken
@@ -41,6 +42,9 @@ type network struct {
 	// resolvConf is the file that names the node's resolvers.
 	resolvConf string
 	ports      ports
+	ingress    *ingress.Runner // nil: Ingresses are not served here
+	event      func(ref corev1.ObjectReference, kind, reason, message string)
+	complained map[string]bool // of Ingresses, so that each problem is told once; run's alone
 	// told is called when the node's status is to be told anew.
 	told func()
 	// settled is called after each Set with why the network does not work, or nil.
@@ -131,7 +135,7 @@ func (n *network) set(ctx context.Context) error {
 	}
 	if err == nil {
 		c.API = n.listen(ctx, c.PodCIDR)
-		err = n.Mesh.Set(ctx, c)
+		err = errors.Join(n.Mesh.Set(ctx, c), n.setIngress(ctx, c))
 	}
 	n.note(err)
 	return err

@@ -137,6 +137,9 @@ func (s *self) run(ctx context.Context) {
 			if changed, err := s.network.ports.look(); changed && err == nil {
 				s.network.poke()
 			}
+			if s.network.ingress != nil && s.network.ingress.Retry() {
+				s.network.poke()
+			}
 		}
 		s.update(ctx)
 	}

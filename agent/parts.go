@@ -57,6 +57,7 @@ func (a *agent) openParts(ctx context.Context) error {
 		Mesh: m, catalog: a.catalog, node: c.NodeName, labels: c.Labels, nodeIP: a.self.address, proxy: a.proxy, log: a.log, changed: make(chan struct{}, 1),
 		resolvConf: "/etc/resolv.conf", settled: func(error) { a.self.poke() }, told: func() { a.self.poke() }, ports: ports{proc: "/proc"},
 	}
+	a.openIngress()
 	a.self.network = a.network
 	a.self.find()
 	if !a.self.address().IsValid() {

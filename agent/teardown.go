@@ -12,6 +12,7 @@ import (
 
 	"bramble.dev/agent/control"
 	"bramble.dev/mesh"
+	"bramble.dev/mesh/ingress"
 	"bramble.dev/runtime/engine"
 )
 
@@ -41,6 +42,7 @@ func Teardown(ctx context.Context, c Config) error {
 	if err == nil {
 		err = errors.Join(m.Teardown(ctx), m.Close())
 	}
+	errs = append(errs, ingress.Open(ingress.Options{Dir: c.dir("ingress"), Logger: c.Logger}).Teardown())
 	errs = append(errs, err, unmountBelow(c.dir()), os.RemoveAll(c.dir("pods")), os.Remove(control.Socket(c.DataDir)))
 	for i, err := range errs {
 		if errors.Is(err, os.ErrNotExist) {

@@ -50,6 +50,7 @@ type Catalog struct {
 	policies map[string]*networkingv1.NetworkPolicy
 	named    map[string]*corev1.Pod // by policies
 	spaces   map[string]*corev1.Namespace
+	routes   map[string]*networkingv1.Ingress
 	cluster  *link.ClusterConfig
 	loaded   map[string]bool // sets that were complete once
 	sorted   sortedLists     // nil where something changed
@@ -72,6 +73,7 @@ type Touched struct {
 	Namespaces map[string]bool // in which an object that pods may refer to changed
 	Volumes    bool            // a volume changed, which has no namespace
 	Removals   bool            // of volumes
+	Secrets    bool            // a Secret changed, which an Ingress may name
 }
 
 // Open loads the sets.
@@ -79,7 +81,7 @@ func Open(db *state.DB, log *slog.Logger) (*Catalog, error) {
 	c := &Catalog{
 		db: db, log: log, pods: map[string]*corev1.Pod{}, claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{}, removals: map[string]*corev1.PersistentVolume{},
 		nodes: map[string]*corev1.Node{}, services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}, peers: map[string]link.Peer{},
-		policies: map[string]*networkingv1.NetworkPolicy{}, named: map[string]*corev1.Pod{}, spaces: map[string]*corev1.Namespace{},
+		policies: map[string]*networkingv1.NetworkPolicy{}, routes: map[string]*networkingv1.Ingress{}, named: map[string]*corev1.Pod{}, spaces: map[string]*corev1.Namespace{},
 		loaded: map[string]bool{},
 	}
 	for _, set := range []string{Node, Shared} {
@@ -141,13 +143,14 @@ func (t *Touched) add(key string) {
 		t.Pods = true
 	case "node":
 		t.Node, t.Network = true, true
-	case "services", "endpointslices", "peers", "cluster", "networkpolicies", "policypeers", "namespaces":
+	case "services", "endpointslices", "peers", "cluster", "ingresses", "networkpolicies", "policypeers", "namespaces":
 		t.Network = true
 	case "persistentvolumes":
 		t.Volumes = true
 	case "volumeremovals":
 		t.Removals = true
 	default:
+		t.Secrets = t.Secrets || kind == "secrets"
 		t.Namespaces[namespace] = true
 	}
 }
@@ -220,6 +223,8 @@ func (c *Catalog) take(key string, value []byte) {
 	case "namespaces":
 		put(c, c.spaces, key, name, value)
 		c.sorted.spaces = nil
+	case "ingresses":
+		put(c, c.routes, key, name, value)
 	case "peers":
 		c.takePeer(key, name, value)
 	case "cluster":
@@ -303,6 +308,13 @@ func (c *Catalog) EndpointSlices() []*discoveryv1.EndpointSlice {
 		c.sorted.slices = byKey(c.slices)
 	}
 	return c.sorted.slices
+}
+
+// Ingresses are those that nodes serve, in the same order each time.
+func (c *Catalog) Ingresses() []*networkingv1.Ingress {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return byKey(c.routes)
 }
 
 // Peers are the other nodes, and this one.

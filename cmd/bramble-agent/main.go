@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -23,10 +24,14 @@ import (
 	"bramble.dev/cmd/settings"
 	"bramble.dev/cmd/version"
 	"bramble.dev/link"
+	"bramble.dev/mesh/ingress"
 )
 
 func main() {
 	footprint.Thrifty()
+	if len(os.Args) == 2 && os.Args[1] == ingress.Command {
+		os.Exit(ingress.Main())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
@@ -63,6 +68,8 @@ func command() *cobra.Command {
 	fl.IntVar(&f.c.MaxPods, "max-pods", 110, "how many pods may run here")
 	fl.StringSliceVar(&f.mirrors, "mirror", nil, "registries to ask in place of one (docker.io=https://mirror:5000; * for any), in their order")
 	fl.StringSliceVar(&f.c.InsecureRegistries, "insecure-registry", nil, "registries (host:port) that are spoken to without TLS")
+	fl.IntVar(&f.c.IngressHTTP, "ingress-http-port", 80, "port at which this board serves Ingresses over HTTP (0: none)")
+	fl.IntVar(&f.c.IngressHTTPS, "ingress-https-port", 443, "port at which this board serves Ingresses over HTTPS (0: none)")
 	fl.BoolVar(&f.c.SetClock, "set-clock", false, "step this board's clock forward to the server's")
 	fl.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 	fl.BoolVar(&f.teardown, "teardown", false, "stop the pods and remove their mounts, interfaces, nftables table and cgroups, and end")
@@ -124,6 +131,18 @@ func (f *flags) config() (agent.Config, error) {
 	}
 	if c.MaxPods < 0 {
 		return c, fmt.Errorf("--max-pods %d: want a positive number", c.MaxPods)
+	}
+	for flag, port := range map[string]int{"--ingress-http-port": c.IngressHTTP, "--ingress-https-port": c.IngressHTTPS} {
+		if port < 0 || port > 65535 {
+			return c, fmt.Errorf("%s %d: want a port, or 0 for none", flag, port)
+		}
+	}
+	if c.IngressHTTP == 0 && c.IngressHTTPS == 0 { // so that it is not told their Secrets
+		c.Labels = maps.Clone(c.Labels)
+		if c.Labels == nil {
+			c.Labels = map[string]string{}
+		}
+		c.Labels[link.IngressLabel] = "false"
 	}
 	if c.NodeIP != "" {
 		if _, err := netip.ParseAddr(c.NodeIP); err != nil {

@@ -82,7 +82,7 @@ var shared = map[string]bool{
 	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "broker": true, "cluster-domain": true, "direct-routes": true,
 	"load-balancer-pool": true, "mqtt-listen": true, "pod-cidr": true, "service-cidr": true,
 	// of the agent
-	"broker-ca": true, "insecure-registry": true, "max-pods": true, "mirror": true, "node-ip": true, "node-label": true,
+	"broker-ca": true, "ingress-http-port": true, "ingress-https-port": true, "insecure-registry": true, "max-pods": true, "mirror": true, "node-ip": true, "node-label": true,
 	"node-taint": true, "server": true, "set-clock": true, "token": true, "token-file": true,
 }
 

@@ -21,10 +21,10 @@ func (s *Server) seedRoles(ctx context.Context) error {
 	rbac, namespaces := client.RbacV1(), client.CoreV1().Namespaces()
 	type reconciler interface{ run() error }
 	var all []reconciler
-	for _, r := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles(), []rbacv1.ClusterRole{metricsReader}) {
+	for _, r := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles(), []rbacv1.ClusterRole{metricsReader, ingressRole}) {
 		all = append(all, role{Confirm: true, Role: reconciliation.ClusterRoleRuleOwner{ClusterRole: &r}, Client: reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}})
 	}
-	for _, b := range append(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings()...) {
+	for _, b := range slices.Concat(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings(), []rbacv1.ClusterRoleBinding{ingressBinding}) {
 		all = append(all, binding{Confirm: true, RoleBinding: reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: &b}, Client: reconciliation.ClusterRoleBindingClientAdapter{Client: rbac.ClusterRoleBindings()}})
 	}
 	for _, roles := range bootstrappolicy.NamespaceRoles() {

@@ -31,6 +31,7 @@ func (s *Server) seed(ctx context.Context) error {
 		{"roles", s.seedRoles},
 		{"priority classes", s.seedPriorityClasses},
 		{"storage class", s.seedStorageClass},
+		{"ingress class", s.seedIngressClass},
 		{"kubernetes service", s.seedKubernetesService},
 	} {
 		if err := step.do(ctx); err != nil {

@@ -158,6 +158,9 @@ func (s *Set) NetworkPolicies() *Cache[networkingv1.NetworkPolicy] {
 func (s *Set) Ingresses() *Cache[networkingv1.Ingress] {
 	return Of[networkingv1.Ingress](s, "networking.k8s.io", "ingresses")
 }
+func (s *Set) IngressClasses() *Cache[networkingv1.IngressClass] {
+	return Of[networkingv1.IngressClass](s, "networking.k8s.io", "ingressclasses")
+}
 func (s *Set) PodDisruptionBudgets() *Cache[policyv1.PodDisruptionBudget] {
 	return Of[policyv1.PodDisruptionBudget](s, "policy", "poddisruptionbudgets")
 }

@@ -33,6 +33,7 @@ import (
 	"bramble.dev/server/controllers/ephemeral"
 	"bramble.dev/server/controllers/events"
 	"bramble.dev/server/controllers/garbage"
+	"bramble.dev/server/controllers/ingress"
 	"bramble.dev/server/controllers/job"
 	"bramble.dev/server/controllers/loadbalancer"
 	"bramble.dev/server/controllers/namespace"
@@ -158,6 +159,7 @@ func (k kit) services() []runner {
 			Client: mirror, Events: k.events("endpoint-slice-mirroring-controller", mirror),
 			Services: s.Services(), Endpoints: s.Endpoints(), EndpointSlices: s.EndpointSlices(), Log: log,
 		}),
+		ingress.New(ingress.Inputs{Client: k.Client("ingress-controller"), Ingresses: s.Ingresses(), Classes: s.IngressClasses(), Nodes: s.Nodes(), Log: log}),
 		loadbalancer.New(loadbalancer.Inputs{
 			Client: balancers, Events: k.events("service-controller", balancers), Services: s.Services(), EndpointSlices: s.EndpointSlices(),
 			Nodes: s.Nodes(), Pods: s.Pods(), Ingresses: s.Ingresses(), Pool: k.LoadBalancers, Log: log,

@@ -33,6 +33,8 @@ type objects interface {
 	// removals are the volumes that the node is to remove.
 	removals(node string) []*corev1.PersistentVolume
 	policies(namespace string) []*networkingv1.NetworkPolicy
+	// ingressSecrets are those that nodes need which serve Ingresses.
+	ingressSecrets() []ref
 }
 
 // marshaler is a Kubernetes type with its protobuf encoding.
@@ -64,6 +66,11 @@ func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool
 	}
 	for _, pv := range o.removals(name) {
 		items[removalKey(pv.Name)] = wantOf(string(pv.UID), "", func() marshaler { return trimVolume(pv) })
+	}
+	if n, ok := o.node(name); ok && link.ServesIngresses(n) {
+		for _, r := range o.ingressSecrets() {
+			refs[r] = true
+		}
 	}
 	for r := range refs {
 		if r.kind == claim {

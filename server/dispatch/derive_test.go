@@ -300,6 +300,8 @@ func (w whole) removals(node string) (out []*corev1.PersistentVolume) {
 	return out
 }
 
+func (w whole) ingressSecrets() []ref { return nil }
+
 // wrong says what differs from a derivation from scratch.
 func wrong(api *cachetest.API, d *Dispatcher, nodes []string) string {
 	for _, name := range nodes {

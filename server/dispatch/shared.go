@@ -76,6 +76,9 @@ func (s *shared) setLocked(site string) *link.Set {
 			s.put(site, namespaceKey(x.Name), s.namespace(x))
 		}
 	}
+	for _, x := range s.caches.Ingresses().List("", nil) {
+		s.put(site, ingressKey(x), s.ingress(x))
+	}
 	s.tellSites()
 	return s.sites[site]
 }
@@ -155,6 +158,10 @@ func (s *shared) item(kind, name string) valueAt {
 	case "endpointslices":
 		if x, ok := s.caches.EndpointSlices().Get(namespace, object); ok {
 			return s.endpoints(x)
+		}
+	case "ingresses":
+		if x, ok := s.caches.Ingresses().Get(namespace, object); ok {
+			return s.ingress(x)
 		}
 	case "peers":
 		if x, ok := s.caches.Nodes().Get("", name); ok {

@@ -56,7 +56,7 @@ func (d *Dispatcher) synced(ctx context.Context) error {
 	c := d.cfg.Caches
 	for _, wait := range []func(context.Context) error{
 		c.Pods().WaitSynced, c.Nodes().WaitSynced, c.PersistentVolumeClaims().WaitSynced, c.PersistentVolumes().WaitSynced,
-		c.Services().WaitSynced, c.EndpointSlices().WaitSynced, c.NetworkPolicies().WaitSynced, c.Namespaces().WaitSynced,
+		c.Services().WaitSynced, c.EndpointSlices().WaitSynced, c.NetworkPolicies().WaitSynced, c.Namespaces().WaitSynced, c.Ingresses().WaitSynced, c.IngressClasses().WaitSynced,
 	} {
 		if err := wait(ctx); err != nil {
 			return err
@@ -102,6 +102,7 @@ func (d *Dispatcher) watch() (stop func()) {
 		c.NetworkPolicies().OnChange(func(x cache.Change[networkingv1.NetworkPolicy]) { d.policyChanged(x.Object()) }),
 		c.Namespaces().OnChange(func(x cache.Change[corev1.Namespace]) { d.namespaceChanged(x.Object()) }),
 	}
+	stops = append(stops, d.watchIngresses()...)
 	return func() {
 		for _, s := range stops {
 			s()
