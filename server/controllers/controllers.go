@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/clusterrole"
@@ -179,6 +180,10 @@ func (k kit) storage() []runner {
 			Client: inline, Events: k.events("ephemeral_volume", inline), Pods: s.Pods(), Claims: s.PersistentVolumeClaims(), Log: log,
 		}),
 		protection.NewClaims(protection.ClaimInputs{Client: k.Client("pvc-protection-controller"), Claims: s.PersistentVolumeClaims(), Pods: s.Pods(), Log: log}),
+		protection.NewAttributes(protection.AttributeInputs{
+			Client: k.Client("volumeattributesclass-protection-controller"), Classes: cache.Of[storagev1.VolumeAttributesClass](s, "storage.k8s.io", "volumeattributesclasses"),
+			Claims: s.PersistentVolumeClaims(), Volumes: s.PersistentVolumes(), Log: log,
+		}),
 		protection.NewVolumes(protection.VolumeInputs{Client: k.Client("pv-protection-controller"), Volumes: s.PersistentVolumes(), Log: log}),
 	}
 }

@@ -1,11 +1,13 @@
-// Package protection keeps claims that pods use, and volumes that claims are
-// bound to: one that is deleted stays until nobody uses it any more.
+// Package protection keeps claims that pods use, volumes that claims are bound
+// to, and the attribute classes of claims and volumes: one that is deleted stays
+// until nobody uses it any more.
 //
 // Invariant: the finalizer is removed only from what is being deleted, and only
 // after the API itself, asked last, knew of no user; it is put on what lacks it.
 //
 //	claims := protection.NewClaims(protection.ClaimInputs{...})
 //	volumes := protection.NewVolumes(protection.VolumeInputs{...})
+//	classes := protection.NewAttributes(protection.AttributeInputs{...})
 package protection
 
 import (
@@ -28,6 +30,7 @@ import (
 const (
 	claimFinalizer  = "kubernetes.io/pvc-protection"
 	volumeFinalizer = "kubernetes.io/pv-protection"
+	classFinalizer  = "kubernetes.io/vac-protection"
 )
 
 // ClaimInputs is what the controller of claims reads and writes with.
