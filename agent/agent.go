@@ -31,6 +31,7 @@ import (
 	"bramble.dev/agent/clock"
 	"bramble.dev/agent/control"
 	"bramble.dev/agent/events"
+	"bramble.dev/agent/fence"
 	"bramble.dev/agent/hook"
 	"bramble.dev/agent/kubelet"
 	"bramble.dev/agent/probe"
@@ -65,6 +66,7 @@ type agent struct {
 	catalog  *catalog.Catalog
 	reports  *reports
 	events   *events.Recorder
+	fence    *fence.Fence
 	uplink   server
 	proxy    *apiproxy.Proxy
 	tokens   *token.Tokens
@@ -176,10 +178,14 @@ func (a *agent) openUplink(ctx context.Context) error {
 		brokers = append(brokers, cluster.Brokers...) // uplink passes over those that are named twice
 	}
 	a.closers = append(a.closers, func() error { a.aside.Wait(); return nil })
+	a.fence = fence.New(fence.Config{
+		Clock: fence.Boottime, Claim: a.catalog.PersistentVolumeClaim,
+		Wake: func(uid types.UID) { a.pods.Wake(uid) }, Ask: func() { a.uplink.Notify() },
+	})
 	var err error
 	a.uplink, err = a.connect(ctx, uplink.Config{
 		Brokers: brokers, Dir: c.dir(), NodeName: c.NodeName, Token: c.Token, BrokerRoots: c.BrokerRoots,
-		Load: a.catalog.Index, Apply: a.apply, Status: a.reports.set, Serve: a.serve,
+		Load: a.catalog.Index, Apply: a.apply, Status: a.reports.set, Serve: a.serve, Stamp: a.fence.Stamp, Held: a.fence.Held,
 		Floor: a.floor.Time, ServerTime: func(t time.Time) { a.aside.Go(func() { a.floor.Learn(t) }) }, Logger: a.log,
 	})
 	if err != nil {
@@ -209,7 +215,7 @@ func (a *agent) openPods() error {
 			a.reports.retract(pod)
 			a.tokens.Forget(pod.UID)
 		},
-		Facts: a.facts, Dir: a.config.dir(), Logger: a.log,
+		Facts: a.facts, Fence: a.fence, Dir: a.config.dir(), Logger: a.log,
 		Admit: func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting {
 			return admit(pod, others, a.self.allocatable())
 		},

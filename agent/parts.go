@@ -29,7 +29,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	instance := Instance(c.DataDir)
 	e, err := engine.Open(ctx, engine.Config{
 		Dir: c.dir("runtime"), Runc: c.Runc, Shim: c.Shim, Pause: c.Pause, CgroupParent: "/bramble-" + instance,
-		Mirrors: c.Mirrors, InsecureRegistries: c.InsecureRegistries, Logger: a.log,
+		Mirrors: c.Mirrors, InsecureRegistries: c.InsecureRegistries, SeccompDir: c.dir("seccomp"), Logger: a.log,
 	})
 	if err != nil {
 		return err

@@ -42,6 +42,8 @@ const (
 	typeRefuse = 13 // or not
 	typeRenew  = 14 // the agent wants a new certificate for its key
 	typeCert   = 15 // and gets it
+	typeHold   = 16 // the agent's own time: the server is to say that it heard of it
+	typeHeld   = 17 // and does
 )
 
 func (e *encoder) message(kind byte, body []byte) {

@@ -30,7 +30,7 @@ func (s *Session) Receive(frame []byte, now time.Time) error {
 func (s *Session) lost() {
 	s.parts = incoming{}
 	for _, r := range s.replicas {
-		r.owe = true
+		r.owe, r.synced = true, false
 	}
 }
 
@@ -147,6 +147,8 @@ func (s *Session) receiveControl(kind byte, body []byte) error {
 		if s.cfg.Renew != nil {
 			s.after = append(s.after, s.cfg.Renew)
 		}
+	case typeHold, typeHeld:
+		return s.receiveHold(kind, body)
 	case typeCert:
 		if s.cfg.Certificate != nil {
 			der := append([]byte(nil), body...)
@@ -183,6 +185,26 @@ func (s *Session) receivePong(body []byte) error {
 	}
 	if s.cfg.Time != nil {
 		s.after = append(s.after, func() { s.cfg.Time(t) })
+	}
+	return nil
+}
+
+// receiveHold: the server answers with the agent's own stamp, so that a delay on the way makes the agent believe that it
+// was heard of earlier, and never later, than it was.
+func (s *Session) receiveHold(kind byte, body []byte) error {
+	d := decoder{b: body}
+	stamp := time.Duration(d.uvarint())
+	if err := d.end(); err != nil || stamp <= 0 {
+		return errMalformed
+	}
+	switch {
+	case kind == typeHeld && s.cfg.Agent:
+		s.held = max(s.held, stamp)
+	case kind == typeHold && !s.cfg.Agent:
+		s.hold = max(s.hold, stamp)
+		if s.cfg.Held != nil {
+			s.after = append(s.after, s.cfg.Held)
+		}
 	}
 	return nil
 }

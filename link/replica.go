@@ -37,7 +37,7 @@ type Batch struct {
 
 func (r *replica) receive(m items, size int) {
 	if r.size+size > maxQueued {
-		r.owe = true
+		r.owe, r.synced = true, false
 		return
 	}
 	if len(m.changes)+len(m.drops) == 0 && len(r.queue) == 0 && !r.busy {

@@ -108,11 +108,28 @@ func (s *Session) putControl(p *packer, now time.Time) {
 		e.uvarint(uint64(now.UnixMilli()))
 		s.pong = !p.put(typePong, e.b)
 	}
+	s.putHold(p, now)
 	if s.renew {
 		s.renew = !p.put(typeRenew, nil)
 	}
 	if s.certificate != nil && p.put(typeCert, s.certificate) {
 		s.certificate = nil
+	}
+}
+
+// putHold asks the server to say that it heard of the node, once in a keepalive: with what is sent anyway.
+func (s *Session) putHold(p *packer, now time.Time) {
+	stamp, kind := s.hold, byte(typeHeld)
+	if s.cfg.Agent && s.cfg.Stamp != nil && (s.holdAt.IsZero() || now.Sub(s.holdAt) >= holdInterval) {
+		stamp, kind = s.cfg.Stamp(), typeHold
+	}
+	if stamp == 0 {
+		return
+	}
+	var e encoder
+	e.uvarint(uint64(stamp))
+	if p.put(kind, e.b) {
+		s.hold, s.holdAt = 0, now
 	}
 }
 

@@ -17,6 +17,8 @@ const (
 	// pongTime is how long the answer to a keepalive may take.
 	pongTime = 15 * time.Second
 	ackDelay = 25 * time.Millisecond
+	// holdInterval is less than a keepalive, so that every keepalive brings one.
+	holdInterval = KeepaliveInterval - 2*time.Second
 )
 
 // SessionConfig is what a session works on. Sets and indexes may be passed on to the next session.
@@ -38,6 +40,11 @@ type SessionConfig struct {
 	Renew       func()
 	Certificate func(der []byte)
 	Time        func(time.Time)
+	// Stamp gives the agent's own time, which counts while the machine sleeps and knows no steps; 0: it does not
+	// matter when the server last heard of the node. Held is called on the server's side when it has. They must
+	// not block.
+	Stamp func() time.Duration
+	Held  func()
 	// Wake is called when Next or Work may have something. It must not block.
 	Wake func()
 	// rand gives salts in tests; nil: crypto/rand.
@@ -70,7 +77,10 @@ type Session struct {
 
 	lastSent, lastHeard time.Time
 	ping, pong          bool
-	pinged              time.Time // without an answer since
+	holdAt              time.Time     // when the server was last asked to say that it heard of us
+	hold                time.Duration // the server's side: what is to be answered; 0: nothing
+	held                time.Duration // the agent's side: the newest stamp that was answered
+	pinged              time.Time     // without an answer since
 	renew               bool
 	certificate         []byte
 
@@ -165,8 +175,9 @@ func (s *Session) Resume() {
 	s.pace.forget()
 	s.large = nil
 	s.pinged = time.Time{}
+	s.holdAt = time.Time{}
 	for _, r := range s.replicas {
-		r.owe, r.resume = true, true
+		r.owe, r.resume, r.synced = true, true, false
 	}
 	for _, r := range s.sources {
 		r.restart(s.salt())
@@ -194,6 +205,15 @@ func (s *Session) Replace(id SetID, set *Set) {
 		r.restart(s.salt())
 	}
 	s.kick()
+}
+
+// Held is, on the agent's side, the newest of its stamps that the server has answered: it had heard of the node then or
+// later. complete: what the server wanted of the node when it answered has arrived and is applied.
+func (s *Session) Held() (stamp time.Duration, complete bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.replica(NodeSet)
+	return s.held, r != nil && r.synced && !r.busy && len(r.queue) == 0
 }
 
 // Ask makes the peer answer, so that LastHeard tells whether it is there.

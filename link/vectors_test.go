@@ -123,6 +123,10 @@ func makeVectors(t *testing.T) (v vectors) {
 	var pong encoder
 	pong.uvarint(1800000000000)
 	message("pong at 1800000000000 ms", typePong, pong.b)
+	var stamp encoder
+	stamp.uvarint(uint64(90 * time.Second))
+	message("hold at 90 s", typeHold, stamp.b)
+	message("held at 90 s", typeHeld, stamp.b)
 	message("have of node, applied 7, resumed", typeHave, have{set: NodeSet, flags: haveResume, upto: 7, root: root}.encode())
 	message("ask for the root of shared", typeAsk, (&ask{set: SharedSet, kind: askRoot}).encode())
 	message("ask for tops of node", typeAsk, (&ask{set: NodeSet, kind: askTops, salt: salt{1, 2, 3, 4}}).encode())

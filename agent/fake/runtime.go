@@ -46,6 +46,8 @@ type Runtime struct {
 	violation error
 	// Fail, if set, is asked before each operation ("RunSandbox", "StartContainer", ...).
 	Fail func(operation string) error
+	// Fences are when sandboxes are to be killed.
+	Fences map[string]time.Duration
 }
 
 // NewRuntime makes an empty runtime.
@@ -136,6 +138,20 @@ func (r *Runtime) RunSandbox(_ context.Context, spec seam.SandboxSpec) (seam.San
 	s := &seam.Sandbox{ID: r.id("s"), PodUID: spec.Pod.UID, Namespace: spec.Pod.Namespace, Name: spec.Pod.Name, Attempt: spec.Attempt, Ready: true, CreatedAt: time.Now(), NetNS: spec.NetNS}
 	r.sandboxes[s.ID] = s
 	return *s, nil
+}
+
+// FenceSandbox notes when a sandbox is to be killed.
+func (r *Runtime) FenceSandbox(_ context.Context, id string, at time.Duration) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.begin("FenceSandbox", id); err != nil {
+		return err
+	}
+	if r.Fences == nil {
+		r.Fences = map[string]time.Duration{}
+	}
+	r.Fences[id] = at
+	return nil
 }
 
 // StopSandbox ends a sandbox and what runs in it.

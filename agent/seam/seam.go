@@ -157,6 +157,8 @@ type PodStats struct {
 type Runtime interface {
 	List(ctx context.Context) ([]Sandbox, error)
 	RunSandbox(ctx context.Context, spec SandboxSpec) (Sandbox, error)
+	// FenceSandbox has the sandbox be killed at a moment of the clock that Boottime reads, whether the agent lives or not.
+	FenceSandbox(ctx context.Context, id string, at time.Duration) error
 	StopSandbox(ctx context.Context, id string) error
 	RemoveSandbox(ctx context.Context, id string) error
 	StartContainer(ctx context.Context, sandboxID string, spec ContainerSpec) (Container, error)

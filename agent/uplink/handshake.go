@@ -99,6 +99,7 @@ func (u *Uplink) introduce(ctx context.Context, l *line, i *link.Initiator) (*li
 		},
 		Certificate: u.renewed,
 		Time:        u.setTime,
+		Stamp:       u.cfg.Stamp,
 		Wake:        func() { poke(u.wake); poke(u.work) },
 	})
 	err := u.repeat(ctx, l, i.Frame(), func(frame []byte) (bool, error) {

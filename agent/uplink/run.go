@@ -264,12 +264,15 @@ func (u *Uplink) receive(ctx context.Context, l *line, s *link.Session) error {
 	}
 }
 
-// note remembers which sets were complete.
+// note remembers which sets were complete, and passes on that the server was heard of.
 func (u *Uplink) note(s *link.Session) {
 	for id := range u.indexes {
 		if s.Synced(id) {
 			u.synced[id].Store(true)
 		}
+	}
+	if stamp, complete := s.Held(); stamp > 0 && u.cfg.Held != nil {
+		u.cfg.Held(stamp, complete)
 	}
 }
 

@@ -52,6 +52,10 @@ type Config struct {
 	Floor func() time.Time
 	// ServerTime is told the server's time whenever it arrives; optional. It must not block.
 	ServerTime func(time.Time)
+	// Stamp and Held are the fence's: its time, with which the server is asked for a sign of life, and the
+	// newest that it has answered (link.SessionConfig, link.Session.Held); optional. They must not block.
+	Stamp func() time.Duration
+	Held  func(stamp time.Duration, complete bool)
 	// BrokerRoots are the authorities of a broker that is neither the server's own nor known to
 	// the system; optional.
 	BrokerRoots *x509.CertPool

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/agent/events"
+	"bramble.dev/agent/fence"
 	"bramble.dev/agent/probe"
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/state"
@@ -60,6 +61,7 @@ type Config struct {
 	Report  Report
 	Retract func(pod *corev1.Pod) // nothing is known of the pod any more
 	Facts   func() Facts
+	Fence   *fence.Fence // nil: no pod has one
 	// Admit says whether the node takes a pod, given those that it has; nil: all of them.
 	Admit  func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting
 	Dir    string // the agent's

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/agent/fence"
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/probe"
 	"bramble.dev/agent/seam"
@@ -34,7 +35,10 @@ type worker struct {
 	told    []byte // the status as it was last reported
 	toldEnd bool
 
-	volumes  map[string]string // host paths; nil until mounted
+	since    time.Time // see began
+	guard    fence.Guard
+	armed    map[string]time.Duration // until when the shim of a sandbox lets it live
+	volumes  map[string]string        // host paths; nil until mounted
 	ips      []string
 	ipOf     string // the sandbox that ips belong to
 	jobs     map[string]*job
@@ -204,13 +208,26 @@ func (w *worker) observe(ctx context.Context, d Desired) (Observed, error) {
 	}
 	in := w.input(d, o)
 	o.Phase = status.Decided(in)
+	told := w.memory.Status.Conditions
 	w.memory.Status = status.Generate(in)
+	o.Since = w.began()
+	o.Guard = w.look(ctx, d, mine, told)
 	o.Memory = w.memory
 	w.mu.Lock()
 	w.seen = View{Pod: d.Pod, Status: w.memory.Status, Sandboxes: mine}
 	w.end = w.memory.Finished
 	w.mu.Unlock()
 	return o, nil
+}
+
+// began is when the pod started, with a reading of the monotonic clock: a step of the wall clock while the agent runs ends
+// no pod before its time.
+func (w *worker) began() time.Time {
+	if start := w.memory.Status.StartTime; start != nil && w.since.IsZero() {
+		now := time.Now()
+		w.since = now.Add(-max(now.Sub(start.Time), 0))
+	}
+	return w.since
 }
 
 func (w *worker) input(d Desired, o Observed) status.Input {
@@ -380,5 +397,8 @@ func (w *worker) stopJobs() {
 		w.cancel(key)
 	}
 	w.jobsDone.Wait()
+	if w.m.Fence != nil {
+		w.m.Fence.Watch(w.box.peek().Pod.UID, false)
+	}
 	w.m.Prober.Remove(w.box.peek().Pod.UID)
 }

@@ -90,7 +90,7 @@ func (p *planner) decide() {
 	case p.overdue():
 		p.do(Action{Kind: Evict, Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"})
 	default:
-		p.run()
+		p.guarded()
 	}
 }
 
@@ -99,7 +99,11 @@ func (p *planner) overdue() bool {
 	if limit == nil || start == nil {
 		return false
 	}
-	return !p.later(start.Add(time.Duration(*limit)*time.Second), time.Duration(*limit)*time.Second)
+	since := start.Time
+	if !p.o.Since.IsZero() {
+		since = p.o.Since
+	}
+	return !p.later(since.Add(time.Duration(*limit)*time.Second), time.Duration(*limit)*time.Second)
 }
 
 // cleanUp removes what a finished pod left for its logs and its status, once it is gone.
@@ -154,6 +158,10 @@ func (p *planner) sandbox() bool {
 	if ready == 0 {
 		for _, s := range p.o.Sandboxes[1:] {
 			p.do(Action{Kind: RemoveSandbox, ID: s.ID})
+			return false
+		}
+		if p.o.Guard.Fenced && !p.o.Guard.Armed {
+			p.until(p.now.Add(armRetry))
 			return false
 		}
 		return len(p.o.PodIPs) > 0 || p.d.Pod.Spec.HostNetwork || p.reattach()

@@ -20,6 +20,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/agent/fence"
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/status"
 )
@@ -38,10 +39,12 @@ func (d Desired) Ending() bool { return d.Gone || d.Pod.DeletionTimestamp != nil
 type Observed struct {
 	Sandboxes []seam.Sandbox // newest first
 	PodIPs    []string
+	Since     time.Time                // the pod's start, on a clock that nobody sets; zero: its status says
 	Mounted   bool                     // its volumes are there
 	Phase     corev1.PodPhase          // what the containers lead to, see status.Decided
 	Probes    map[string]status.Probes // by container ID
 	Busy      map[string]Work          // by container ID, or imageWork(name): what is going on
+	Guard     fence.Verdict
 	Memory    Memory
 }
 

@@ -154,6 +154,15 @@ func sysctls(pod *corev1.Pod) (wanted, wishes []string, err error) {
 	return wanted, wishes, nil
 }
 
+// FenceSandbox has a sandbox's shim kill the pod at a moment of the clock CLOCK_BOOTTIME, with or without this process.
+func (e *Engine) FenceSandbox(ctx context.Context, id string, at time.Duration) error {
+	p, err := e.pod(id)
+	if err != nil {
+		return err
+	}
+	return p.client.Fence(ctx, at)
+}
+
 // StopSandbox kills what still runs in a sandbox, and its shim. The records of its containers stay.
 func (e *Engine) StopSandbox(ctx context.Context, id string) error {
 	p, err := e.pod(id)

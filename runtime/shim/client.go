@@ -233,6 +233,14 @@ func (c Client) Forget(ctx context.Context, id string) error {
 	return c.simple(ctx, msgForget, f)
 }
 
+// Fence has the shim kill everything of the pod at a moment of the clock CLOCK_BOOTTIME, unless it is told another before;
+// 0 is never. It does so whoever else is dead by then.
+func (c Client) Fence(ctx context.Context, at time.Duration) error {
+	var f fields
+	f.addInt("at", int64(at))
+	return c.simple(ctx, msgFence, f)
+}
+
 // Shutdown kills the pod's processes and ends the shim. It returns when the shim is gone.
 func (c Client) Shutdown(ctx context.Context) error {
 	conn, err := c.dial(ctx)

@@ -261,6 +261,12 @@ static int dispatch(struct conn *c)
 		shutting_down = 1;
 		tasks_kill();
 		break;
+	case FENCE:
+		if (fence_set(field_number(&r, "at", 0)))
+			conn_failed(c, "fence", errno);
+		else
+			ok(c);
+		break;
 	case STDIN:
 		return feed(c);
 	case STDIN_CLOSE:

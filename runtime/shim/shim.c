@@ -20,6 +20,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -29,6 +30,7 @@
 #define MAX_POLL 512
 
 static sigset_t mask_child;
+static int fence = -1;
 int shutting_down;
 
 void *need(void *p)
@@ -50,6 +52,18 @@ int64_t mono_ns(void)
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+/* What may run only once is ended here when the agent, or its server, is not heard of: nobody else may be left to do it.
+ * A moment that has passed already counts too. */
+int fence_set(int64_t at)
+{
+	struct itimerspec when = { .it_value = { at / 1000000000, at % 1000000000 } };
+	if (at < 0 || shutting_down)
+		return errno = EINVAL, -1;
+	if (fence < 0 && (fence = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK)) < 0)
+		return -1;
+	return timerfd_settime(fence, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
 static void on_child(int sig)
@@ -100,12 +114,16 @@ static void loop(void)
 	sigemptyset(&none);
 	for (;;) {
 		int clients = conns_pollfds(p, MAX_POLL / 2);
-		int n = clients + task_pollfds(p + clients, MAX_POLL - clients);
+		int n = clients + task_pollfds(p + clients, MAX_POLL - 1 - clients), last = n;
+		if (fence >= 0 && !shutting_down)
+			p[n++] = (struct pollfd){ fence, POLLIN, 0 };
 		int ms = timeout_ms();
 		struct timespec limit = { ms / 1000, ms % 1000 * 1000000L };
 		if (ppoll(p, n, ms < 0 ? NULL : &limit, &none) < 0)
-			n = clients = 0; /* a signal; revents are not valid */
-		task_events(p + clients, n - clients);
+			n = clients = last = 0; /* a signal; revents are not valid */
+		if (n > last && p[last].revents)
+			shutting_down = 1;
+		task_events(p + clients, last - clients);
 		conns_events(p, clients);
 		tasks_reap();
 		if (shutting_down) {

@@ -21,7 +21,7 @@
 #define STALL_NS 15000000000LL /* an attached client that takes nothing for so long is cut off */
 
 enum message {
-	RUN = 1, SIGNAL = 2, WATCH = 3, ATTACH = 4, FORGET = 5, SHUTDOWN = 6, RESIZE = 7, STDIN = 8, STDIN_CLOSE = 9,
+	RUN = 1, SIGNAL = 2, WATCH = 3, ATTACH = 4, FORGET = 5, SHUTDOWN = 6, RESIZE = 7, STDIN = 8, STDIN_CLOSE = 9, FENCE = 10,
 	OK = 64, FAILED = 65, STARTED = 66, EXITED = 67, TASK = 68, READY = 69, STDOUT = 70, STDERR = 71, PAUSE_EXITED = 72,
 };
 
@@ -138,6 +138,7 @@ const char *sandbox_start(int argc, char **argv); /* NULL, or what failed (errno
 
 /* ---- shim.c ---- */
 extern int shutting_down;
+int fence_set(int64_t at); /* when everything is killed, on the clock that counts while the machine sleeps; 0: never */
 int64_t now_ns(void);
 int64_t mono_ns(void);
 void child_signals(void); /* after fork: signals as a program expects them */

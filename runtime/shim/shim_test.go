@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"bramble.dev/runtime/testimage"
 )
 
@@ -215,6 +217,45 @@ func TestEndsAlone(t *testing.T) {
 }
 
 // TestDeserted closes the connection of whoever asked for a command: the command is killed.
+// TestFence: the pod ends at the time that was told last, with nobody left who asks for it.
+func TestFence(t *testing.T) {
+	c, dir := startShim(t)
+	run(t, c, dir, "c", "sleep 600")
+	now := func() time.Duration {
+		var at unix.Timespec
+		if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &at); err != nil {
+			t.Fatal(err)
+		}
+		return time.Duration(at.Nano())
+	}
+	for _, at := range []time.Duration{now() + 300*time.Millisecond, 0, now() + time.Hour} { // the newest counts
+		if err := c.Fence(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(500 * time.Millisecond)
+	w, err := c.Watch(t.Context())
+	if err != nil || w.Pause == 0 || w.Tasks[0].Exited {
+		t.Fatalf("it did not wait: %+v, %v", w, err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Fence(t.Context(), now()-time.Hour); err != nil { // has passed
+		t.Fatal(err)
+	}
+	for range 100 {
+		if _, err := c.Watch(t.Context()); errors.Is(err, ErrGone) {
+			if b, err := os.ReadFile(filepath.Join(dir, "c.exit")); err != nil || !strings.Contains(string(b), "code=137") {
+				t.Errorf("the exit file says %q, %v", b, err)
+			}
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Error("the pod outlived its fence")
+}
+
 func TestDeserted(t *testing.T) {
 	c, dir := startShim(t)
 	p, err := c.Exec(t.Context(), Task{ID: "x", PidFile: filepath.Join(dir, "pid"), Args: starter(dir, "echo $$ > "+dir+"/self; exec sleep 1000")})

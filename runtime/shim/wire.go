@@ -24,6 +24,7 @@ const (
 	msgResize
 	msgStdin
 	msgStdinClose
+	msgFence
 )
 
 const (

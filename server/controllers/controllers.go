@@ -196,12 +196,12 @@ func (k kit) nodes() []runner {
 	return []runner{
 		nodeipam.New(nodeipam.Inputs{Client: node, Events: recorder, Nodes: s.Nodes(), PodCIDR: k.PodCIDR, Log: log}),
 		nodelifecycle.New(nodelifecycle.Inputs{Client: node, Events: recorder, Nodes: s.Nodes(), Pods: s.Pods(), Presence: k.Presence, Log: log}),
-		tainteviction.New(tainteviction.Inputs{Client: node, Events: k.events("taint-eviction-controller", node), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
+		tainteviction.New(tainteviction.Inputs{Client: node, Events: k.events("taint-eviction-controller", node), Nodes: s.Nodes(), Pods: s.Pods(), Presence: k.Presence, Log: log}),
 		disruption.New(disruption.Inputs{
 			Client: budgets, Events: k.events("controllermanager", budgets), Budgets: s.PodDisruptionBudgets(), Pods: s.Pods(),
 			ReplicationControllers: s.ReplicationControllers(), ReplicaSets: s.ReplicaSets(), Deployments: s.Deployments(), StatefulSets: s.StatefulSets(), Log: log,
 		}),
-		podgc.New(podgc.Inputs{Client: k.Client("pod-garbage-collector"), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
+		podgc.New(podgc.Inputs{Client: k.Client("pod-garbage-collector"), Nodes: s.Nodes(), Pods: s.Pods(), Presence: k.Presence, Log: log}),
 	}
 }
 

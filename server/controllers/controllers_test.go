@@ -58,6 +58,7 @@ type cluster struct {
 type allOnline struct{}
 
 func (allOnline) Online(string) (bool, time.Time) { return true, time.Time{} }
+func (allOnline) Held(string) time.Time           { return time.Time{} }
 func (allOnline) Changes() <-chan string          { return nil }
 
 func newCluster(t testing.TB) *cluster {

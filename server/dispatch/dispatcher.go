@@ -84,6 +84,7 @@ type Dispatcher struct {
 	nodes    map[string]*node
 	greeters map[string]*greeter
 	watchers []chan string
+	held     map[string]time.Time // when a node was last given a sign of life; never forgotten
 }
 
 type message struct {
@@ -100,7 +101,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		cfg: cfg, log: cfg.Logger, started: time.Now(), seed: maphash.MakeSeed(),
 		topics:   link.Topics{Cluster: link.ClusterID(cfg.Identity.CAHash())},
 		admitted: make(chan struct{}, admissions),
-		nodes:    map[string]*node{}, greeters: map[string]*greeter{},
+		nodes:    map[string]*node{}, greeters: map[string]*greeter{}, held: map[string]time.Time{},
 		pace: rate.NewLimiter(400, 800),
 	}
 	d.dirty.wake = make(chan struct{}, 1)
@@ -283,6 +284,23 @@ func (d *Dispatcher) Online(name string) (online bool, since time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.online, n.since
+}
+
+// Held is when a node may last have been given a sign of life, on this process' own clock, which nobody sets. A process
+// before this one may have given it one up to its end.
+func (d *Dispatcher) Held(name string) time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if at, ok := d.held[name]; ok {
+		return at
+	}
+	return d.started
+}
+
+func (d *Dispatcher) hold(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.held[name] = time.Now()
 }
 
 // changesDepth bounds the names that wait in a channel of Changes. At the bound a name is lost; who

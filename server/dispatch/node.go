@@ -65,6 +65,7 @@ func (d *Dispatcher) connect(ctx context.Context, agent *link.Agent, greeting li
 		Replicas: map[link.SetID]*link.Set{link.StatusSet: n.reports},
 		Accept:   func(st *link.Stream) { n.done.Go(func() { d.serveStream(ctx, n.name, st) }) },
 		Renew:    func() { d.dirty.add(renewKey(n.name)) },
+		Held:     func() { d.hold(n.name) },
 		Wake:     func() { poke(n.wake); poke(n.work) },
 	})
 	n.mu.Unlock()

@@ -27,6 +27,8 @@ type Presence interface {
 	// Online says whether the node is connected and since when that is so; for a
 	// node that was never seen, since the server started.
 	Online(node string) (online bool, since time.Time)
+	// Held is when the node may last have been given a sign of life (link.Fence).
+	Held(node string) time.Time
 	// Changes gives the names of nodes whose presence changed.
 	Changes() <-chan string
 }

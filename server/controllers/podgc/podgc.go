@@ -1,8 +1,9 @@
 // Package podgc removes pods that nobody else will: those bound to a node that
-// no longer exists, those asked to go before they had a node, and the oldest of
-// very many finished ones.
+// no longer exists, those asked to go before they had a node, those asked to go
+// from a node that is out of service or has ended them by its fence, and the
+// oldest of very many finished ones.
 //
-// Invariant: a pod whose node exists and is merely away is left alone.
+// Invariant: a pod that its node may still run is left alone.
 //
 //	l := podgc.New(podgc.Inputs{...})
 //	l.Run(ctx)
@@ -41,7 +42,9 @@ type Inputs struct {
 	Client kubernetes.Interface
 	Nodes  *cache.Cache[corev1.Node]
 	Pods   *cache.Cache[corev1.Pod]
-	Log    *slog.Logger
+	// Presence knows which nodes are there, and when each may last have been given a sign of life.
+	Presence nodelifecycle.Presence
+	Log      *slog.Logger
 }
 
 type controller struct {
@@ -62,10 +65,11 @@ func New(in Inputs) *loop.Loop {
 			return nil
 		}
 		keys := []loop.Key{}
-		if pod.DeletionTimestamp != nil && pod.Spec.NodeName == "" {
+		_, ok := in.Nodes.Get("", pod.Spec.NodeName)
+		if pod.DeletionTimestamp != nil && (ok || pod.Spec.NodeName == "") {
 			keys = append(keys, change.Key())
 		}
-		if _, ok := in.Nodes.Get("", pod.Spec.NodeName); !ok && pod.Spec.NodeName != "" && change.Old == nil {
+		if !ok && pod.Spec.NodeName != "" && change.Old == nil {
 			keys = append(keys, change.Key()) // it may have been there before this server
 		}
 		if pods.IsFinished(pod) && in.Pods.Len() > threshold {
@@ -75,7 +79,11 @@ func New(in Inputs) *loop.Loop {
 	})
 	loop.Watch(c.loop, in.Nodes, func(change cache.Change[corev1.Node]) []loop.Key {
 		if change.New != nil {
-			return nil
+			var keys []loop.Key
+			for _, pod := range leaving(in.Pods.ByIndex(nodelifecycle.ByNode, nodelifecycle.NodeOf, change.New.Name)) {
+				keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
+			}
+			return keys
 		}
 		for _, pod := range in.Pods.ByIndex(nodelifecycle.ByNode, nodelifecycle.NodeOf, change.Old.Name) {
 			c.loop.After(loop.Key{Namespace: pod.Namespace, Name: pod.Name}, quarantine)
@@ -103,8 +111,8 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	case pod.Spec.NodeName == "":
 		return nil
 	}
-	if _, ok := c.Nodes.Get("", pod.Spec.NodeName); ok {
-		return nil
+	if node, ok := c.Nodes.Get("", pod.Spec.NodeName); ok {
+		return c.collect(ctx, key, pod, node)
 	}
 	if left := quarantine - time.Since(pod.CreationTimestamp.Time); left > 0 {
 		c.loop.After(key, left)
@@ -119,6 +127,20 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
 		Reason: "DeletionByPodGC", Message: "PodGC: node no longer exists",
 	})
+}
+
+// collect removes a pod that was asked to go from a node that exists, once it has surely ended there.
+func (c *controller) collect(ctx context.Context, key loop.Key, pod *corev1.Pod, node *corev1.Node) error {
+	online, _ := c.Presence.Online(node.Name)
+	gone, in := ended(pod, absent{node: node, online: online, held: c.Presence.Held(node.Name)}, time.Now())
+	if in > 0 {
+		c.loop.After(key, in)
+	}
+	if !gone {
+		return nil
+	}
+	c.Log.Info("a pod is removed without word of its node", "namespace", pod.Namespace, "pod", pod.Name, "node", node.Name)
+	return c.remove(ctx, pod, nil)
 }
 
 // surplus gives the oldest finished pods beyond a number.

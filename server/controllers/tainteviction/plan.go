@@ -1,6 +1,7 @@
 package tainteviction
 
 import (
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -11,6 +12,7 @@ import (
 // decision is what becomes of a pod under its node's taints.
 type decision struct {
 	stays bool
+	away  bool          // because the node is away
 	after time.Duration // how long it may stay otherwise
 }
 
@@ -32,14 +34,15 @@ func away(t corev1.Taint) bool {
 // decide weighs taints against tolerations; the shortest time counts.
 func decide(taints []corev1.Taint, tolerations []corev1.Toleration) decision {
 	d := decision{stays: true}
+	absent := slices.ContainsFunc(taints, away)
 	for i := range taints {
 		tolerated, after := tolerate(&taints[i], tolerations)
 		switch {
 		case !tolerated && away(taints[i]):
 		case !tolerated:
-			return decision{}
+			return decision{away: absent}
 		case after != nil && (d.stays || *after < d.after):
-			d = decision{after: *after}
+			d = decision{after: *after, away: absent}
 		}
 	}
 	return d

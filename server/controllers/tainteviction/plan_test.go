@@ -26,8 +26,8 @@ func TestDecide(t *testing.T) {
 		{"tolerated for a time", []corev1.Taint{taint}, []corev1.Toleration{tolerates("fire", &for5)}, decision{after: 5 * time.Second}},
 		{"the shorter of two", []corev1.Taint{taint}, []corev1.Toleration{tolerates("fire", &for9), tolerates("fire", &for5)}, decision{after: 5 * time.Second}},
 		{"a node that is away keeps its pods", []corev1.Taint{lost}, nil, decision{stays: true}},
-		{"unless they say otherwise", []corev1.Taint{lost}, []corev1.Toleration{tolerates(lost.Key, &for9)}, decision{after: 9 * time.Second}},
-		{"one of two taints is not tolerated", []corev1.Taint{lost, taint}, []corev1.Toleration{tolerates(lost.Key, nil)}, decision{}},
+		{"unless they say otherwise", []corev1.Taint{lost}, []corev1.Toleration{tolerates(lost.Key, &for9)}, decision{after: 9 * time.Second, away: true}},
+		{"one of two taints is not tolerated", []corev1.Taint{lost, taint}, []corev1.Toleration{tolerates(lost.Key, nil)}, decision{away: true}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := decide(test.taints, test.tolerations); got != test.want {

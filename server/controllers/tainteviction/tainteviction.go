@@ -24,6 +24,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/link"
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/loop"
 	"bramble.dev/server/controllers/nodelifecycle"
@@ -36,7 +37,9 @@ type Inputs struct {
 	Events record.EventRecorder
 	Nodes  *cache.Cache[corev1.Node]
 	Pods   *cache.Cache[corev1.Pod]
-	Log    *slog.Logger
+	// Presence knows of each node when it may last have been given a sign of life.
+	Presence nodelifecycle.Presence
+	Log      *slog.Logger
 }
 
 type controller struct {
@@ -120,11 +123,27 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		}
 		return nil
 	}
-	if at := c.since(pod.UID, now).Add(d.after); at.After(now) {
+	if at := c.fenced(pod, d, c.since(pod.UID, now).Add(d.after)); at.After(now) {
 		c.loop.After(key, at.Sub(now))
 		return nil
 	}
 	return c.evict(ctx, pod, now)
+}
+
+// fenced puts off the eviction of a pod that its node may still run, until the node has surely ended it: its deletion lets
+// others make another that has the same volume.
+func (c *controller) fenced(pod *corev1.Pod, d decision, at time.Time) time.Time {
+	kill, ok := link.FenceTold(pod.Status.Conditions)
+	if !ok || !d.away {
+		return at
+	}
+	if online, _ := c.Presence.Online(pod.Spec.NodeName); online {
+		return at
+	}
+	if passed := c.Presence.Held(pod.Spec.NodeName).Add(link.FencePassed(kill)); passed.After(at) {
+		return passed
+	}
+	return at
 }
 
 func (c *controller) evict(ctx context.Context, pod *corev1.Pod, now time.Time) error {
