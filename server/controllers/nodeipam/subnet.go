@@ -18,9 +18,19 @@ func subnetBits(cluster netip.Prefix) int {
 // is taken.
 func next(cluster netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
 	bits := subnetBits(cluster)
+	// All but those that somebody chose by hand are of one size, and are looked up: with a thousand nodes, each of a thousand
+	// candidates must not be compared with each of a thousand subnets.
+	usual, others := map[netip.Prefix]bool{}, []netip.Prefix(nil)
+	for _, p := range taken {
+		if p.Bits() == bits {
+			usual[p.Masked()] = true
+		} else {
+			others = append(others, p)
+		}
+	}
 	candidate := netip.PrefixFrom(cluster.Masked().Addr(), bits)
 	for cluster.Contains(candidate.Addr()) {
-		if !slices.ContainsFunc(taken, candidate.Overlaps) {
+		if !usual[candidate] && !slices.ContainsFunc(others, candidate.Overlaps) {
 			return candidate, true
 		}
 		addr, ok := after(candidate)
