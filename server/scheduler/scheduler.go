@@ -63,7 +63,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	for {
 		it, ok := s.queue.next(ctx)
-		if !ok {
+		if !ok || ctx.Err() != nil {
 			return ctx.Err()
 		}
 		s.schedule(ctx, it)

@@ -36,9 +36,6 @@ const leaves = `[{key: node.kubernetes.io/unreachable, operator: Exists, effect:
 // is started elsewhere, also where the agent is dead; and when the host is back nothing that stayed was restarted. It takes
 // the two minutes that it is about: scripts/away.
 func TestAway(t *testing.T) {
-	if os.Getenv("BRAMBLE_AWAY") == "" {
-		t.Skip("takes 3 minutes: scripts/away")
-	}
 	c := start(t, 3, hosts.ClusterOptions{Images: []string{image("busybox")}})
 	c.apply(fmt.Sprintf(lonely, "stays", "918273", "[]"))
 	c.apply(fmt.Sprintf(lonely, "moves", "918274", leaves))
