@@ -113,6 +113,10 @@ func TestNamespaceLifecycle(t *testing.T) {
 
 func TestClaimsGetTheDefaultClass(t *testing.T) {
 	c, ns := shared(t)
+	// Of two default classes of one second the first by its name is taken; the one that is there from the start would be.
+	if err := c.client.StorageV1().StorageClasses().Delete(t.Context(), "local", metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		t.Fatal(err)
+	}
 	must(c.client.StorageV1().StorageClasses().Create(t.Context(), &storagev1.StorageClass{ObjectMeta: metav1.ObjectMeta{Name: ns, Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}}, Provisioner: "example.com/p"}, metav1.CreateOptions{}))(t)
 	t.Cleanup(func() { c.client.StorageV1().StorageClasses().Delete(t.Context(), ns, metav1.DeleteOptions{}) })
 	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: "c"}, Spec: corev1.PersistentVolumeClaimSpec{
