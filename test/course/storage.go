@@ -38,7 +38,7 @@ spec:
   volumes: [{name: v, persistentVolumeClaim: {claimName: myclaim-1}}]
 `, "created"),
 		eventually("get pvc myclaim-1", "Bound +pvc-[0-9a-f-]+ +3Gi +RWO"),
-		eventually("exec user -- cat /data/file", "^kept$"),
+		eventually("exec user -- cat /data/file", "^kept\n$"),
 		kubectl("delete pod user", "deleted"),
 		kubectl("delete pvc myclaim-1", "deleted"),
 		eventually("get pv", "No resources found|^$"),
