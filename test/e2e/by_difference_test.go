@@ -15,6 +15,7 @@ const returnBudget = 16 << 10
 // A node was away while three of thousands of things changed: only the difference crosses the link on its return,
 // and meanwhile its pods kept running.
 func TestByDifference(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	c := start(t, 2, hosts.ClusterOptions{Images: []string{image("busybox")}})
 	// 1 MiB in all; two of the maps are small, and those will change: an item crosses the link whole.
 	c.apply(servicesAndConfigMaps(300, 0, 2, 1<<10))

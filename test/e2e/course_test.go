@@ -11,6 +11,7 @@ import (
 
 // What the course teaches is seen, chapter by chapter, with its manifests unchanged and both kubectls (scripts/course shows it).
 func TestCourse(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	lab := newLab(t, 3)
 	mirror, err := course.StartMirror(lab)
 	if err != nil {

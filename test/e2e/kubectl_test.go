@@ -12,6 +12,7 @@ import (
 
 // Debian's kubectl (1.20) and the built-in one both do the daily work.
 func TestKubectl(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	c := start(t, 2, hosts.ClusterOptions{})
 	old := os.Getenv("BRAMBLE_KUBECTL_OLD")
 	if old == "" {

@@ -14,6 +14,7 @@ import (
 // Claims of the seed's manifests and of a StatefulSet: bound, grown, kept from pod to pod, and removed on a node that was away
 // when they were deleted.
 func TestStorage(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	c := start(t, 2, hosts.ClusterOptions{Images: []string{image("busybox")}})
 	c.seedVolumes(t)
 	c.statefulVolumes(t)
