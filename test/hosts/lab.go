@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,6 +45,7 @@ type Lab struct {
 	Root   netip.Addr // the address of the root namespace on the switch
 
 	name   string
+	number int32 // of this process's labs
 	dir    string
 	keep   bool
 	bridge *namespace
@@ -52,14 +54,18 @@ type Lab struct {
 
 var labs atomic.Int32
 
+// choosing a subnet lasts until its address is on an interface, where the next lab sees it.
+var choosing sync.Mutex
+
 // New makes the hosts, connected and empty.
 func New(o Options) (*Lab, error) {
 	sweepCgroups()
-	name := fmt.Sprintf("%s%d-%d", labPrefix, os.Getpid(), labs.Add(1))
+	number := labs.Add(1)
+	name := fmt.Sprintf("%s%d-%d", labPrefix, os.Getpid(), number)
 	if o.Dir == "" {
 		o.Dir = filepath.Join("/var/tmp", name)
 	}
-	l := &Lab{name: name, dir: o.Dir, keep: o.Keep}
+	l := &Lab{name: name, number: number, dir: o.Dir, keep: o.Keep}
 	if err := l.build(o.Hosts); err != nil {
 		return nil, errors.Join(fmt.Errorf("make the test hosts: %w", err), l.Close())
 	}
@@ -67,11 +73,6 @@ func New(o Options) (*Lab, error) {
 }
 
 func (l *Lab) build(count int) error {
-	subnet, err := freeSubnet()
-	if err != nil {
-		return err
-	}
-	l.Subnet = subnet
 	if err := l.makeSwitch(); err != nil {
 		return fmt.Errorf("switch: %w", err)
 	}
@@ -112,6 +113,13 @@ func (l *Lab) Close() error {
 
 // makeSwitch makes the namespace that holds the bridge, and the interface through which this process reaches it.
 func (l *Lab) makeSwitch() error {
+	choosing.Lock()
+	defer choosing.Unlock()
+	subnet, err := freeSubnet()
+	if err != nil {
+		return err
+	}
+	l.Subnet = subnet
 	ns, err := newNamespace("-", "", "")
 	if err != nil {
 		return err
@@ -126,10 +134,7 @@ func (l *Lab) makeSwitch() error {
 		return fmt.Errorf("set the bridge up: %w", err)
 	}
 	l.Root = nth(l.Subnet, 254)
-	l.uplink = fmt.Sprintf("lab%d", os.Getpid())
-	if n := labs.Load(); n > 1 {
-		l.uplink = fmt.Sprintf("lab%d-%d", os.Getpid(), n)
-	}
+	l.uplink = fmt.Sprintf("lab%d-%d", os.Getpid(), l.number)
 	here, err := rootNamespace()
 	if err != nil {
 		return err
