@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -22,15 +23,15 @@ func dead(t *testing.T) string {
 }
 
 func TestProxy(t *testing.T) {
-	served := 0
+	var served atomic.Int64
 	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		served++
+		served.Add(1)
 		body, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(w, "%s %s %s %q for=%s proto=%s host=%s", r.Method, r.Host, r.RequestURI, body, r.Header.Get("X-Forwarded-For"), r.Header.Get("X-Forwarded-Proto"), r.Header.Get("X-Forwarded-Host"))
 	}))
 	defer app.Close()
 	breaks := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		served++
+		served.Add(1)
 		c, _, _ := w.(http.Hijacker).Hijack()
 		c.Close()
 	}))
@@ -48,7 +49,7 @@ func TestProxy(t *testing.T) {
 		method, host, path, body string
 		code                     int
 		want                     string
-		served                   int // how often a backend got it
+		served                   int64 // how often a backend got it
 	}{
 		{"GET", "a", "/x?q=1;2", "", 200, `GET a /x?q=1;2 "" for=127.0.0.1 proto=http host=a`, 1},
 		{"POST", "a", "/%2e/", "hello", 200, `POST a /%2e/ "hello" for=127.0.0.1`, 1},
@@ -62,7 +63,7 @@ func TestProxy(t *testing.T) {
 		{"POST", "broken", "/", "once", 502, "no endpoint", 1},
 		{"GET", "broken", "/", "", 502, "no endpoint", 2},
 	} {
-		served = 0
+		served.Store(0)
 		req, err := http.NewRequest(x.method, front.URL+x.path, strings.NewReader(x.body))
 		if err != nil {
 			t.Fatal(err)
@@ -75,8 +76,8 @@ func TestProxy(t *testing.T) {
 		}
 		body, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if resp.StatusCode != x.code || !strings.Contains(string(body), x.want) || served != x.served {
-			t.Errorf("%s %s%s: %d %q, served %d times; want %d %q, %d", x.method, x.host, x.path, resp.StatusCode, body, served, x.code, x.want, x.served)
+		if resp.StatusCode != x.code || !strings.Contains(string(body), x.want) || served.Load() != x.served {
+			t.Errorf("%s %s%s: %d %q, served %d times; want %d %q, %d", x.method, x.host, x.path, resp.StatusCode, body, served.Load(), x.code, x.want, x.served)
 		}
 		if x.code == 308 && resp.Header.Get("Location") != "https://secure:8443/x?y" {
 			t.Errorf("sent on to %s", resp.Header.Get("Location"))
