@@ -54,7 +54,7 @@ type chapter struct {
 // chapters in the order of the slides. The CronJob is made in its chapter and looked at in the last: it takes up to a minute.
 var chapters = []chapter{
 	architecture, pods, replicaSets, deployments, statefulSets, daemonSets, jobs, configuration, secrets,
-	services, storage, network, features, troubleshooting, cronJobsLater,
+	services, storage, network, features, troubleshooting, later,
 }
 
 // walk is one walk under way.

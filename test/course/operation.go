@@ -13,7 +13,7 @@ var features = chapter{"Features", []step{
 		kubectl("-n tenant create quota small --hard=pods=1", "created"),
 		kubectl("-n tenant run first --image=busybox --image-pull-policy=IfNotPresent --command -- sleep 1000000", "created"),
 		refused("-n tenant run second --image=busybox", "exceeded quota: small, requested: pods=1, used: pods=1, limited: pods=1"),
-		kubectl("delete namespace tenant", "deleted"),
+		kubectl("delete namespace tenant --wait=false", "deleted"),
 	}},
 }}
 

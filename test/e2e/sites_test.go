@@ -16,6 +16,7 @@ const otherSiteBudget = 2 << 10
 // Two sites: no tunnel between them, a Service answers with the site's own pods, and what changes at one costs the other
 // nothing. When the operator says so, pods of both reach each other.
 func TestSites(t *testing.T) {
+	t.Parallel() // most of it is waiting
 	c := start(t, 3, hosts.ClusterOptions{Images: []string{image("nginx")}})
 	for i := range c.Hosts {
 		c.apply(fmt.Sprintf(`
