@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/mesh/internal/nstest"
+	"bramble.dev/mesh/nft/nfttest"
 )
 
 // snapshot is all that a mesh could leave on a host, as text.
@@ -36,22 +37,6 @@ func snapshot(n *nstest.NS) string {
 		b.WriteString(strings.Join(cmd, " ") + "\n" + strings.Join(lines, "\n") + "\n")
 	}
 	return b.String()
-}
-
-func differences(before, after string) string {
-	var out []string
-	b, a := strings.Split(before, "\n"), strings.Split(after, "\n")
-	for _, l := range b {
-		if !slices.Contains(a, l) {
-			out = append(out, "-"+l)
-		}
-	}
-	for _, l := range a {
-		if !slices.Contains(b, l) {
-			out = append(out, "+"+l)
-		}
-	}
-	return strings.Join(out, "\n")
 }
 
 func TestTeardownLeavesNothing(t *testing.T) {
@@ -74,7 +59,7 @@ func TestTeardownLeavesNothing(t *testing.T) {
 	for range 2 {
 		h.Must(func() error { return h.Teardown(context.Background()) })
 		if after := snapshot(h.NS); after != before {
-			t.Errorf("changed:\n%s", differences(before, after))
+			t.Errorf("changed:\n%s", nfttest.Differences(after, before))
 		}
 	}
 	for _, dir := range []string{"netns", "ipam/leases"} {
@@ -139,7 +124,7 @@ func TestAgentRestart(t *testing.T) {
 	}
 	alive("after it was attached again")
 	if after := snapshot(h.NS); after != before {
-		t.Errorf("changed:\n%s", differences(before, after))
+		t.Errorf("changed:\n%s", nfttest.Differences(after, before))
 	}
 	// A later pod gets another address.
 	if p := h.pod("later"); p.IP == a.IP {
@@ -362,7 +347,7 @@ func TestOneNamespace(t *testing.T) {
 		hosts[i].Must(func() error { return hosts[i].Teardown(context.Background()) })
 	}
 	if after := snapshot(ns); after != before {
-		t.Errorf("changed:\n%s", differences(before, after))
+		t.Errorf("changed:\n%s", nfttest.Differences(after, before))
 	}
 }
 
@@ -422,7 +407,7 @@ func TestOthersAreUndone(t *testing.T) {
 		end := time.Now().Add(10 * time.Second)
 		for got := snapshot(h.NS); indexless(got) != indexless(want); got = snapshot(h.NS) {
 			if time.Now().After(end) {
-				t.Fatalf("after %s:\n%s", cmd, differences(indexless(want), indexless(got)))
+				t.Fatalf("after %s:\n%s", cmd, nfttest.Differences(indexless(got), indexless(want)))
 			}
 			time.Sleep(20 * time.Millisecond)
 		}

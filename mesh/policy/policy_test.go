@@ -3,12 +3,10 @@ package policy
 import (
 	"context"
 	"errors"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
-	"bramble.dev/mesh/internal/nstest"
 	"bramble.dev/mesh/nft"
 	"bramble.dev/mesh/nft/nfttest"
 )
@@ -19,7 +17,7 @@ func TestTable(t *testing.T) {
 	if err := f.Set(context.Background(), everything()); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "everything.nft", k.Text(tableName))
+	nfttest.Golden(t, "everything.nft", k.Text(tableName))
 	if err := f.Teardown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -33,28 +31,9 @@ func TestKernelTakesTheTable(t *testing.T) {
 	if err := Open(golden, Options{Table: tableName}).Set(context.Background(), everything()); err != nil {
 		t.Fatal(err)
 	}
-	ns := nstest.New(t, "n")
-	ns.Must(func() error {
-		conn, err := nft.Dial()
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
+	nfttest.TakenByKernel(t, tableName, golden.Text(tableName), func(conn *nft.Conn) error {
 		return Open(conn, Options{Table: tableName}).Set(context.Background(), everything())
 	})
-	listed := ns.Run("nft", "list", "table", "inet", tableName)
-	if got, want := nfttest.Normal(listed), nfttest.Normal(golden.Text(tableName)); got != want {
-		t.Errorf("nft lists another table than ours (+ nft, - ours):\n%s", nfttest.Differences(got, want))
-	}
-	again := nstest.New(t, "again")
-	file := t.TempDir() + "/saved.nft"
-	if err := os.WriteFile(file, []byte(listed), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	again.Run("nft", "-f", file)
-	if got := nfttest.Normal(again.Run("nft", "list", "table", "inet", tableName)); got != nfttest.Normal(listed) {
-		t.Errorf("the saved table is another one when it is loaded:\n%s", nfttest.Differences(got, nfttest.Normal(listed)))
-	}
 }
 
 // TestChangesAreSmall counts what the kernel is told of a change.

@@ -1,39 +1,11 @@
 package services
 
 import (
-	"flag"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden compares text with a file.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (write it with -update)", err)
-	}
-	if string(want) != got {
-		t.Errorf("%s differs (write it anew with -update); got:\n%s", path, got)
-	}
-}
 
 const table = "bramble-abcdef"
 
@@ -138,5 +110,3 @@ func everything() Config {
 	}
 	return c
 }
-
-func writeFile(path, s string) error { return os.WriteFile(path, []byte(s), 0o600) }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"testing"
 
-	"bramble.dev/mesh/internal/nstest"
 	"bramble.dev/mesh/nft"
 	"bramble.dev/mesh/nft/nfttest"
 )
@@ -15,7 +14,7 @@ func TestTable(t *testing.T) {
 	if err := p.Set(context.Background(), everything()); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "everything.nft", k.Text(table))
+	nfttest.Golden(t, "everything.nft", k.Text(table))
 	if err := p.Teardown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -31,26 +30,7 @@ func TestKernelTakesTheTable(t *testing.T) {
 	if err := Open(golden, Options{Table: table}).Set(context.Background(), everything()); err != nil {
 		t.Fatal(err)
 	}
-	ns := nstest.New(t, "n")
-	ns.Must(func() error {
-		conn, err := nft.Dial()
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
+	nfttest.TakenByKernel(t, table, golden.Text(table), func(conn *nft.Conn) error {
 		return Open(conn, Options{Table: table}).Set(context.Background(), everything())
 	})
-	listed := ns.Run("nft", "list", "table", "inet", table)
-	if got, want := nfttest.Normal(listed), nfttest.Normal(golden.Text(table)); got != want {
-		t.Errorf("nft lists another table than ours (+ nft, - ours):\n%s", nfttest.Differences(got, want))
-	}
-	again := nstest.New(t, "again")
-	file := t.TempDir() + "/saved.nft"
-	if err := writeFile(file, listed); err != nil {
-		t.Fatal(err)
-	}
-	again.Run("nft", "-f", file)
-	if got := nfttest.Normal(again.Run("nft", "list", "table", "inet", table)); got != nfttest.Normal(listed) {
-		t.Errorf("the saved table is another one when it is loaded:\n%s", nfttest.Differences(got, nfttest.Normal(listed)))
-	}
 }
