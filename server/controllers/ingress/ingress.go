@@ -26,6 +26,7 @@ import (
 
 	"bramble.dev/link"
 	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/entrance"
 	"bramble.dev/server/controllers/loop"
 )
 
@@ -120,11 +121,7 @@ func addresses(nodes []*corev1.Node, secure bool) (out []netip.Addr) {
 
 // address is a node's, if it can serve: it is ready, it is not kept out, and no program of its board has the ports.
 func address(n *corev1.Node, secure bool) (a netip.Addr, ok bool) {
-	ready := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
-	if !ready || excluded || !link.ServesIngresses(n) || n.DeletionTimestamp != nil {
+	if !entrance.Open(n) || !link.ServesIngresses(n) {
 		return a, false
 	}
 	for _, p := range link.BusyPorts(n) {
@@ -132,12 +129,6 @@ func address(n *corev1.Node, secure bool) (a netip.Addr, ok bool) {
 			return a, false
 		}
 	}
-	for _, x := range n.Status.Addresses {
-		if x.Type == corev1.NodeInternalIP {
-			if a, err := netip.ParseAddr(x.Address); err == nil {
-				return a, true
-			}
-		}
-	}
-	return a, false
+	a = entrance.Address(n, netip.Addr.IsValid)
+	return a, a.IsValid()
 }

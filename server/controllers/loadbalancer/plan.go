@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/link"
+	"bramble.dev/server/controllers/entrance"
 )
 
 const (
@@ -130,16 +131,7 @@ func fromPool(o observed) plan {
 }
 
 // addressOf is a node's address, where it has one of IPv4.
-func addressOf(n *corev1.Node) netip.Addr {
-	for _, a := range n.Status.Addresses {
-		if a.Type == corev1.NodeInternalIP {
-			if ip, err := netip.ParseAddr(a.Address); err == nil && ip.Is4() {
-				return ip
-			}
-		}
-	}
-	return netip.Addr{}
-}
+func addressOf(n *corev1.Node) netip.Addr { return entrance.Address(n, netip.Addr.Is4) }
 
 // fromNodes tells the addresses of all nodes that can serve.
 func fromNodes(o observed) plan {
@@ -165,13 +157,7 @@ func fromNodes(o observed) plan {
 }
 
 // candidate says whether a node may be told to the outside at all.
-func candidate(n *corev1.Node) bool {
-	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
-	ready := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-	return !excluded && ready && n.DeletionTimestamp == nil && addressOf(n).IsValid()
-}
+func candidate(n *corev1.Node) bool { return entrance.Open(n) && addressOf(n).IsValid() }
 
 // cannot says why a node does not serve the Service, or "". A pod with the host's port wins: the scheduler put it there.
 func (o observed) cannot(n *corev1.Node) string {

@@ -1,0 +1,38 @@
+// Package entrance says which nodes may be told to the outside, for Services of
+// type LoadBalancer and for Ingresses, and at which address.
+//
+// Invariant: a node that is not ready, that is going, or that its label
+// node.kubernetes.io/exclude-from-external-load-balancers keeps out is not told.
+//
+//	if entrance.Open(node) {
+//		address := entrance.Address(node, netip.Addr.Is4)
+//	}
+package entrance
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Open says whether a node may be told to the outside at all.
+func Open(n *corev1.Node) bool {
+	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
+	ready := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+	return ready && !excluded && n.DeletionTimestamp == nil
+}
+
+// Address is the first of a node's own addresses that is wanted; the zero Addr if there is none.
+func Address(n *corev1.Node, wanted func(netip.Addr) bool) netip.Addr {
+	for _, a := range n.Status.Addresses {
+		if a.Type == corev1.NodeInternalIP {
+			if ip, err := netip.ParseAddr(a.Address); err == nil && wanted(ip) {
+				return ip
+			}
+		}
+	}
+	return netip.Addr{}
+}
