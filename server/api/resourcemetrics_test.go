@@ -70,7 +70,7 @@ func TestResourceMetrics(t *testing.T) {
 	must(c.client.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}))(t)
 	at, window := metav1.NewTime(time.Unix(1000, 0)), metav1.Duration{Duration: time.Second}
 	u := &link.Usage{Node: metricsv1beta1.NodeMetrics{Timestamp: at, Window: window, Usage: usage("1500m", "64Mi")}}
-	// The liar tells of pods that are not its own.
+	// The liar tells of pods that are not its own, too.
 	told.usage["liar"] = &link.Usage{}
 	for name, app := range map[string]string{"a": "x", "b": "y", "c": "z"} {
 		node := "pi-1"
@@ -84,6 +84,7 @@ func TestResourceMetrics(t *testing.T) {
 		pod.Status.Phase = corev1.PodRunning
 		must(c.client.CoreV1().Pods("default").UpdateStatus(ctx, pod, metav1.UpdateOptions{}))(t)
 		if name == "c" {
+			told.usage["liar"].Pods = append(told.usage["liar"].Pods, metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}})
 			continue
 		}
 		told.usage["liar"].Pods = append(told.usage["liar"].Pods, metricsv1beta1.PodMetrics{ObjectMeta: metav1.ObjectMeta{UID: pod.UID}, Containers: []metricsv1beta1.ContainerMetrics{{Name: "one", Usage: usage("9", "9Gi")}}})

@@ -2,7 +2,8 @@
 // and pods use, for `kubectl top` and autoscalers.
 //
 // Nobody collects anything. A request asks the nodes that it is about, over their links, and the answers are kept for as long as
-// they are news. While nobody asks, nothing is sent, and nothing is in memory.
+// they are news: for some seconds, and for one where a pod is asked about that an answer does not tell of. While nobody asks,
+// nothing is sent, and nothing is in memory.
 //
 // Invariant: at most one answer a node is kept, and none longer than kept; a node that does not answer in time is left out, and
 // delays a request by no more than patience.

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/registry/rest"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/metrics/pkg/apis/metrics"
@@ -71,9 +72,9 @@ func (s *nodes) List(ctx context.Context, o *metainternalversion.ListOptions) (r
 }
 
 func (s *nodes) of(ctx context.Context, all []*corev1.Node) []metrics.NodeMetrics {
-	var names []string
+	names := map[string][]types.UID{}
 	for _, n := range all {
-		names = append(names, n.Name)
+		names[n.Name] = nil
 	}
 	answers := s.asker.ask(ctx, names)
 	out := []metrics.NodeMetrics{}

@@ -80,17 +80,16 @@ func (s *pods) List(ctx context.Context, o *metainternalversion.ListOptions) (ru
 // of asks the nodes of these pods, and no others.
 func (s *pods) of(ctx context.Context, all []*corev1.Pod) []metrics.PodMetrics {
 	all = slices.DeleteFunc(all, func(p *corev1.Pod) bool { return p.Spec.NodeName == "" || p.Status.Phase != corev1.PodRunning })
-	var names []string
+	nodes := map[string][]types.UID{}
 	for _, p := range all {
-		names = append(names, p.Spec.NodeName)
+		nodes[p.Spec.NodeName] = append(nodes[p.Spec.NodeName], p.UID)
 	}
-	slices.Sort(names)
 	type place struct { // a node is believed about its own pods alone
 		node string
 		pod  types.UID
 	}
 	used := map[place]*metricsv1beta1.PodMetrics{}
-	for node, u := range s.asker.ask(ctx, slices.Compact(names)) {
+	for node, u := range s.asker.ask(ctx, nodes) {
 		for n := range u.Pods {
 			used[place{node, u.Pods[n].UID}] = &u.Pods[n]
 		}
