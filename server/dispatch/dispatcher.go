@@ -163,6 +163,7 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 		})
 	}
 	d.workers.Go(func() { d.scan(ctx) })
+	d.workers.Go(func() { d.keepLeases(ctx) })
 	err := d.cfg.Transport.Run(ctx)
 	cancel()
 	d.endAll()
