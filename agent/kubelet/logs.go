@@ -1,10 +1,12 @@
 package kubelet
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/agent/podspec"
+	"bramble.dev/agent/seam"
 	"bramble.dev/agent/status"
 	"bramble.dev/agent/worker"
 )
@@ -54,6 +57,8 @@ func (a *api) logs(w http.ResponseWriter, r *http.Request) {
 	path := a.logPath(v, name, id, attempt)
 	if o.Follow {
 		o.Ended = a.Runtime.Exited(id)
+	} else if !previous {
+		awaitFirstLine(r.Context(), v, id, path)
 	}
 	f, _ := w.(http.Flusher)
 	out := flusher{w, f}
@@ -73,6 +78,42 @@ func (a *api) logs(w http.ResponseWriter, r *http.Request) {
 		a.Logger.Debug("a log could not be read to its end", "path", path, "err", err)
 		fmt.Fprintf(out, "failed to read the log: %v\n", err)
 	}
+}
+
+// firstLine is how long after its start a container is given to say something. Upstream's kubelet reports a container as
+// running up to a second after it was started, so that what it prints first is there for whoever waited for that and then
+// reads its log; here the report goes out at once.
+const firstLine = time.Second
+
+// awaitFirstLine returns when the log has something in it, or the container was started longer ago than that.
+func awaitFirstLine(ctx context.Context, v worker.View, id, path string) {
+	left := firstLine - time.Since(startOf(v, id))
+	if left <= 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(left, firstLine)) // the clock may have gone back
+	defer cancel()
+	for ctx.Err() == nil {
+		if f, err := os.Stat(path); err == nil && f.Size() > 0 {
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// startOf is when the runtime started a running container; the zero time for any other.
+func startOf(v worker.View, id string) time.Time {
+	for _, s := range v.Sandboxes {
+		for _, c := range s.Containers {
+			if c.ID == id && c.State == seam.Running {
+				return c.StartedAt
+			}
+		}
+	}
+	return time.Time{}
 }
 
 // logOptions reads the query of a request for a log.
