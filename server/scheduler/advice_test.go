@@ -57,7 +57,7 @@ func TestAdvice(t *testing.T) {
 			for n, cpu := range c.used {
 				s.setPod(pod("on-"+n, cpu, on(n)))
 			}
-			if got := advice(newCandidate(c.pod), s.snapshot()); got != c.want {
+			if got := advice(newCandidate(c.pod), s.listed); got != c.want {
 				t.Errorf("got  %q\nwant %q", got, c.want)
 			}
 		})

@@ -80,8 +80,8 @@ func stateOf(nodes []*corev1.Node, pods ...*corev1.Pod) *state {
 func ask(s *state, p *corev1.Pod, platforms map[string][]string) decision {
 	c := newCandidate(p)
 	c.platforms = platforms
-	nodes, nominated := s.snapshot(), s.waitingFor(c)
-	d := decide(c, nodes, nominated)
+	nodes, nominated := s.listed, s.waitingFor(c)
+	d := decide(c, nodes, 0, nominated)
 	if d.node == "" && len(nodes) > 0 {
 		var why string
 		if d.victims, why = preempt(c, nodes, d.refusals, nil, nominated); why != "" {
@@ -232,7 +232,7 @@ func TestNeverOvercommits(t *testing.T) {
 			if rapid.Bool().Draw(t, "ends") {
 				s.dropPod(types.UID(fmt.Sprint("p", rapid.IntRange(0, i).Draw(t, "which"))))
 			}
-			for _, n := range s.snapshot() {
+			for _, n := range s.listed {
 				sum := amounts{}
 				for _, p := range n.pods {
 					sum.add(p.requests, 1)
@@ -243,6 +243,40 @@ func TestNeverOvercommits(t *testing.T) {
 			}
 		}
 	})
+}
+
+// In a large cluster a part of the nodes that fit is compared, another one each time; a pod that fits nowhere has been refused by all.
+func TestEnough(t *testing.T) {
+	for nodes, want := range map[int]int{1: 1, 99: 99, 100: 100, 150: 100, 300: 144, 1000: 420, 5000: 500, 10_000: 500} {
+		if got := enough(nodes); got != want {
+			t.Errorf("%d of %d nodes, want %d", got, nodes, want)
+		}
+	}
+	var nodes []*corev1.Node
+	for i := range 300 {
+		n := node(fmt.Sprintf("n%03d", i), 4, 4)
+		n.Spec.Unschedulable = i < 10
+		nodes = append(nodes, n)
+	}
+	s := stateOf(nodes)
+	decideAt := func(turn int, p *corev1.Pod) decision {
+		return decide(newCandidate(p), s.listed, turn, func(string) []*podState { return nil })
+	}
+	first := decideAt(0, pod("p", "1"))
+	second := decideAt(first.looked, pod("p", "1"))
+	if first.looked != 154 || second.looked != 144 || first.node >= "n154" || second.node < "n154" || second.node >= "n298" {
+		t.Errorf("%d nodes and %s, then %d and %s", first.looked, first.node, second.looked, second.node)
+	}
+	if only := decideAt(20, pod("p", "1", func(p *corev1.Pod) { p.Spec.NodeName = "n015" })); only.node != "n015" {
+		t.Errorf("after %d nodes: %q", only.looked, only.node)
+	}
+	if none := decideAt(7, pod("p", "5")); none.message != "0/300 nodes are available: 10 node(s) were unschedulable, 290 Insufficient cpu." {
+		t.Error(none.message)
+	}
+	s.dropNode("n154")
+	if s.listed[154].node.Name != "n155" || len(s.listed) != 299 {
+		t.Errorf("%d nodes, of which one is %s", len(s.listed), s.listed[154].node.Name)
+	}
 }
 
 func BenchmarkDecide(b *testing.B) {
@@ -256,10 +290,10 @@ func BenchmarkDecide(b *testing.B) {
 				}
 			}
 			p := newCandidate(pod("p", "100m"))
-			nodes := s.snapshot()
+			nodes := s.listed
 			b.ReportAllocs()
 			for b.Loop() {
-				decide(p, nodes, func(string) []*podState { return nil })
+				decide(p, nodes, 0, func(string) []*podState { return nil })
 			}
 		})
 	}

@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"maps"
@@ -148,19 +147,6 @@ func caresOf(pod *corev1.Pod) cares {
 	return c
 }
 
-// snapshot lists the nodes in a fixed order. state.mu is held, and the result
-// used only as long as it is.
-func (s *state) snapshot() []*nodeState {
-	out := make([]*nodeState, 0, len(s.nodes))
-	for _, n := range s.nodes {
-		if n.node != nil {
-			out = append(out, n)
-		}
-	}
-	slices.SortFunc(out, func(a, b *nodeState) int { return cmp.Compare(a.node.Name, b.node.Name) })
-	return out
-}
-
 // waitingFor gives the pods of no less priority that were promised room on a node.
 func (s *state) waitingFor(p *candidate) func(string) []*podState {
 	if len(s.nominated) == 0 {
@@ -212,7 +198,7 @@ func (s *scheduler) schedule(ctx context.Context, it *item) {
 func (s *scheduler) choose(p *candidate, missing string) decision {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
-	nodes := s.state.snapshot()
+	nodes := s.state.listed
 	if missing != "" && len(nodes) > 0 {
 		no := map[string]*refusal{}
 		for _, n := range nodes {
@@ -221,7 +207,8 @@ func (s *scheduler) choose(p *candidate, missing string) decision {
 		return decision{message: strings.TrimSuffix(explain(len(nodes), nil), ":") + ": " + missing + ". preemption: " + explain(len(nodes), no)}
 	}
 	nominated := s.state.waitingFor(p)
-	d := decide(p, nodes, nominated)
+	d := decide(p, nodes, s.state.turn, nominated)
+	s.state.turn = (s.state.turn + d.looked) % max(len(nodes), 1)
 	if d.node != "" {
 		if len(p.volumes.unbound()) == 0 {
 			s.state.assumeLocked(p, d.node)

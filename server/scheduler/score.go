@@ -32,9 +32,8 @@ var scores = []score{
 // number of pods and then by the pod's UID, so that the same question has the
 // same answer and different pods still spread.
 func best(p *candidate, nodes []*nodeState) *nodeState {
-	total := make([]int64, len(nodes))
+	total, values := make([]int64, len(nodes)), make([]int64, len(nodes))
 	for _, s := range scores {
-		values := make([]int64, len(nodes))
 		for i, n := range nodes {
 			values[i] = s.of(p, n)
 		}

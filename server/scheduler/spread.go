@@ -120,7 +120,10 @@ func spread(p *candidate, n *nodeState) *refusal {
 // for a pod without any, nodes with few pods of the same owner.
 func scoreSpread(p *candidate, n *nodeState) int64 {
 	if len(p.spreadSoft) == 0 {
-		return -int64(ofOwner(p, n))
+		if p.owner == nil {
+			return 0
+		}
+		return -int64(n.owned[p.owner.UID])
 	}
 	var sum int64
 	for i := range p.spreadSoft {
@@ -131,17 +134,4 @@ func scoreSpread(p *candidate, n *nodeState) int64 {
 		sum -= int64(p.softCounts[i].places[value])
 	}
 	return sum
-}
-
-func ofOwner(p *candidate, n *nodeState) int {
-	if p.owner == nil {
-		return 0
-	}
-	count := 0
-	for _, other := range n.pods {
-		if ref := metav1.GetControllerOfNoCopy(other.pod); ref != nil && ref.UID == p.owner.UID && other.pod.DeletionTimestamp == nil {
-			count++
-		}
-	}
-	return count
 }

@@ -1,8 +1,11 @@
 package scheduler
 
 import (
+	"cmp"
+	"slices"
 	"sync"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,12 +28,13 @@ type nodeState struct {
 	allocatable amounts
 	pods        map[types.UID]*podState
 	withRules   map[types.UID]*podState // those of pods that have rules about others
+	owned       map[types.UID]int       // how many each controller has here, without those that are ending
 	requested   amounts
 	counted     amounts // requested, with a minimum for each pod, for scores
 }
 
 func newNodeState() *nodeState {
-	return &nodeState{pods: map[types.UID]*podState{}, withRules: map[types.UID]*podState{}}
+	return &nodeState{pods: map[types.UID]*podState{}, withRules: map[types.UID]*podState{}, owned: map[types.UID]int{}}
 }
 
 func (n *nodeState) add(p *podState) {
@@ -38,6 +42,7 @@ func (n *nodeState) add(p *podState) {
 	if !p.affinity.empty() {
 		n.withRules[p.pod.UID] = p
 	}
+	n.own(p.pod, 1)
 	n.requested.add(p.requests, 1)
 	n.counted.add(atLeast(p.requests), 1)
 }
@@ -45,8 +50,19 @@ func (n *nodeState) add(p *podState) {
 func (n *nodeState) remove(p *podState) {
 	delete(n.pods, p.pod.UID)
 	delete(n.withRules, p.pod.UID)
+	n.own(p.pod, -1)
 	n.requested.add(p.requests, -1)
 	n.counted.add(atLeast(p.requests), -1)
+}
+
+func (n *nodeState) own(pod *corev1.Pod, sign int) {
+	ref := metav1.GetControllerOfNoCopy(pod)
+	if ref == nil || pod.DeletionTimestamp != nil {
+		return
+	}
+	if n.owned[ref.UID] += sign; n.owned[ref.UID] == 0 {
+		delete(n.owned, ref.UID)
+	}
 }
 
 func atLeast(a amounts) amounts {
@@ -82,6 +98,10 @@ func (n *nodeState) without(gone []*podState) *nodeState {
 type state struct {
 	mu    sync.Mutex
 	nodes map[string]*nodeState
+	// listed are those that the API knows, by their names.
+	listed []*nodeState
+	// turn is where in the list the next decision begins, so that what is not looked at changes (see enough).
+	turn  int
 	where map[types.UID]string // of every pod that takes room
 	// nominated pods wait on a node for victims to end.
 	nominated map[types.UID]*corev1.Pod
@@ -100,10 +120,18 @@ func (s *state) node(name string) *nodeState {
 	return n
 }
 
+// find looks a node up in the list. mu is held.
+func (s *state) find(name string) (at int, ok bool) {
+	return slices.BinarySearchFunc(s.listed, name, func(n *nodeState, name string) int { return cmp.Compare(n.node.Name, name) })
+}
+
 func (s *state) setNode(node *corev1.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.node(node.Name)
+	if at, ok := s.find(node.Name); !ok {
+		s.listed = slices.Insert(s.listed, at, n)
+	}
 	n.node = node
 	n.allocatable = amountsOf(node.Status.Allocatable)
 }
@@ -112,6 +140,9 @@ func (s *state) dropNode(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.node(name)
+	if at, ok := s.find(name); ok {
+		s.listed = slices.Delete(s.listed, at, at+1)
+	}
 	n.node = nil
 	if len(n.pods) == 0 {
 		delete(s.nodes, name)
