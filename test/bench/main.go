@@ -38,7 +38,7 @@ type options struct {
 
 	nodes, scalePods int
 	patience         time.Duration
-	server           string
+	server, profiles string
 }
 
 func main() {
@@ -53,6 +53,7 @@ func main() {
 	flag.IntVar(&o.scalePods, "scale-pods", 10_000, "scale: how many pods")
 	flag.DurationVar(&o.patience, "patience", 20*time.Minute, "scale: how long all may take")
 	flag.StringVar(&o.server, "server", "", "scale: another server than that of --bin, as one that is profiled")
+	flag.StringVar(&o.profiles, "profiles", "", "scale: where profiles of the simulated nodes can be read, like 127.0.0.1:6061")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	_ "net/http/pprof" //nolint // only with --profiles
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,6 +45,9 @@ func scale(ctx context.Context, o options) (err error) {
 		return fmt.Errorf("tmpfs for the nodes' databases: %w", err)
 	}
 	defer func() { err = errors.Join(err, unix.Unmount(cards, unix.MNT_DETACH)) }()
+	if o.profiles != "" {
+		go func() { fmt.Fprintln(os.Stderr, "profiles:", http.ListenAndServe(o.profiles, nil)) }()
+	}
 	nodes := simulated.New(simulated.Options{Servers: []string{"mqtts://" + s.mqtt}, Token: s.token, Dir: cards, Count: o.nodes})
 	run, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
@@ -137,13 +142,14 @@ func (s *scaled) revision() (float64, error) {
 // moment is what has been used until now.
 type moment struct {
 	at                            time.Time
-	revision, written, cpu, bytes float64
+	revision, written, cpu, nodes, bytes float64
 }
 
 func (s *scaled) now(nodes *simulated.Nodes) (moment, error) {
 	revision, err := s.revision()
 	own, _ := cpuOf(s.server.Process.Pid)
-	return moment{time.Now(), revision, float64(written([]int{s.server.Process.Pid})), own, float64(nodes.Bytes())}, err
+	ours, _ := cpuOf(os.Getpid())
+	return moment{time.Now(), revision, float64(written([]int{s.server.Process.Pid})), own, ours, float64(nodes.Bytes())}, err
 }
 
 func (s *scaled) measure(nodes *simulated.Nodes, ended chan error) error {
@@ -171,6 +177,7 @@ func (s *scaled) measure(nodes *simulated.Nodes, ended chan error) error {
 	}
 	s.row(fmt.Sprintf("%d nodes joined at once, until all are Ready", s.o.nodes), joined.at.Sub(first.at).Seconds(), "s")
 	s.row("server's CPU for that", joined.cpu-first.cpu, "s")
+	s.row("simulated nodes' CPU for that", joined.nodes-first.nodes, "s")
 	s.row("over each node's link for that", (joined.bytes-first.bytes)/count/1024, "KiB")
 	s.memory("with the nodes")
 
@@ -208,6 +215,7 @@ func (s *scaled) measure(nodes *simulated.Nodes, ended chan error) error {
 	s.row("objects written, a pod", (after.revision-joined.revision)/float64(pods), "")
 	s.row("bytes to the server's disk, a pod", (after.written-joined.written)/float64(pods), "bytes")
 	s.row("server's CPU, a pod", 1000*(done.cpu-joined.cpu)/float64(pods), "ms")
+	s.row("simulated nodes' CPU, a pod", 1000*(done.nodes-joined.nodes)/float64(pods), "ms")
 	s.row("over each node's link", (after.bytes-joined.bytes)/count/1024, "KiB")
 	peak, err := meminfo(fmt.Sprintf("/proc/%d/status", s.server.Process.Pid))
 	if err != nil {
