@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -24,7 +25,11 @@ import (
 
 // Find gives the resource of a kind that has a scale.
 func Find(client kubernetes.Interface, gv schema.GroupVersion, kind string) (schema.GroupVersionResource, error) {
+	unknown := &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: gv.Group, Kind: kind}}
 	served, err := client.Discovery().ServerResourcesForGroupVersion(gv.String())
+	if apierrors.IsNotFound(err) {
+		return schema.GroupVersionResource{}, unknown
+	}
 	if err != nil {
 		return schema.GroupVersionResource{}, fmt.Errorf("resources of %s: %w", gv, err)
 	}
@@ -37,7 +42,7 @@ func Find(client kubernetes.Interface, gv schema.GroupVersion, kind string) (sch
 		scales[r.Name] = true
 	}
 	if resource == "" {
-		return schema.GroupVersionResource{}, fmt.Errorf("no matches for kind %q in version %q", kind, gv)
+		return schema.GroupVersionResource{}, unknown
 	}
 	if !scales[resource+"/scale"] {
 		return schema.GroupVersionResource{}, fmt.Errorf("%s does not implement the scale subresource", schema.GroupResource{Group: gv.Group, Resource: resource})
