@@ -1,6 +1,10 @@
 package link
 
 import (
+	"fmt"
+	"strconv"
+	"strings"
+
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 )
@@ -18,3 +22,28 @@ func IngressClassOf(in *networkingv1.Ingress) string {
 
 // ServesIngresses says whether a node is one that serves Ingresses, and is given their Secrets.
 func ServesIngresses(node *corev1.Node) bool { return node.Labels[IngressLabel] != "false" }
+
+// IngressPorts are those at which a node serves Ingresses over HTTP and HTTPS; 0: it does not.
+func IngressPorts(node *corev1.Node) (http, https uint16) {
+	if !ServesIngresses(node) {
+		return 0, 0
+	}
+	first, second, _ := strings.Cut(node.Labels[IngressLabel], "-")
+	a, err := strconv.ParseUint(first, 10, 16)
+	b, also := strconv.ParseUint(second, 10, 16)
+	if err != nil || also != nil {
+		return 80, 443
+	}
+	return uint16(a), uint16(b)
+}
+
+// IngressLabelOf is the value of the label for ports that an agent serves Ingresses at; "" when it needs none.
+func IngressLabelOf(http, https int) string {
+	switch {
+	case http == 80 && https == 443:
+		return ""
+	case http == 0 && https == 0:
+		return "false"
+	}
+	return fmt.Sprintf("%d-%d", http, https)
+}

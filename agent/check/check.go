@@ -5,6 +5,7 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,11 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/agent/hostports"
+	"bramble.dev/mesh/ingress"
 )
 
 // Level says how much a finding matters.
@@ -67,6 +73,7 @@ func Run(h Host) []Result {
 		h.feature("nftables", "nftables", Missing, "load it with `modprobe nf_tables`; on Raspberry Pi OS update the kernel: `apt full-upgrade`"),
 		h.seccomp(),
 		h.resolver(),
+		h.webPorts(),
 	}
 }
 
@@ -182,6 +189,28 @@ func (h Host) resolver() Result {
 		return Result{"resolver", Degraded, "/etc/resolv.conf names no server: pods resolve only the cluster's names", "give the board a DNS server, by DHCP or in /etc/resolv.conf"}
 	}
 	return Result{Name: "resolver", Found: "/etc/resolv.conf"}
+}
+
+// webPorts looks for programs that have the ports at which Ingresses are served.
+func (h Host) webPorts() Result {
+	const name = "ports 80 and 443"
+	uses, err := hostports.Find(filepath.Join(h.Root, "proc"), map[hostports.Port]bool{
+		{Protocol: corev1.ProtocolTCP, Number: 80}: true, {Protocol: corev1.ProtocolTCP, Number: 443}: true,
+	})
+	if err != nil {
+		return Result{name, Degraded, err.Error(), "mount /proc"}
+	}
+	var taken []string
+	for _, u := range uses {
+		if u.Program != ingress.Name {
+			taken = append(taken, fmt.Sprintf("%d is in use by %s", u.Number, cmp.Or(u.Program, "another program")))
+		}
+	}
+	if len(taken) > 0 {
+		return Result{name, Degraded, strings.Join(taken, ", ") + ": this board serves no Ingress there",
+			"stop that program, or give the agent other ports: --ingress-http-port 8080 --ingress-https-port 8443 (0: none)"}
+	}
+	return Result{Name: name, Found: "free for Ingresses"}
 }
 
 // modprobe asks for a module; its failure is not one, since what matters is whether the thing then works.

@@ -2,6 +2,7 @@ package check
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,6 +27,22 @@ func board(t *testing.T, files map[string]string) Host {
 		Now:          func() time.Time { return time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) },
 		Capabilities: func() (uint64, error) { return ^uint64(0), nil },
 		Probe:        func(string) error { return nil },
+	}
+}
+
+// listens is the kernel's table with a socket that takes connections at a port.
+func listens(port string, inode int) string {
+	return fmt.Sprintf("  sl  local_address\n   0: 00000000:%s 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 %d 1\n", port, inode)
+}
+
+// has gives a socket to a program.
+func has(t *testing.T, inode int, program string) func(*Host) {
+	return func(h *Host) {
+		process := filepath.Join(h.Root, "proc/42")
+		if err := errors.Join(os.MkdirAll(filepath.Join(process, "fd"), 0o755), os.WriteFile(filepath.Join(process, "comm"), []byte(program+"\n"), 0o644),
+			os.Symlink(fmt.Sprintf("socket:[%d]", inode), filepath.Join(process, "fd/3"))); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -75,6 +92,9 @@ func TestRun(t *testing.T) {
 		}, check: "capabilities", level: Degraded, words: "negative oom scores"},
 		{name: "no resolver", files: with("etc/resolv.conf", ""), check: "resolver", level: Degraded, words: "DNS server"},
 		{name: "no seccomp", files: with("proc/sys/kernel/seccomp/actions_avail", ""), check: "seccomp", level: Degraded, words: "CONFIG_SECCOMP_FILTER"},
+		{name: "the web's ports are free", files: good, check: "ports 80 and 443", level: OK, words: "free"},
+		{name: "a web server", files: with("proc/thread-self/net/tcp", listens("01BB", 7)), spoil: has(t, 7, "lighttpd"), check: "ports 80 and 443", level: Degraded, words: "443 is in use by lighttpd"},
+		{name: "our own", files: with("proc/thread-self/net/tcp6", listens("0050", 7)), spoil: has(t, 7, "bramble-ingress"), check: "ports 80 and 443", level: OK, words: "free"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

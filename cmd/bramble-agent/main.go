@@ -137,12 +137,12 @@ func (f *flags) config() (agent.Config, error) {
 			return c, fmt.Errorf("%s %d: want a port, or 0 for none", flag, port)
 		}
 	}
-	if c.IngressHTTP == 0 && c.IngressHTTPS == 0 { // so that it is not told their Secrets
+	if value := link.IngressLabelOf(c.IngressHTTP, c.IngressHTTPS); value != "" && c.Labels[link.IngressLabel] == "" {
 		c.Labels = maps.Clone(c.Labels)
 		if c.Labels == nil {
 			c.Labels = map[string]string{}
 		}
-		c.Labels[link.IngressLabel] = "false"
+		c.Labels[link.IngressLabel] = value
 	}
 	if c.NodeIP != "" {
 		if _, err := netip.ParseAddr(c.NodeIP); err != nil {

@@ -27,6 +27,9 @@ func (z *zone) service(name string, labels []string, qtype uint16) result {
 	if e.Service.Spec.Type == corev1.ServiceTypeExternalName {
 		return external(e, name, labels[2:])
 	}
+	if headless(e.Service) && len(endpointsOf(e)) == 0 {
+		return unknown() // the specification has it so: clients wait for a name, not for its records
+	}
 	switch rest := labels[2:]; {
 	case len(rest) == 0 && qtype == dns.TypeSRV:
 		return z.srv(e, name, base, "", "")

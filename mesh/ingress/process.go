@@ -66,14 +66,15 @@ type process struct {
 	ports   []int
 	servers []*http.Server
 
-	mu    sync.Mutex // one order at a time
+	mu    sync.Mutex    // one order at a time
+	told  chan struct{} // closed with the first table
 	ended chan struct{}
 	once  sync.Once
 }
 
 func serve(log *slog.Logger) error {
 	names := strings.Split(os.Getenv(variable), ",") // control, http=80, https=443, program
-	p := &process{log: log, proxy: newProxy(log), ended: make(chan struct{}), ports: []int{0, 0}}
+	p := &process{log: log, proxy: newProxy(log), told: make(chan struct{}), ended: make(chan struct{}), ports: []int{0, 0}}
 	var control net.Listener
 	var serving sync.WaitGroup
 	for i, name := range names {
@@ -129,12 +130,22 @@ func (p *process) listen(serving *sync.WaitGroup, l net.Listener, secure bool, p
 	l = netutil.LimitListener(l, connections)
 	if !secure {
 		p.ports[0] = port
-		serving.Go(func() { _ = s.Serve(l) })
+		serving.Go(func() { p.accept(l, s.Serve) })
 		return
 	}
 	p.ports[1] = port
 	s.TLSConfig = &tls.Config{GetCertificate: p.certs.get, MinVersion: tls.VersionTLS12}
-	serving.Go(func() { _ = s.ServeTLS(l, "", "") })
+	serving.Go(func() { p.accept(l, func(l net.Listener) error { return s.ServeTLS(l, "", "") }) })
+}
+
+// accept takes connections from the first table on. Before that no answer would be right: who comes waits in the kernel's queue.
+func (p *process) accept(l net.Listener, serve func(net.Listener) error) {
+	select {
+	case <-p.told:
+		_ = serve(l)
+	case <-p.ended:
+		l.Close()
+	}
 }
 
 // control takes orders of agents, one connection at a time: that of an agent that died is closed by the kernel.
@@ -185,7 +196,9 @@ func (p *process) take(o order) report {
 			r.Error = err.Error()
 		}
 		o.Table.Certs = nil
-		p.proxy.table.Store(o.Table)
+		if p.proxy.table.Swap(o.Table) == nil {
+			close(p.told)
+		}
 	}
 	return r
 }

@@ -77,13 +77,16 @@ func everything() Config {
 	outer.Spec.ExternalIPs = []string{"198.51.100.9"}
 	outer.Spec.Type = corev1.ServiceTypeLoadBalancer
 	outer.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}, {IP: "203.0.113.8", IPMode: ptr(corev1.LoadBalancerIPModeProxy)}, {Hostname: "lb.example"}}
-	outer.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/25", "198.18.0.0/15", "nonsense"}
+	outer.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/25", " 198.18.0.0/15", "nonsense"}
 	inner := service("inner", "10.43.0.24", corev1.ServicePort{Port: 80})
 	inner.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
 	empty := service("empty", "10.43.0.25", corev1.ServicePort{Port: 80, NodePort: 30025})
 	away := service("away", "10.43.0.26", corev1.ServicePort{Port: 80, NodePort: 30026})
 	away.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	away.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
+	nowhere := service("nowhere", "10.43.0.30", corev1.ServicePort{Port: 80, NodePort: 30030})
+	nowhere.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	nowhere.Spec.InternalTrafficPolicy = ptr(corev1.ServiceInternalTrafficPolicyLocal)
 	hostnet := service("hostnet", "10.43.0.27", corev1.ServicePort{Port: 80, NodePort: 30027})
 	headless := service("headless", corev1.ClusterIPNone, corev1.ServicePort{Port: 80})
 	name := service("name", "", corev1.ServicePort{Port: 80})
@@ -93,7 +96,7 @@ func everything() Config {
 	stickyLocal := service("sticky-local", "10.43.0.29", corev1.ServicePort{Port: 80, NodePort: 30029})
 	stickyLocal.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
 	stickyLocal.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
-	c.Services = []*corev1.Service{plain, one, sticky, outer, inner, empty, away, hostnet, headless, name, other, stickyLocal}
+	c.Services = []*corev1.Service{plain, one, sticky, outer, inner, empty, away, hostnet, headless, name, other, stickyLocal, nowhere}
 	both := []discoveryv1.Endpoint{ep("10.42.1.5", "n1"), ep("10.42.2.6", "n2")}
 	http := to("", 8080, tcp)
 	c.Endpoints = []*discoveryv1.EndpointSlice{

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -117,7 +118,7 @@ func (p *port) plan(sp corev1.ServicePort, eps endpoints) {
 	}
 	for _, a := range clusterIPs(p.svc) {
 		if internal {
-			p.front(vipFront(a, p), nil, local, false)
+			p.front(vipFront(a, p), nil, local, len(all) == 0)
 		} else {
 			p.front(vipFront(a, p), nil, all, true)
 		}
@@ -167,7 +168,7 @@ func clusterIPs(svc *corev1.Service) []netip.Addr {
 func prefixes(list []string) []netip.Prefix {
 	var out []netip.Prefix
 	for _, s := range list {
-		if p, err := netip.ParsePrefix(s); err == nil && p.Addr().Is4() {
+		if p, err := netip.ParsePrefix(strings.TrimSpace(s)); err == nil && p.Addr().Is4() { // the API takes spaces around it
 			out = append(out, p.Masked())
 		}
 	}

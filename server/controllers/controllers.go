@@ -160,7 +160,7 @@ func (k kit) services() []runner {
 			Client: mirror, Events: k.events("endpoint-slice-mirroring-controller", mirror),
 			Services: s.Services(), Endpoints: s.Endpoints(), EndpointSlices: s.EndpointSlices(), Log: log,
 		}),
-		ingress.New(ingress.Inputs{Client: k.Client("ingress-controller"), Ingresses: s.Ingresses(), Classes: s.IngressClasses(), Nodes: s.Nodes(), Log: log}),
+		ingress.New(ingress.Inputs{Client: k.Client("ingress-controller"), Ingresses: s.Ingresses(), Classes: s.IngressClasses(), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
 		loadbalancer.New(loadbalancer.Inputs{
 			Client: balancers, Events: k.events("service-controller", balancers), Services: s.Services(), EndpointSlices: s.EndpointSlices(),
 			Nodes: s.Nodes(), Pods: s.Pods(), Ingresses: s.Ingresses(), Pool: k.LoadBalancers, Log: log,

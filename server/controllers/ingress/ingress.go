@@ -13,8 +13,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
-	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,6 +34,7 @@ type Inputs struct {
 	Ingresses *cache.Cache[networkingv1.Ingress]
 	Classes   *cache.Cache[networkingv1.IngressClass]
 	Nodes     *cache.Cache[corev1.Node]
+	Pods      *cache.Cache[corev1.Pod]
 	Log       *slog.Logger
 }
 
@@ -51,7 +50,13 @@ func New(in Inputs) *loop.Loop {
 	loop.Watch(l, in.Ingresses, loop.Self)
 	loop.Watch(l, in.Classes, func(cache.Change[networkingv1.IngressClass]) []loop.Key { return c.everyone() })
 	loop.Watch(l, in.Nodes, func(x cache.Change[corev1.Node]) []loop.Key {
-		if x.Old != nil && x.New != nil && same(x.Old, x.New) {
+		if x.Old != nil && x.New != nil && sameForIngresses(x.Old, x.New) {
+			return nil
+		}
+		return c.everyone()
+	})
+	loop.Watch(l, in.Pods, func(x cache.Change[corev1.Pod]) []loop.Key {
+		if !entrance.HostPortsChanged(x) {
 			return nil
 		}
 		return c.everyone()
@@ -66,16 +71,6 @@ func (c *controller) everyone() (keys []loop.Key) {
 	return keys
 }
 
-func same(a, b *corev1.Node) bool {
-	for _, secure := range []bool{false, true} {
-		x, ok := address(a, secure)
-		if y, also := address(b, secure); x != y || ok != also {
-			return false
-		}
-	}
-	return true
-}
-
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	if err := c.writes.Settle(ctx, key); err != nil {
 		return err
@@ -88,10 +83,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	if !ok || class.Spec.Controller != link.IngressController {
 		return nil // what its status says is for who serves it to write
 	}
-	var want []networkingv1.IngressLoadBalancerIngress
-	for _, a := range addresses(c.Nodes.List("", nil), len(in.Spec.TLS) > 0) {
-		want = append(want, networkingv1.IngressLoadBalancerIngress{IP: a.String()})
-	}
+	want := decide(c.Nodes.List("", nil), c.hostPorts(), len(in.Spec.TLS) > 0)
 	if equality.Semantic.DeepEqual(want, in.Status.LoadBalancer.Ingress) {
 		return nil
 	}
@@ -108,27 +100,13 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	return nil
 }
 
-// addresses are those of the nodes that can serve.
-func addresses(nodes []*corev1.Node, secure bool) (out []netip.Addr) {
-	for _, n := range nodes {
-		if a, ok := address(n, secure); ok {
-			out = append(out, a)
+// hostPorts are those of each node that pods have.
+func (c *controller) hostPorts() map[string][]entrance.Port {
+	out := map[string][]entrance.Port{}
+	for _, p := range c.Pods.List("", nil) {
+		if ports := entrance.HostPorts(p); len(ports) > 0 {
+			out[p.Spec.NodeName] = append(out[p.Spec.NodeName], ports...)
 		}
 	}
-	slices.SortFunc(out, netip.Addr.Compare)
 	return out
-}
-
-// address is a node's, if it can serve: it is ready, it is not kept out, and no program of its board has the ports.
-func address(n *corev1.Node, secure bool) (a netip.Addr, ok bool) {
-	if !entrance.Open(n) || !link.ServesIngresses(n) {
-		return a, false
-	}
-	for _, p := range link.BusyPorts(n) {
-		if p.Protocol == corev1.ProtocolTCP && (p.Port == 80 || p.Port == 443 && secure) {
-			return a, false
-		}
-	}
-	a = entrance.Address(n, netip.Addr.IsValid)
-	return a, a.IsValid()
 }

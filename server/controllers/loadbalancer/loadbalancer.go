@@ -20,6 +20,7 @@ import (
 
 	"bramble.dev/link"
 	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/entrance"
 	"bramble.dev/server/controllers/loop"
 )
 
@@ -98,30 +99,10 @@ func (c *controller) keysOfService(x cache.Change[corev1.Service]) []loop.Key {
 }
 
 func (c *controller) keysOfPod(x cache.Change[corev1.Pod]) []loop.Key {
-	if x.Old != nil && x.New != nil && x.Old.Spec.NodeName == x.New.Spec.NodeName && over(x.Old) == over(x.New) {
-		return nil
-	}
-	if len(hostPorts(x.Object())) == 0 {
+	if !entrance.HostPortsChanged(x) {
 		return nil
 	}
 	return c.everyone()
-}
-
-func over(p *corev1.Pod) bool {
-	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
-}
-
-func hostPorts(p *corev1.Pod) (ports []port) {
-	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
-		for i := range list {
-			for _, cp := range list[i].Ports {
-				if cp.HostPort > 0 {
-					ports = append(ports, port{cp.Protocol, cp.HostPort})
-				}
-			}
-		}
-	}
-	return ports
 }
 
 func sameForServices(a, b *corev1.Node) bool {
@@ -232,7 +213,7 @@ func (c *controller) observe(svc *corev1.Service) observed {
 	if len(c.Pool) > 0 {
 		return o
 	}
-	o.local, o.hostPort = map[string]bool{}, map[string]map[port]string{}
+	o.local, o.hostPort = map[string]bool{}, map[string]map[entrance.Port]string{}
 	for _, s := range c.EndpointSlices.List(svc.Namespace, nil) {
 		if s.Labels[discoveryv1.LabelServiceName] != svc.Name {
 			continue
@@ -244,12 +225,9 @@ func (c *controller) observe(svc *corev1.Service) observed {
 		}
 	}
 	for _, p := range c.Pods.List("", nil) {
-		if p.Spec.NodeName == "" || over(p) {
-			continue
-		}
-		for _, hp := range hostPorts(p) {
+		for _, hp := range entrance.HostPorts(p) {
 			if o.hostPort[p.Spec.NodeName] == nil {
-				o.hostPort[p.Spec.NodeName] = map[port]string{}
+				o.hostPort[p.Spec.NodeName] = map[entrance.Port]string{}
 			}
 			o.hostPort[p.Spec.NodeName][hp] = p.Namespace + "/" + p.Name
 		}

@@ -26,9 +26,9 @@ type observed struct {
 	services []*corev1.Service // all, this one among them
 	pool     Pool
 	nodes    []*corev1.Node
-	local    map[string]bool            // nodes with a ready endpoint
-	hostPort map[string]map[port]string // ports that pods have on nodes, and whose they are
-	ingress  string                     // the Ingress for which the nodes keep the web's ports; "": none
+	local    map[string]bool                     // nodes with a ready endpoint
+	hostPort map[string]map[entrance.Port]string // ports that pods have on nodes, and whose they are
+	ingress  string                              // the Ingress for which the nodes keep the web's ports; "": none
 }
 
 // plan is what a Service is to have.
@@ -36,13 +36,6 @@ type plan struct {
 	addresses []netip.Addr
 	refusal   string // why it has none, or not all
 }
-
-type port struct {
-	proto  corev1.Protocol
-	number int32
-}
-
-func (p port) String() string { return strings.ToLower(string(p.proto)) + "/" + fmt.Sprint(p.number) }
 
 // ours says whether a Service is ours to give an address to.
 func ours(svc *corev1.Service) bool {
@@ -68,10 +61,10 @@ func addressesOf(svc *corev1.Service) []netip.Addr {
 	return out
 }
 
-func portsOf(svc *corev1.Service) []port {
-	var out []port
+func portsOf(svc *corev1.Service) []entrance.Port {
+	var out []entrance.Port
 	for _, p := range svc.Spec.Ports {
-		out = append(out, port{cmp.Or(p.Protocol, corev1.ProtocolTCP), p.Port})
+		out = append(out, entrance.Port{cmp.Or(p.Protocol, corev1.ProtocolTCP), p.Port})
 	}
 	return out
 }
@@ -169,7 +162,7 @@ func (o observed) cannot(n *corev1.Node) string {
 			return fmt.Sprintf("port %s is the host port of pod %s", p, pod)
 		}
 		for _, busy := range link.BusyPorts(n) {
-			if busy.Protocol == p.proto && int32(busy.Port) == p.number {
+			if busy.Protocol == p.Protocol && int32(busy.Port) == p.Number {
 				return fmt.Sprintf("port %s is in use by %s", p, cmp.Or(busy.By, "another program"))
 			}
 		}
@@ -196,7 +189,7 @@ func rival(o observed) string {
 		}
 	}
 	if o.ingress != "" && !has {
-		for _, p := range []port{{corev1.ProtocolTCP, 80}, {corev1.ProtocolTCP, 443}} {
+		for _, p := range []entrance.Port{{corev1.ProtocolTCP, 80}, {corev1.ProtocolTCP, 443}} {
 			if slices.Contains(mine, p) {
 				return fmt.Sprintf("port %s of the nodes serves Ingresses (%s): choose another port, or give the server a --load-balancer-pool", p, o.ingress)
 			}

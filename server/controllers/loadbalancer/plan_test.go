@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/link"
+	"bramble.dev/server/controllers/entrance"
 )
 
 func TestPools(t *testing.T) {
@@ -122,7 +123,7 @@ func TestDecide(t *testing.T) {
 		{"local endpoints", observed{service: local, nodes: two, local: map[string]bool{"b": true}}, "192.168.1.2", "a: no endpoint is ready here"},
 		{"a program has the port", observed{service: service("web", 80), nodes: []*corev1.Node{two[0], busy}}, "192.168.1.1", "b: port tcp/80 is in use by nginx"},
 		{"a program has another port", observed{service: service("web", 81), nodes: []*corev1.Node{busy}}, "192.168.1.2", ""},
-		{"a pod has the port", observed{service: service("web", 80), nodes: two, hostPort: map[string]map[port]string{"a": {{corev1.ProtocolTCP, 80}: "default/x"}}}, "192.168.1.2", "a: port tcp/80 is the host port of pod default/x"},
+		{"a pod has the port", observed{service: service("web", 80), nodes: two, hostPort: map[string]map[entrance.Port]string{"a": {{corev1.ProtocolTCP, 80}: "default/x"}}}, "192.168.1.2", "a: port tcp/80 is the host port of pod default/x"},
 		{"an older Service", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{service("older", 80)}}, "", "is Service default/older's"},
 		{"a Service that has it", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{has(service("younger", 80), "192.168.1.1")}}, "", "is Service default/younger's"},
 		{"another port", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{has(service("older", 81), "192.168.1.1")}}, "192.168.1.1 192.168.1.2", ""},
