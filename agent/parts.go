@@ -44,7 +44,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Board: word, Dir: c.dir("mesh"), Logger: a.log, Announces: a.announces})
+	m, err := mesh.Open(ctx, mesh.Options{Instance: instance, Board: word, Dir: c.dir("mesh"), Logger: a.log, Announces: a.announces, Unasked: a.unasked})
 	if err != nil {
 		return err
 	}
@@ -83,6 +83,13 @@ func (a *agent) announces(address netip.Addr, on string) {
 			}
 		}
 	}
+}
+
+// unasked tells a Service's reader that load balancers outside cannot ask this node for it, in upstream's words.
+func (a *agent) unasked(s *corev1.Service, err error) {
+	ref := corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: s.Namespace, Name: s.Name, UID: s.UID}
+	a.events.Eventf(ref, corev1.EventTypeWarning, "FailedToStartServiceHealthcheck", "node %s failed to start healthcheck %q on port %d: %v",
+		a.config.NodeName, s.Namespace+"/"+s.Name, s.Spec.HealthCheckNodePort, err)
 }
 
 // controlled is what the board's own commands may do with images.

@@ -25,7 +25,9 @@ type Options struct {
 	Logger   *slog.Logger
 	// Announces is called when this node begins to announce an address of a load balancer; optional.
 	Announces func(a netip.Addr, link string)
-	recheck   time.Duration // how often to look after what others did to the mesh; 0: 30 s
+	// Unasked is called when a Service's healthCheckNodePort cannot be had on this node; optional.
+	Unasked func(svc *corev1.Service, err error)
+	recheck time.Duration // how often to look after what others did to the mesh; 0: 30 s
 }
 
 // Config is all that the node's network is made of. Its objects must not be changed afterwards: an

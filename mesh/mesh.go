@@ -22,6 +22,7 @@ import (
 	"bramble.dev/mesh/bridge"
 	"bramble.dev/mesh/dns"
 	"bramble.dev/mesh/firewall"
+	"bramble.dev/mesh/health"
 	"bramble.dev/mesh/internal/kernel"
 	"bramble.dev/mesh/ipam"
 	"bramble.dev/mesh/nft"
@@ -43,6 +44,7 @@ type Mesh struct {
 	dns      *dns.Server
 	firewall *firewall.Firewall
 	balancer *announce.Announcer
+	health   *health.Server
 
 	end     context.CancelFunc
 	watcher sync.WaitGroup
@@ -86,6 +88,7 @@ func Open(ctx context.Context, o Options) (_ *Mesh, err error) {
 	m.dns = dns.Open(dns.Options{Logger: o.Logger, Enter: m.host.Do})
 	m.firewall = firewall.Open(firewall.Options{Instance: o.Instance, Bridge: m.bridge.Name, Tunnel: m.tunnel.Name, Table: m.services.Table, Logger: o.Logger, Chains: m.nft.BaseChains, Enter: m.host.Do})
 	m.balancer = announce.Open(announce.Options{Logger: o.Logger, Enter: m.host.Do, Took: o.Announces})
+	m.health = health.Open(health.Options{Logger: o.Logger, Enter: m.host.Do, Failed: o.Unasked})
 	m.adopt()
 	watch, end := context.WithCancel(context.WithoutCancel(ctx))
 	m.end = end
@@ -111,6 +114,7 @@ func (m *Mesh) Close() error {
 	m.watcher.Wait()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.health.Close()
 	err := errors.Join(m.balancer.Close(), m.dns.Close(), m.nft.Close())
 	m.host.Close()
 	return err
@@ -178,7 +182,13 @@ func (m *Mesh) set(ctx context.Context, addrs []netlink.Addr) error {
 		return m.dns.Set(ctx, dns.Config{Domain: c.Domain, Listen: netip.AddrPortFrom(gw, 53), Self: c.DNS,
 			Addresses: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}, Services: c.Services, Endpoints: c.EndpointSlices, Upstream: c.Upstream})
 	})
-	part("Services", func() error { return m.setServices(ctx) })
+	healthy := true
+	part("Services", func() error {
+		err := m.setServices(ctx)
+		healthy = err == nil
+		return err
+	})
+	m.health.Set(health.Config{Node: c.Node, Services: c.Services, Endpoints: c.EndpointSlices, Healthy: healthy})
 	part("the tunnel to other nodes", func() error { return m.tunnel.Set(ctx, c.tunnel(under-vxlan.Overhead, link)) })
 	addresses := c.announcement()
 	part("the host's firewall", func() error {
@@ -240,6 +250,7 @@ func (m *Mesh) Teardown(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ready = false
+	m.health.Close()
 	errs := []error{m.balancer.Close(), m.dns.Close(), m.firewall.Teardown(ctx), m.services.Teardown(ctx), m.policy.Teardown(ctx), m.tunnel.Teardown(ctx), m.bridge.Teardown(ctx)}
 	for _, l := range m.pool.List() {
 		errs = append(errs, m.pool.Release(l.ID))
