@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -95,24 +94,18 @@ func (db *DB) write(batch map[cell][]byte) error {
 
 // put writes one value and says whether that changed anything.
 func put(tx *sql.Tx, c cell, value []byte) (bool, error) {
-	var old []byte
-	err := tx.QueryRow("SELECT value FROM items WHERE bucket = ? AND key = ?", c.bucket, c.key).Scan(&old)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		if value == nil {
-			return false, nil
-		}
-	case err != nil:
-		return false, err
-	case value != nil && bytes.Equal(old, value):
-		return false, nil
-	}
+	var did sql.Result
+	var err error
 	if value == nil {
-		_, err = tx.Exec("DELETE FROM items WHERE bucket = ? AND key = ?", c.bucket, c.key)
+		did, err = tx.Exec("DELETE FROM items WHERE bucket = ? AND key = ?", c.bucket, c.key)
 	} else {
-		_, err = tx.Exec("INSERT INTO items (bucket, key, value) VALUES (?, ?, ?) ON CONFLICT (bucket, key) DO UPDATE SET value = excluded.value", c.bucket, c.key, value)
+		did, err = tx.Exec("INSERT INTO items (bucket, key, value) VALUES (?, ?, ?) ON CONFLICT (bucket, key) DO UPDATE SET value = excluded.value WHERE value <> excluded.value", c.bucket, c.key, value)
 	}
-	return true, err
+	if err != nil {
+		return false, err
+	}
+	rows, err := did.RowsAffected()
+	return rows > 0, err
 }
 
 // Broken is closed when the database takes no more writes.

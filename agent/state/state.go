@@ -100,7 +100,8 @@ func open(path string) (*sql.DB, error) {
 	// board needs for something else.
 	// unix-excl: the index of the log stays in memory. Another process has no business here, and a file of it would be
 	// written to the card after each commit, 32 KiB for a change of one.
-	dsn := "file:" + path + "?vfs=unix-excl&_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000&_cache_size=-256&_txlock=immediate"
+	// Statements are kept: a first set of a thousand peers is a thousand times the same one.
+	dsn := "file:" + path + "?vfs=unix-excl&_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000&_cache_size=-256&_stmt_cache_size=8&_txlock=immediate"
 	conn, err := sql.Open("sqlite3", dsn)
 	if err != nil {
 		return nil, err
