@@ -50,6 +50,7 @@ type Config struct {
 const (
 	intakeQueues = 4
 	intakeDepth  = 256       // frames that wait in one queue; more are dropped
+	writes       = 64        // reports that are being written at a time; others wait in turn, without the memory that a write takes
 	admissions   = 16        // agents that are being admitted at a time; others repeat their frame
 	forgetAfter  = time.Hour // of absence
 )
@@ -72,6 +73,7 @@ type Dispatcher struct {
 
 	intake   [intakeQueues]chan message
 	admitted chan struct{} // a token for each admission under way
+	writing  chan struct{} // and for each write of a report
 	naming   [32]sync.Mutex
 
 	state    state
@@ -100,8 +102,8 @@ func New(cfg Config) (*Dispatcher, error) {
 	d := &Dispatcher{
 		cfg: cfg, log: cfg.Logger, started: time.Now(), seed: maphash.MakeSeed(),
 		topics:   link.Topics{Cluster: link.ClusterID(cfg.Identity.CAHash())},
-		admitted: make(chan struct{}, admissions),
-		nodes:    map[string]*node{}, greeters: map[string]*greeter{}, held: map[string]time.Time{},
+		admitted: make(chan struct{}, admissions), writing: make(chan struct{}, writes),
+		nodes: map[string]*node{}, greeters: map[string]*greeter{}, held: map[string]time.Time{},
 		pace: rate.NewLimiter(400, 800),
 	}
 	d.dirty.wake = make(chan struct{}, 1)

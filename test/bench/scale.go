@@ -141,7 +141,7 @@ func (s *scaled) revision() (float64, error) {
 
 // moment is what has been used until now.
 type moment struct {
-	at                            time.Time
+	at                                   time.Time
 	revision, written, cpu, nodes, bytes float64
 }
 
@@ -217,11 +217,78 @@ func (s *scaled) measure(nodes *simulated.Nodes, ended chan error) error {
 	s.row("server's CPU, a pod", 1000*(done.cpu-joined.cpu)/float64(pods), "ms")
 	s.row("simulated nodes' CPU, a pod", 1000*(done.nodes-joined.nodes)/float64(pods), "ms")
 	s.row("over each node's link", (after.bytes-joined.bytes)/count/1024, "KiB")
+	if err := s.quiet(ctx, nodes); err != nil {
+		return err
+	}
+	if err := s.change(ctx, nodes, min(10, pods/each), each); err != nil {
+		return err
+	}
 	peak, err := meminfo(fmt.Sprintf("/proc/%d/status", s.server.Process.Pid))
 	if err != nil {
 		return err
 	}
 	s.atMost("server, most that was resident", 512, peak["VmHWM"]/1024, "MiB", "")
+	return nil
+}
+
+// quiet: a minute in which nobody wants anything.
+func (s *scaled) quiet(ctx context.Context, nodes *simulated.Nodes) error {
+	if err := s.sleep(time.Minute); err != nil { // a look at what can be given back is taken once a minute
+		return err
+	}
+	before, err := s.now(nodes)
+	if err != nil {
+		return err
+	}
+	if err := s.sleep(time.Minute); err != nil {
+		return err
+	}
+	after, err := s.now(nodes)
+	if err != nil {
+		return err
+	}
+	s.row("a quiet minute: objects written", after.revision-before.revision, "")
+	s.row("server's CPU", 1000*(after.cpu-before.cpu), "ms")
+	s.atMost("over each node's link", 1024, (after.bytes-before.bytes)/float64(s.o.nodes), "bytes", "")
+	s.memory("then")
+	return ctx.Err()
+}
+
+// change: one pod more behind a Service, and then a rollout of Deployments, of which the first have Services.
+func (s *scaled) change(ctx context.Context, nodes *simulated.Nodes, deployments, each int) error {
+	count := float64(s.o.nodes)
+	before, err := s.now(nodes)
+	if err != nil {
+		return err
+	}
+	bound, ready, err := simulated.OneMore(ctx, s.client, "load-000")
+	if err != nil {
+		return err
+	}
+	if err := s.sleep(5 * time.Second); err != nil { // until all nodes know
+		return err
+	}
+	one, err := s.now(nodes)
+	if err != nil {
+		return err
+	}
+	s.row("one pod more behind a Service, until it is bound", float64(bound.Milliseconds()), "ms")
+	s.row("until it is Ready", float64(ready.Milliseconds()), "ms")
+	s.row("server's CPU for that", 1000*(one.cpu-before.cpu), "ms")
+	s.row("over each node's link for that", (one.bytes-before.bytes)/count, "bytes")
+	took, err := simulated.Roll(ctx, s.client, deployments)
+	if err != nil {
+		return err
+	}
+	rolled, err := s.now(nodes)
+	if err != nil {
+		return err
+	}
+	pods := float64(deployments*each + 1)
+	s.row(fmt.Sprintf("a rollout of %d pods", int(pods)), took.Seconds(), "s")
+	s.row("objects written, a pod", (rolled.revision-one.revision)/pods, "")
+	s.row("server's CPU, a pod", 1000*(rolled.cpu-one.cpu)/pods, "ms")
+	s.row("over each node's link", (rolled.bytes-one.bytes)/count/1024, "KiB")
 	return nil
 }
 

@@ -19,7 +19,7 @@ type Load struct{ Deployments, Replicas, Services int }
 // Create makes it.
 func (l Load) Create(ctx context.Context, client kubernetes.Interface) error {
 	for i := range l.Deployments {
-		name := fmt.Sprintf("load-%03d", i)
+		name := nameOf(i)
 		labels := map[string]string{"app": name}
 		if i < l.Services {
 			_, err := client.CoreV1().Services("default").Create(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -39,6 +39,8 @@ func (l Load) Create(ctx context.Context, client kubernetes.Interface) error {
 	}
 	return nil
 }
+
+func nameOf(i int) string { return fmt.Sprintf("load-%03d", i) }
 
 // Pace is how long pods took from being bound until the API said that they are Ready, by node: the longest of each.
 type Pace struct {
