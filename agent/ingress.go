@@ -28,7 +28,7 @@ func (n *network) setIngress(ctx context.Context, c mesh.Config) error {
 		if told(s, c.NodeIP) {
 			for _, p := range s.Spec.Ports {
 				if portOf(p).Protocol == corev1.ProtocolTCP {
-					except[int(p.Port)] = "Service " + s.Namespace + "/" + s.Name
+					except[int(p.Port)] = link.OfService(s.Namespace, s.Name)
 				}
 			}
 		}

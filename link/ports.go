@@ -24,7 +24,7 @@ const (
 	LoadBalancerClass = "bramble.dev/load-balancer"
 )
 
-// PortInUse is one that a program has.
+// PortInUse is one that a program has, or, where an Ingress wants it, a Service.
 type PortInUse struct {
 	Protocol corev1.Protocol
 	Port     uint16
@@ -38,6 +38,14 @@ func (p PortInUse) String() string {
 	}
 	return s
 }
+
+const service = "Service "
+
+// OfService is who has a port that a Service has.
+func OfService(namespace, name string) string { return service + namespace + "/" + name }
+
+// ByService says whether it is a Service that has the port.
+func (p PortInUse) ByService() bool { return strings.HasPrefix(p.By, service) }
 
 const inUse = "in use on this board: "
 

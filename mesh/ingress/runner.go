@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -90,7 +91,7 @@ func (r *Runner) Set(ctx context.Context, c Config, except map[int]string) ([]Pr
 			return nil, err
 		}
 	}
-	r.taken = slicesOf(r.taken, wanted, except)
+	r.taken = r.lacking(wanted, except)
 	table, problems := Compile(c, r.ports[1])
 	text, err := json.Marshal(order{Table: &table})
 	if err != nil || bytes.Equal(text, r.told) {
@@ -104,19 +105,18 @@ func (r *Runner) Set(ctx context.Context, c Config, except map[int]string) ([]Pr
 	return problems, ctx.Err()
 }
 
-// slicesOf adds to the ports that could not be had those that were not asked for.
-func slicesOf(taken []Taken, wanted []int, except map[int]string) []Taken {
-	out := taken[:0:0]
-	for _, t := range taken {
-		for _, w := range wanted {
-			if t.Port == w {
-				out = append(out, t)
-				break
-			}
+// lacking are the ports that Ingresses want and do not have: those that could not be had of the wanted ones, and those that were
+// left to others.
+func (r *Runner) lacking(wanted []int, except map[int]string) (out []Taken) {
+	for _, t := range r.taken {
+		if slices.Contains(wanted, t.Port) {
+			out = append(out, t)
 		}
 	}
-	for port, who := range except {
-		out = append(out, Taken{port, errors.New(who)})
+	for _, port := range []int{r.HTTP, r.HTTPS} {
+		if who, ok := except[port]; ok && port != 0 {
+			out = append(out, Taken{port, errors.New(who)})
+		}
 	}
 	return out
 }

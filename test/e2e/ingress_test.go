@@ -49,6 +49,17 @@ spec:
   ports: [{name: web, port: 8000, targetPort: 80}]
 `
 
+// besides is what has a port of the boards that no Ingress wants.
+const besides = `
+apiVersion: v1
+kind: Service
+metadata: {name: beside}
+spec:
+  type: LoadBalancer
+  selector: {app: one}
+  ports: [{port: 7000, targetPort: 80}]
+`
+
 const routes = `
 apiVersion: v1
 kind: Secret
@@ -73,6 +84,7 @@ spec:
 func TestIngress(t *testing.T) {
 	c := start(t, 2, hosts.ClusterOptions{Images: []string{image("nginx"), image("nginx-new")}})
 	c.apply(fmt.Sprintf(sites, "one", "nginx:1.7.9"))
+	c.apply(besides)
 	first := c.certificate("first")
 	c.eventually(90*time.Second, "the Ingress tells where it is served", func() error {
 		if n := strings.Fields(c.kubectl("get", "ingress", "routes", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}")); len(n) != 2 {
@@ -96,6 +108,12 @@ func TestIngress(t *testing.T) {
 	t.Run("no failed request", func(t *testing.T) { c.ingressUnderLoad(t, first) })
 	second := c.certificate("second")
 	c.eventually(10*time.Second, "the new certificate is used", func() error { return c.visitSecurely(1, second) })
+	if got := c.kubectl("get", "service", "beside", "-o", "jsonpath={.status.loadBalancer.ingress[*].ip}"); len(strings.Fields(got)) != 2 {
+		t.Errorf("a load balancer beside the Ingress is at %q", got)
+	}
+	if got := c.kubectl("get", "events", "--field-selector", "reason=NodesLeftOut"); strings.Contains(got, "beside") {
+		t.Errorf("it was taken from its boards:\n%s", got)
+	}
 	c.kubectl("delete", "ingress", "routes")
 	c.eventually(10*time.Second, "nothing is left running", func() error {
 		if out, err := c.Hosts[0].Run(c.ctx, "sh", "-c", "grep -lx bramble-ingress /proc/[0-9]*/comm || true"); err != nil || out != "" {

@@ -162,7 +162,7 @@ func (o observed) cannot(n *corev1.Node) string {
 			return fmt.Sprintf("port %s is the host port of pod %s", p, pod)
 		}
 		for _, busy := range link.BusyPorts(n) {
-			if busy.Protocol == p.Protocol && int32(busy.Port) == p.Number {
+			if busy.Protocol == p.Protocol && int32(busy.Port) == p.Number && !busy.ByService() { // which of two Services has it is for rival to say
 				return fmt.Sprintf("port %s is in use by %s", p, cmp.Or(busy.By, "another program"))
 			}
 		}

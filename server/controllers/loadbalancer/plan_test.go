@@ -100,6 +100,10 @@ func TestDecide(t *testing.T) {
 		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: link.PortsFree, Status: corev1.ConditionFalse,
 			Message: link.PortsMessage([]link.PortInUse{{Protocol: corev1.ProtocolTCP, Port: 80, By: "nginx"}})})
 	})
+	wantedByIngress := node("b", "192.168.1.2", func(n *corev1.Node) {
+		n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: link.PortsFree, Status: corev1.ConditionFalse,
+			Message: link.PortsMessage([]link.PortInUse{{Protocol: corev1.ProtocolTCP, Port: 80, By: link.OfService("default", "web")}})})
+	})
 	for _, c := range []struct {
 		name    string
 		o       observed
@@ -122,6 +126,7 @@ func TestDecide(t *testing.T) {
 		{"away", observed{service: service("web", 80), nodes: []*corev1.Node{two[0], node("b", "192.168.1.2", func(n *corev1.Node) { n.Status.Conditions = nil })}}, "192.168.1.1", ""},
 		{"local endpoints", observed{service: local, nodes: two, local: map[string]bool{"b": true}}, "192.168.1.2", "a: no endpoint is ready here"},
 		{"a program has the port", observed{service: service("web", 80), nodes: []*corev1.Node{two[0], busy}}, "192.168.1.1", "b: port tcp/80 is in use by nginx"},
+		{"an Ingress wants the port that it has", observed{service: has(service("web", 80), "192.168.1.1"), nodes: []*corev1.Node{two[0], wantedByIngress}, ingress: "default/site"}, "192.168.1.1 192.168.1.2", ""},
 		{"a program has another port", observed{service: service("web", 81), nodes: []*corev1.Node{busy}}, "192.168.1.2", ""},
 		{"a pod has the port", observed{service: service("web", 80), nodes: two, hostPort: map[string]map[entrance.Port]string{"a": {{corev1.ProtocolTCP, 80}: "default/x"}}}, "192.168.1.2", "a: port tcp/80 is the host port of pod default/x"},
 		{"an older Service", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{service("older", 80)}}, "", "is Service default/older's"},
