@@ -74,6 +74,7 @@ type agent struct {
 	images   seam.Images
 	volumes  seam.Volumes
 	removals *removals
+	outages  func(context.Context) // of file servers; tells until its context is done
 	network  *network
 	self     *self
 	probes   *probe.Manager
@@ -260,6 +261,7 @@ func (a *agent) run(ctx context.Context) error {
 	a.self.update(ctx)
 	part("node", quiet(a.self.run))
 	part("removals", quiet(a.removals.run))
+	part("outages", quiet(a.outages))
 	part("tokens", quiet(a.tokens.Run))
 	part("clock", quiet(a.floor.Run))
 	part("database", a.watchDatabase)

@@ -68,6 +68,7 @@ func (a *agent) openParts(ctx context.Context) error {
 		return err
 	}
 	a.volumes = volumes
+	a.outages = func(ctx context.Context) { volumes.Watch(ctx, a.outage) }
 	a.removals = &removals{catalog: a.catalog, remove: volumes.Remove, report: a.reports.volume, log: a.log, changed: make(chan struct{}, 1)}
 	return nil
 }

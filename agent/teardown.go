@@ -76,6 +76,7 @@ func unmountBelow(dir string) error {
 	defer f.Close()
 	var points []string
 	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20) // an overlay's options are long
 	for lines.Scan() {
 		fields := strings.Fields(lines.Text())
 		if len(fields) > 4 {

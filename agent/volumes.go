@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/agent/catalog"
+	"bramble.dev/agent/events"
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/token"
 	"bramble.dev/link"
@@ -68,6 +69,22 @@ func folderOf(pv *corev1.PersistentVolume) (storage.Folder, bool) {
 	return f, true
 }
 
+// outage tells a pod's reader that the file server of one of its volumes went away or came back. What waits for a server is tried
+// again then.
+func (a *agent) outage(o storage.Outage) {
+	kind, reason := corev1.EventTypeWarning, events.NFSServerAway
+	if o.Over {
+		kind, reason = corev1.EventTypeNormal, events.NFSServerBack
+		a.pods.ObjectsChanged("")
+	}
+	a.log.Warn("a volume's file server went away or came back", "server", o.Server, "back", o.Over, "uid", o.Pod)
+	for _, v := range a.pods.Pods() {
+		if v.Pod.UID == o.Pod {
+			a.events.Event(events.Pod(v.Pod), kind, reason, o.What)
+		}
+	}
+}
+
 // How long a volume that could not be removed is left alone: twice as long each time.
 const (
 	firstRemovalRetry = 5 * time.Second
@@ -106,9 +123,7 @@ func (r *removals) run(ctx context.Context) {
 		wait := r.once(ctx, known, time.Now())
 		var alarm <-chan time.Time
 		if wait > 0 {
-			timer := time.NewTimer(wait)
-			defer timer.Stop()
-			alarm = timer.C
+			alarm = time.After(wait)
 		}
 		select {
 		case <-ctx.Done():

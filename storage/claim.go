@@ -44,9 +44,9 @@ func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume
 	}
 	switch s := pv.Spec.PersistentVolumeSource; {
 	case s.HostPath != nil:
-		return hostPath(s.HostPath)
+		return v.hostPath(ctx, s.HostPath)
 	case s.Local != nil:
-		return v.mountLocal(s.Local.Path)
+		return v.mountLocal(ctx, s.Local.Path)
 	case s.NFS != nil:
 		return v.mountExport(ctx, s.NFS, pv.Spec.MountOptions)
 	default:
@@ -55,9 +55,11 @@ func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume
 }
 
 // mountLocal gives a folder of this node, which the pod's fsGroup gets, other than that of a hostPath.
-func (v volume) mountLocal(path string) (string, error) {
-	if err := checkHostPath(path, corev1.HostPathDirectory); err != nil {
-		return "", err
-	}
-	return path, v.setGroupOnce(path)
+func (v volume) mountLocal(ctx context.Context, path string) (string, error) {
+	return path, v.Touch(ctx, path, func(context.Context) error {
+		if err := checkHostPath(path, corev1.HostPathDirectory); err != nil {
+			return err
+		}
+		return v.setGroupOnce(path)
+	})
 }

@@ -11,19 +11,22 @@ import (
 )
 
 // mountHostPath gives a path of the host itself; its type says what must be there, or is made.
-func mountHostPath(_ context.Context, _ volume, s *corev1.VolumeSource) (string, error) {
-	return hostPath(s.HostPath)
+func mountHostPath(ctx context.Context, v volume, s *corev1.VolumeSource) (string, error) {
+	return v.hostPath(ctx, s.HostPath)
 }
 
-func hostPath(s *corev1.HostPathVolumeSource) (string, error) {
+// hostPath may lie on a file server that the host itself has mounted.
+func (v volume) hostPath(ctx context.Context, s *corev1.HostPathVolumeSource) (string, error) {
 	want := corev1.HostPathUnset
 	if s.Type != nil {
 		want = *s.Type
 	}
-	if err := makeHostPath(s.Path, want); err != nil {
-		return "", err
-	}
-	return s.Path, checkHostPath(s.Path, want)
+	return s.Path, v.Touch(ctx, s.Path, func(context.Context) error {
+		if err := makeHostPath(s.Path, want); err != nil {
+			return err
+		}
+		return checkHostPath(s.Path, want)
+	})
 }
 
 // makeHostPath makes what a type promises to make. With no type a container runtime makes a missing folder, so it is

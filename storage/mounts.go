@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,28 +15,75 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mountsBelow lists the mount points at and below a folder, the deepest first. It reads mountinfo (proc_pid_mountinfo(5)) and
-// touches none of them: asking a file system whose server is away would hang.
-func mountsBelow(dir string) ([]string, error) {
+// mountPoint is a line of mountinfo (proc_pid_mountinfo(5)).
+type mountPoint struct {
+	at      string
+	device  string // of the file system: what several mounts may share
+	kind    string
+	source  string
+	options []string // the file system's own
+}
+
+// mountPoints reads mountinfo, in the order in which things were mounted. It touches no mount: asking a file system whose server
+// is away would hang.
+func mountPoints() ([]mountPoint, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var found []string
-	lines := bufio.NewScanner(f)
+	return parseMountInfo(f)
+}
+
+func parseMountInfo(r io.Reader) ([]mountPoint, error) {
+	var found []mountPoint
+	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20) // an overlay's options are long
 	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) < 5 {
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		place, what := strings.Fields(before), strings.Fields(after)
+		if len(place) < 5 || len(what) < 3 {
 			continue
 		}
-		if at := unescape(fields[4]); at == dir || strings.HasPrefix(at, dir+"/") {
-			found = append(found, at)
+		found = append(found, mountPoint{unescape(place[4]), place[2], what[0], unescape(what[1]), strings.Split(what[2], ",")})
+	}
+	return found, lines.Err()
+}
+
+// within tells whether a path is a folder or something in it.
+func within(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
+
+// mountsBelow lists the mount points at and below a folder, the deepest first.
+func mountsBelow(dir string) ([]string, error) {
+	all, err := mountPoints()
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, m := range all {
+		if within(m.at, dir) {
+			found = append(found, m.at)
 		}
 	}
 	sort.Sort(sort.Reverse(sort.StringSlice(found)))
-	return found, lines.Err()
+	return found, nil
+}
+
+// mountOf is the mount on which a path lies; the path itself is not looked at.
+func mountOf(path string) (mountPoint, error) {
+	all, err := mountPoints()
+	if err != nil {
+		return mountPoint{}, err
+	}
+	var found mountPoint
+	for _, m := range all {
+		if within(path, m.at) && len(m.at) >= len(found.at) { // what was mounted later hides what was before
+			found = m
+		}
+	}
+	return found, nil
 }
 
 // unescape undoes the octal escapes of space, tab, newline and backslash.

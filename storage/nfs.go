@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,92 +18,132 @@ func mountNFS(ctx context.Context, v volume, s *corev1.VolumeSource) (string, er
 }
 
 func (v volume) mountExport(ctx context.Context, s *corev1.NFSVolumeSource, options []string) (string, error) {
+	// Before anything looks at the folder: a mount from before a restart, whose server is away, would hang it.
+	if there, err := isMountPoint(v.path); err != nil || there {
+		v.remote.poke()
+		return v.path, err
+	}
 	if err := os.MkdirAll(v.path, 0o750); err != nil {
 		return "", err
 	}
-	if there, err := isMountPoint(v.path); err != nil || there {
-		return v.path, err
-	}
-	source, how, err := resolveExport(ctx, s.Server, s.Path, s.ReadOnly, options)
+	e, err := findExport(ctx, s.Server, s.Path, s.ReadOnly, options)
 	if err != nil {
 		return "", err
 	}
-	err = v.remote.do(ctx, v.path, func() error { return mountSource(source, v.path, how) })
-	if errors.Is(err, errAway) {
-		err = fmt.Errorf("mount %s: nfs server %s: %w; it is tried again", source, s.Server, errAway)
-	}
-	return v.path, err
+	err = v.remote.do(ctx, s.Server, v.path, func() error {
+		v.nameClient()
+		return e.mount(v.path)
+	})
+	v.remote.poke()
+	return v.path, e.explain(err)
 }
 
-// exportOptions are mount(2)'s.
-type exportOptions struct {
+// export is what mount(2) gets to see.
+type export struct {
+	source   string
+	server   string
 	flags    uintptr
 	data     string // but for the version
 	versions []string
 }
 
-// resolveExport finds what to mount. Names are looked up here, because the kernel knows addresses alone.
-func resolveExport(ctx context.Context, server, path string, readOnly bool, options []string) (source string, o exportOptions, err error) {
-	ctx, cancel := context.WithTimeout(ctx, remoteDeadline)
-	defer cancel()
-	addrs, err := net.DefaultResolver.LookupHost(ctx, server)
-	if err != nil {
-		return "", o, fmt.Errorf("nfs server %s: %w", server, err)
+// findExport finds a server that answers. Names are looked up here, because the kernel knows addresses alone.
+func findExport(ctx context.Context, server, path string, readOnly bool, options []string) (export, error) {
+	if ip := strings.Trim(server, "[]"); strings.Contains(ip, ":") {
+		server = "[" + ip + "]"
 	}
-	return server + ":" + path, nfsOptions(addrs[0], readOnly, options), nil
+	source := server + ":" + path
+	address, err := findServer(ctx, server, portOf(options))
+	if err != nil {
+		return export{}, tried(source, err)
+	}
+	e := nfsOptions(address, readOnly, options)
+	e.source, e.server = source, server
+	return e, nil
 }
 
-// mountSource mounts an export by the newest version that the server has.
-func mountSource(source, at string, o exportOptions) error {
+// tried says of a mount that it will be tried again. (It always is; where only waiting helps, that is said.)
+func tried(source string, err error) error {
+	again := ""
+	if errors.Is(err, errAway) {
+		again = "; it is tried again"
+	}
+	return fmt.Errorf("mount %s: %w%s", source, err, again)
+}
+
+func portOf(options []string) string {
+	for _, o := range options {
+		if port, ok := strings.CutPrefix(o, "port="); ok && port != "0" {
+			return port
+		}
+	}
+	return nfsPort
+}
+
+// mount mounts the export by the newest version that the server has.
+func (e export) mount(at string) error {
 	var err error
-	for _, version := range o.versions {
-		err = unix.Mount(source, at, "nfs4", o.flags, o.data+",vers="+version)
+	for _, version := range e.versions {
+		err = unix.Mount(e.source, at, "nfs4", e.flags, e.data+",vers="+version)
 		if err != unix.EPROTONOSUPPORT && err != unix.EINVAL {
 			break
 		}
 	}
-	switch err {
-	case nil:
+	return err
+}
+
+// explain says what an error of mount(2) means here, and what to look at.
+func (e export) explain(err error) error {
+	why := ""
+	switch {
+	case err == nil:
 		return nil
-	case unix.ENODEV:
-		return fmt.Errorf("mount %s: this kernel has no NFS client: load it with `modprobe nfs`", source)
-	case unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ECONNREFUSED, unix.EHOSTDOWN:
-		return fmt.Errorf("mount %s: %w (%w)", source, errAway, err)
-	case unix.EPROTONOSUPPORT:
-		return fmt.Errorf("mount %s: the server does not speak NFS version 4", source)
+	case errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("mount %s: this kernel has no NFS client: load it with `modprobe nfs`", e.source)
+	case errors.Is(err, unix.EPROTONOSUPPORT):
+		return fmt.Errorf("mount %s: the server does not speak NFS version %s", e.source, strings.Join(e.versions, " or "))
+	case errors.Is(err, errAway):
+	case slices.Contains([]error{unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ECONNREFUSED, unix.EHOSTDOWN}, err):
+		err = fmt.Errorf("nfs server %s: %w (%w)", e.server, errAway, err)
+	case errors.Is(err, unix.ENOENT):
+		why = ": the server exports no such folder to this node: see /etc/exports there"
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
+		why = ": the server does not let this node mount it: see /etc/exports there"
+	case errors.Is(err, unix.EINVAL):
+		why = ": this node's kernel does not know all of the mount options " + e.data
 	}
-	return fmt.Errorf("mount %s: %w", source, err)
+	return tried(e.source, fmt.Errorf("%w%s", err, why))
 }
 
 // nfsOptions reads what mount.nfs would. `hard` is NFS' own promise that a write is not lost when the server is away; whoever
 // wants an error instead says `soft`.
-func nfsOptions(address string, readOnly bool, options []string) exportOptions {
-	o := exportOptions{flags: unix.MS_NOSUID | unix.MS_NODEV, versions: []string{"4.2", "4.1", "4.0"}}
+func nfsOptions(address string, readOnly bool, options []string) export {
+	e := export{flags: unix.MS_NOSUID | unix.MS_NODEV, versions: []string{"4.2", "4.1", "4.0"}}
 	if readOnly {
-		o.flags |= unix.MS_RDONLY
+		e.flags |= unix.MS_RDONLY
 	}
 	parts := []string{"addr=" + address, "hard"}
 	for _, option := range options {
 		switch {
 		case option == "ro":
-			o.flags |= unix.MS_RDONLY
+			e.flags |= unix.MS_RDONLY
 		case option == "rw" || strings.HasPrefix(option, "addr="):
 		case option == "noatime":
-			o.flags |= unix.MS_NOATIME
+			e.flags |= unix.MS_NOATIME
 		case option == "noexec":
-			o.flags |= unix.MS_NOEXEC
+			e.flags |= unix.MS_NOEXEC
 		case strings.HasPrefix(option, "nfsvers=") || strings.HasPrefix(option, "vers="):
 			_, version, _ := strings.Cut(option, "=")
 			if version == "4" {
 				continue
 			}
-			o.versions = []string{version}
+			e.versions = []string{version}
 		case option == "soft" || option == "softerr" || option == "hard":
 			parts[1] = option
 		default:
 			parts = append(parts, option)
 		}
 	}
-	o.data = strings.Join(parts, ",")
-	return o
+	e.data = strings.Join(parts, ",")
+	return e
 }

@@ -116,22 +116,45 @@ const exports = ".exports"
 // onExport does something on a share, which is mounted for that alone. It runs apart from who waits for it.
 func (v *Volumes) onExport(ctx context.Context, f Folder, work func(*os.Root) error) error {
 	at := filepath.Join(v.dir, exports, f.Name)
-	source, options, err := resolveExport(ctx, f.Server, f.Share, false, f.Options)
+	e, err := findExport(ctx, f.Server, f.Share, false, f.Options)
 	if err != nil {
 		return err
 	}
-	return v.remote.do(ctx, at, func() error {
+	var mounting error
+	err = v.remote.do(ctx, f.Server, at, func() error {
 		if err := os.MkdirAll(at, 0o700); err != nil {
 			return err
 		}
-		if err := detach(at); err != nil { // left by an agent that was killed
-			return err
-		}
-		if err := mountSource(source, at, options); err != nil {
-			return err
+		v.nameClient()
+		if mounting = e.mount(at); mounting != nil {
+			return errors.Join(mounting, os.Remove(at))
 		}
 		return errors.Join(onRoot(at, work), detach(at), os.Remove(at))
 	})
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errAway): // it may still be going on
+		return e.explain(err)
+	case mounting != nil:
+		return e.explain(mounting)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("folder %s of %s: %w: the export must let this node's root write there (no_root_squash)", f.Name, e.source, fs.ErrPermission)
+	}
+	return fmt.Errorf("folder %s of %s: %w", f.Name, e.source, err)
+}
+
+// sweepExports undoes the mounts that an agent which was killed had made for such work. One that resists is no reason not to start.
+func (v *Volumes) sweepExports() {
+	dir := filepath.Join(v.dir, exports)
+	left, err := mountsBelow(dir)
+	errs := []error{err}
+	for _, at := range left {
+		errs = append(errs, v.remote.do(context.Background(), "", "detach "+at, func() error { return detach(at) }))
+	}
+	if err := errors.Join(append(errs, removeAll(dir))...); err != nil {
+		v.log.Warn("leftovers of work on exports could not all be removed", "err", err)
+	}
 }
 
 func onRoot(dir string, work func(*os.Root) error) error {

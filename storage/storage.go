@@ -44,17 +44,20 @@ type Volumes struct {
 	objects Objects
 	log     *slog.Logger
 	remote  *remote
+	naming  sync.Once // of the kernel's NFS client
 
 	mu    sync.Mutex
 	users map[string]map[types.UID]bool // of folders in local
 }
 
-// Open makes no mount: what an earlier agent mounted stays until Sweep.
+// Open makes no mount: what an earlier agent mounted for pods stays until Sweep.
 func Open(dir, local string, o Objects, log *slog.Logger) (*Volumes, error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("volumes: %w", err)
 	}
-	return &Volumes{dir: dir, local: local, objects: o, log: log, remote: newRemote(), users: map[string]map[types.UID]bool{}}, nil
+	v := &Volumes{dir: dir, local: local, objects: o, log: log, remote: newRemote(), users: map[string]map[types.UID]bool{}}
+	v.sweepExports()
+	return v, nil
 }
 
 // volume is one volume of one pod, with what its kind works with.
@@ -140,7 +143,9 @@ func (v *Volumes) Unmount(ctx context.Context, uid types.UID) error {
 	if _, err := os.Lstat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	if err := v.remote.unmountBelow(ctx, dir); err != nil {
+	v.remote.leave(uid)
+	defer v.remote.left(uid)
+	if err := v.unmountBelow(ctx, uid); err != nil {
 		return fmt.Errorf("UnmountVolume.TearDown failed for pod %s: %w", uid, err)
 	}
 	if err := removeAll(dir); err != nil {
@@ -159,12 +164,14 @@ func (v *Volumes) Sweep(ctx context.Context, keep []types.UID) error {
 	if err != nil {
 		return fmt.Errorf("volumes: %w", err)
 	}
-	var errs []error
-	for _, e := range entries {
-		if e.Name() != exports && !kept[e.Name()] {
-			errs = append(errs, v.Unmount(ctx, types.UID(e.Name())))
+	errs := make([]error, len(entries))
+	var wg sync.WaitGroup
+	for i, e := range entries { // at once: each may have to wait for a server that is away
+		if e.Name() != exports && e.Name() != client && !kept[e.Name()] {
+			wg.Go(func() { errs[i] = v.Unmount(ctx, types.UID(e.Name())) })
 		}
 	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 

@@ -407,12 +407,12 @@ func TestNFSOptions(t *testing.T) {
 	tests := []struct {
 		readOnly bool
 		options  []string
-		want     exportOptions
+		want     export
 	}{
-		{false, nil, exportOptions{unix.MS_NOSUID | unix.MS_NODEV, "addr=192.0.2.1,hard", newest}},
-		{true, []string{"nfsvers=4.1", "soft", "timeo=50"}, exportOptions{unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY, "addr=192.0.2.1,soft,timeo=50", []string{"4.1"}}},
-		{false, []string{"ro", "noatime", "addr=203.0.113.9"}, exportOptions{unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY | unix.MS_NOATIME, "addr=192.0.2.1,hard", newest}},
-		{false, []string{"nfsvers=4", "noexec"}, exportOptions{unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, "addr=192.0.2.1,hard", newest}},
+		{false, nil, export{flags: unix.MS_NOSUID | unix.MS_NODEV, data: "addr=192.0.2.1,hard", versions: newest}},
+		{true, []string{"nfsvers=4.1", "soft", "timeo=50"}, export{flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY, data: "addr=192.0.2.1,soft,timeo=50", versions: []string{"4.1"}}},
+		{false, []string{"ro", "noatime", "addr=203.0.113.9"}, export{flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_RDONLY | unix.MS_NOATIME, data: "addr=192.0.2.1,hard", versions: newest}},
+		{false, []string{"nfsvers=4", "noexec"}, export{flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC, data: "addr=192.0.2.1,hard", versions: newest}},
 	}
 	for _, tt := range tests {
 		if got := nfsOptions("192.0.2.1", tt.readOnly, tt.options); !reflect.DeepEqual(got, tt.want) {

@@ -47,6 +47,12 @@ const (
 	NodeStarting           = "Starting"
 )
 
+// Reasons of our own: the kubelet says nothing of file servers that go away while a pod uses them.
+const (
+	NFSServerAway = "NFSServerAway"
+	NFSServerBack = "NFSServerBack"
+)
+
 const (
 	remembered = 1024
 	burst      = 25

@@ -210,6 +210,11 @@ type Volumes interface {
 	// Mount makes all volumes of the pod and returns their host paths by name. It is idempotent.
 	Mount(ctx context.Context, pod *corev1.Pod) (map[string]string, error)
 	Refresh(ctx context.Context, pod *corev1.Pod) error
+	// Touch does something with what a volume's path leads to, apart from the caller if a file server may hang it. It is not done,
+	// or its context is done, when it gives up: what the caller reads of it then is not to be trusted.
+	Touch(ctx context.Context, path string, do func(context.Context) error) error
+	// GiveUp ends what processes of a pod that is being killed wait for: file servers that do not answer. It says which.
+	GiveUp(ctx context.Context, uid types.UID) (servers []string, err error)
 	Unmount(ctx context.Context, uid types.UID) error
 	Sweep(ctx context.Context, keep []types.UID) error
 }

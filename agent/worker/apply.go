@@ -26,7 +26,10 @@ func (w *worker) apply(ctx context.Context, pod *corev1.Pod, a Action) bool {
 	case RunSandbox:
 		w.runSandbox(ctx, pod, a)
 	case StopSandbox:
-		w.ending(w.m.Runtime.StopSandbox(ctx, a.ID), "stop the sandbox", pod)
+		end := w.giveUp(ctx, pod, w.memory.Evicted != nil, 0)
+		err := w.m.Runtime.StopSandbox(ctx, a.ID)
+		end()
+		w.ending(err, "stop the sandbox", pod)
 	case RemoveSandbox:
 		if w.durable(ctx) {
 			w.ending(w.m.Runtime.RemoveSandbox(ctx, a.ID), "remove the sandbox", pod)
@@ -40,7 +43,7 @@ func (w *worker) apply(ctx context.Context, pod *corev1.Pod, a Action) bool {
 	case BeginStop:
 		w.beginStop(ctx, pod, a)
 	case StopContainer:
-		w.stopContainer(ctx, a)
+		w.stopContainer(ctx, pod, a)
 	case RemoveContainer:
 		if w.durable(ctx) {
 			w.removeContainer(ctx, a)
@@ -237,7 +240,7 @@ func (w *worker) ip(pod *corev1.Pod) string {
 	return ips[0]
 }
 
-func (w *worker) stopContainer(ctx context.Context, a Action) {
+func (w *worker) stopContainer(ctx context.Context, pod *corev1.Pod, a Action) {
 	now := time.Now()
 	w.past(a.Container, func(p *Past) {
 		if p.Stop == nil || p.Stop.ID != a.ID {
@@ -247,7 +250,9 @@ func (w *worker) stopContainer(ctx context.Context, a Action) {
 		stop.KillAt = now.Add(a.Grace)
 		p.Stop = &stop
 	})
+	failed := w.memory.Evicted != nil
 	w.start(ctx, a.ID, Stopping, func(ctx context.Context) error {
+		defer w.giveUp(ctx, pod, failed, a.Grace)()
 		return w.m.Runtime.StopContainer(ctx, a.ID, a.Grace)
 	}, func(err error) {
 		if err == nil {

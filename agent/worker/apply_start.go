@@ -133,7 +133,7 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a Action) 
 	c, _ := podspec.Find(pod, a.Container)
 	view := w.view()
 	w.backOff(a.Container, view)
-	spec, err := w.spec(pod, c, a.Attempt, view)
+	spec, err := w.spec(ctx, pod, c, a.Attempt, view)
 	about := events.Container(pod, a.Container)
 	if err != nil {
 		if errors.Is(err, errServices) {
@@ -214,7 +214,7 @@ func (w *worker) postStart(ctx context.Context, pod *corev1.Pod, c podspec.Conta
 var errServices = errors.New("services have not yet been read at least once, cannot construct envvars")
 
 // spec is everything that the runtime needs to start a container.
-func (w *worker) spec(pod *corev1.Pod, c podspec.Container, attempt uint32, view View) (seam.ContainerSpec, error) {
+func (w *worker) spec(ctx context.Context, pod *corev1.Pod, c podspec.Container, attempt uint32, view View) (seam.ContainerSpec, error) {
 	facts := w.m.Facts()
 	services, synced := w.m.Objects.Services()
 	if !synced {
@@ -233,7 +233,7 @@ func (w *worker) spec(pod *corev1.Pod, c podspec.Container, attempt uint32, view
 		return seam.ContainerSpec{}, err
 	}
 	attempt = max(attempt, w.attemptsLogged(pod, c.Name))
-	mounts, err := w.mounts(pod, c, env)
+	mounts, err := w.mounts(ctx, pod, c, env)
 	if err != nil {
 		return seam.ContainerSpec{}, err
 	}

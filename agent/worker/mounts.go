@@ -2,7 +2,9 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -11,7 +13,7 @@ import (
 )
 
 // mounts are the volumes of a container.
-func (w *worker) mounts(pod *corev1.Pod, c podspec.Container, env []string) ([]seam.Mount, error) {
+func (w *worker) mounts(ctx context.Context, pod *corev1.Pod, c podspec.Container, env []string) ([]seam.Mount, error) {
 	var out []seam.Mount
 	for i, m := range c.VolumeMounts {
 		source, ok := w.volumes[m.Name]
@@ -22,12 +24,9 @@ func (w *worker) mounts(pod *corev1.Pod, c podspec.Container, env []string) ([]s
 		if err != nil {
 			return nil, err
 		}
-		if sub != "" {
-			if source, err = w.subPath(pod, c.Name, i, source, sub); err != nil {
-				w.log.Error("a subPath cannot be mounted", "container", c.Name, "volume", m.Name, "err", err)
-				// What lies on the node is not the pod's business.
-				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q", m.Name, c.Name)
-			}
+		at := place{container: c.Name, volume: m.Name, index: i, source: source, sub: sub}
+		if source, err = w.source(ctx, pod, at); err != nil {
+			return nil, err
 		}
 		propagation, err := podspec.Propagation(m)
 		if err != nil {
@@ -43,6 +42,44 @@ func (w *worker) mounts(pod *corev1.Pod, c podspec.Container, env []string) ([]s
 		})
 	}
 	return out, nil
+}
+
+// place is where a container has a volume, or a part of it.
+type place struct {
+	container, volume string
+	index             int // of the container's mounts
+	source, sub       string
+}
+
+// source is what is mounted. A volume whose file server does not answer is found out here: whatever looked at it later would hang.
+func (w *worker) source(ctx context.Context, pod *corev1.Pod, at place) (string, error) {
+	var sub string
+	var err error
+	touch := w.m.Volumes.Touch(ctx, at.source, func(ctx context.Context) error {
+		if at.sub == "" {
+			return nil
+		}
+		var path string
+		if path, err = w.subPath(ctx, pod, at); err == nil {
+			sub = path
+		}
+		return nil
+	})
+	switch {
+	case touch != nil: // what the other goroutine may still write is not read
+		return "", fmt.Errorf("volume %q: %w; it is tried again", at.volume, touch)
+	case err == nil && at.sub == "":
+		return at.source, nil
+	case err == nil:
+		return sub, nil
+	}
+	w.log.Error("a subPath cannot be mounted", "container", at.container, "volume", at.volume, "err", err)
+	why := ""
+	if errors.Is(err, os.ErrPermission) { // root may do anything but on a file server
+		why = ": the file server does not let this node's root make it (for NFS: no_root_squash, or make the folder there)"
+	}
+	// What else lies on the node is not the pod's business.
+	return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q%s", at.volume, at.container, why)
 }
 
 func (w *worker) unmount(ctx context.Context, pod *corev1.Pod) error {

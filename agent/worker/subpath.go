@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +18,8 @@ import (
 // returns that. The path may hold symbolic links that a container made: it is resolved by the
 // kernel, which refuses to leave the volume, and what it led to is bound by its descriptor, so that
 // it cannot be exchanged in between.
-func (w *worker) subPath(pod *corev1.Pod, container string, index int, volume, sub string) (string, error) {
+func (w *worker) subPath(ctx context.Context, pod *corev1.Pod, at place) (string, error) {
+	volume, sub := at.source, at.sub
 	root, err := unix.Open(volume, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", fmt.Errorf("open the volume: %w", err)
@@ -39,11 +41,14 @@ func (w *worker) subPath(pod *corev1.Pod, container string, index int, volume, s
 	if err := unix.Fstat(fd, &st); err != nil {
 		return "", fmt.Errorf("look at %q below the volume: %w", sub, err)
 	}
-	target := filepath.Join(w.subPaths(pod), container, strconv.Itoa(index))
+	if ctx.Err() != nil {
+		return "", ctx.Err() // nobody waits for it any more, and its folder may be gone
+	}
+	target := filepath.Join(w.subPaths(pod), at.container, strconv.Itoa(at.index))
 	if err := releaseMount(target); err != nil {
 		return "", err
 	}
-	if err := place(target, st.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
+	if err := makePoint(target, st.Mode&unix.S_IFMT == unix.S_IFDIR); err != nil {
 		return "", err
 	}
 	if err := unix.Mount("/proc/self/fd/"+strconv.Itoa(fd), target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
@@ -84,8 +89,8 @@ func makeBeneath(volume, sub string) error {
 	return nil
 }
 
-// place makes the mount point.
-func place(target string, dir bool) error {
+// makePoint makes the mount point.
+func makePoint(target string, dir bool) error {
 	if dir {
 		return os.MkdirAll(target, 0o755)
 	}

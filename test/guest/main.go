@@ -1,6 +1,7 @@
 // Command guest runs jobs in a QEMU guest that scripts/test --guest prepared (kernel, initramfs, disk): the main job's
 // test on Debian's kernel with cgroup v2, and power cuts: the guest is killed under 16 writers, many times, and after
-// each boot every write that it had acknowledged must be there, and no revision may come twice.
+// each boot every write that it had acknowledged must be there, and no revision may come twice; and volumes on a second guest that
+// is an NFS server.
 //
 //	go run ./test/guest --dir /var/tmp/bramble-cache/guest --job writers --cuts 20
 package main
@@ -22,7 +23,7 @@ import (
 
 func main() {
 	dir := flag.String("dir", "", "folder with vmlinuz, initramfs and disk.img")
-	job := flag.String("job", "main", "main or writers")
+	job := flag.String("job", "main", "main, writers or nfs")
 	cuts := flag.Int("cuts", 20, "how often the power is cut (writers)")
 	flag.Parse()
 	g := guest{dir: *dir}
@@ -32,6 +33,8 @@ func main() {
 		err = g.mainJob()
 	case "writers":
 		err = g.powerCuts(*cuts)
+	case "nfs":
+		err = g.nfs()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
@@ -41,16 +44,25 @@ func main() {
 
 type guest struct{ dir string }
 
-// boot starts the guest with more words on its kernel's command line; lines gets what it says on its serial line.
+// board is the guest that most jobs need alone: a board with Bramble.
+var board = machine{disk: "disk.img", memory: "4096"}
+
+// machine is what a guest is made of.
+type machine struct {
+	disk, memory string
+	network      []string // arguments of QEMU
+}
+
+// boot starts a guest with more words on its kernel's command line; lines gets what it says on its serial line.
 // cut ends it as a plug that is pulled does.
-func (g guest) boot(words string, line func(string)) (cut func(), wait func() error, err error) {
+func (g guest) boot(m machine, words string, line func(string)) (cut func(), wait func() error, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 45*time.Minute)
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "4096",
-		"-nographic", "-no-reboot", "-nic", "none",
+	args := append([]string{"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", m.memory, "-nographic", "-no-reboot", "-nic", "none",
 		"-kernel", filepath.Join(g.dir, "vmlinuz"), "-initrd", filepath.Join(g.dir, "initramfs"),
 		// writethrough: what the guest has flushed is in the host's file whenever QEMU is killed.
-		"-drive", "if=virtio,format=raw,cache=writethrough,file="+filepath.Join(g.dir, "disk.img"),
-		"-append", "console=ttyS0 quiet panic=-1 mitigations=off "+words)
+		"-drive", "if=virtio,format=raw,cache=writethrough,file=" + filepath.Join(g.dir, m.disk),
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off " + words}, m.network...)
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		cancel()
@@ -90,7 +102,7 @@ func (g guest) mainJob() error {
 	}
 	defer log.Close()
 	passed := false
-	_, wait, err := g.boot("bramble.job=main", func(s string) {
+	_, wait, err := g.boot(board, "bramble.job=main", func(s string) {
 		_, _ = io.WriteString(log, s+"\n")
 		if strings.HasPrefix(strings.TrimSpace(s), "--- ") || strings.HasPrefix(s, "    ") || strings.HasPrefix(s, "guest") {
 			fmt.Println(s)
@@ -172,7 +184,7 @@ func (g guest) life(l *ledger, boot int, verify bool) error {
 		return err
 	}
 	defer log.Close()
-	cut, wait, err := g.boot(fmt.Sprintf("bramble.job=writers bramble.boot=%d bramble.verify=%t", boot, verify), func(s string) {
+	cut, wait, err := g.boot(board, fmt.Sprintf("bramble.job=writers bramble.boot=%d bramble.verify=%t", boot, verify), func(s string) {
 		_, _ = io.WriteString(log, s+"\n")
 		l.line(s)
 	})
