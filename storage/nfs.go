@@ -30,7 +30,10 @@ func (v volume) mountExport(ctx context.Context, s *corev1.NFSVolumeSource, opti
 	if err != nil {
 		return "", err
 	}
-	err = v.remote.do(ctx, s.Server, v.path, func() error {
+	err = v.remote.do(ctx, s.Server, mounting+v.path, func() error {
+		if there, err := isMountPoint(v.path); err != nil || there {
+			return err // by the call before, which nobody waited for any more
+		}
 		v.nameClient()
 		return e.mount(v.path)
 	})

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // What Debian's kernel 6.1 says of two mounts of one server, shortened.
@@ -270,5 +272,44 @@ func TestClientName(t *testing.T) {
 	}
 	if err := v.setClientName(filepath.Join(t.TempDir(), "none")); err != nil {
 		t.Errorf("an older kernel: %v", err)
+	}
+}
+
+// A pod that goes while something of it is still being mounted: its folder goes, and what is mounted later finds no place.
+func TestUnmountWhileMounting(t *testing.T) {
+	v := open(t, &cluster{})
+	at := filepath.Join(v.podDir("uid-1"), "v")
+	if err := os.MkdirAll(at, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	hang := make(chan struct{})
+	defer close(hang)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := v.remote.do(ctx, "dead", mounting+at, func() error { <-hang; return nil }); !errors.Is(err, errAway) {
+		t.Fatal(err)
+	}
+	// It comes true just now: nothing of it may be removed.
+	server := t.TempDir()
+	if err := os.WriteFile(filepath.Join(server, "data"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(server, at, "", unix.MS_BIND, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Unmount(t.Context(), "uid-1"); err == nil {
+		t.Error("the folder was removed while something was being mounted in it")
+	}
+	if err := unix.Unmount(at, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Unmount(t.Context(), "uid-1"); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(server, "data")); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(v.podDir("uid-1")); !os.IsNotExist(err) {
+		t.Errorf("the pod's folder is left: %v", err)
 	}
 }

@@ -152,7 +152,12 @@ func (v *Volumes) sweepExports() {
 	for _, at := range left {
 		errs = append(errs, v.remote.do(context.Background(), "", "detach "+at, func() error { return detach(at) }))
 	}
-	if err := errors.Join(append(errs, removeAll(dir))...); err != nil {
+	entries, err := os.ReadDir(dir)
+	errs = append(errs, ignoreMissing(err))
+	for _, e := range entries {
+		errs = append(errs, os.Remove(filepath.Join(dir, e.Name()))) // an empty folder: nothing is ever removed through a mount
+	}
+	if err := errors.Join(errs...); err != nil {
 		v.log.Warn("leftovers of work on exports could not all be removed", "err", err)
 	}
 }

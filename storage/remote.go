@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -86,6 +87,23 @@ func (r *remote) begin(server, about string) (chan struct{}, bool) {
 		r.slots[server] = make(chan struct{}, remoteAtOnce)
 	}
 	return r.slots[server], true
+}
+
+// mounting is what the calls that mount something for a pod are about, before the path.
+const mounting = "mount "
+
+// stopMounting takes the places away on which something of a pod is still being mounted by a call that nobody waits for any more:
+// it fails then. Nothing may be mounted in a folder while it is removed, or what is on the server would be.
+func (r *remote) stopMounting(dir string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for about := range r.pending {
+		if at, ok := strings.CutPrefix(about, mounting); ok && within(at, dir) {
+			errs = append(errs, ignoreMissing(os.Remove(at))) // an empty folder, or in use
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (r *remote) end(about string) {

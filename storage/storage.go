@@ -145,6 +145,9 @@ func (v *Volumes) Unmount(ctx context.Context, uid types.UID) error {
 	}
 	v.remote.leave(uid)
 	defer v.remote.left(uid)
+	if err := v.remote.stopMounting(dir); err != nil {
+		return fmt.Errorf("UnmountVolume.TearDown failed for pod %s: %w", uid, err)
+	}
 	if err := v.unmountBelow(ctx, uid); err != nil {
 		return fmt.Errorf("UnmountVolume.TearDown failed for pod %s: %w", uid, err)
 	}

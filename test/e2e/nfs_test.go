@@ -132,7 +132,7 @@ spec:
 		return nil
 	})
 	c.eventually(time.Minute, "of the volumes the one that is kept stays, and the one made by hand", func() error {
-		if out := c.kubectl("get", "pv", "-o", "jsonpath={.items[*].status.phase}"); out != "Released Released" {
+		if out := c.kubectl("get", "pv", "-o", "jsonpath={.items[*].status.phase}"); out != "Bound Released" {
 			return fmt.Errorf("volumes are %s", out)
 		}
 		return nil

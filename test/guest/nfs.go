@@ -122,7 +122,7 @@ func (g guest) nfs() error {
 	err = errors.Join(err, wait())
 	asked.Wait()
 	if !passed {
-		return fmt.Errorf("NFS failed in the guests (see %s, and server.log beside it): %w", logs["nfs"].Name(), err)
+		return errors.Join(fmt.Errorf("NFS failed in the guests (see %s, and server.log beside it)", logs["nfs"].Name()), err)
 	}
 	fmt.Println("NFS passed in the guests")
 	return nil
