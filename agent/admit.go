@@ -55,8 +55,9 @@ func outOf(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceLis
 	if q, ok := allocatable[corev1.ResourcePods]; ok && int64(len(others))+1 > q.Value() {
 		return short(corev1.ResourcePods, "OutOfpods", 1, int64(len(others)), q.Value())
 	}
-	opts := resource.PodResourcesOptions{}
-	want := resource.PodRequests(pod, opts)
+	want := resource.PodRequests(pod, resource.PodResourcesOptions{})
+	// What a pod that is being resized had counts until its cgroups have changed.
+	had := resource.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}
 	for _, r := range []struct {
 		name   corev1.ResourceName
 		reason string
@@ -75,7 +76,7 @@ func outOf(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceLis
 		}
 		used := int64(0)
 		for _, other := range others {
-			used += value(resource.PodRequests(other, opts))
+			used += value(resource.PodRequests(other, had))
 		}
 		if requested+used > capacity {
 			return short(r.name, r.reason, requested, used, capacity)

@@ -38,7 +38,7 @@ func (r *runtime) reference(id string) string {
 
 func (r *runtime) sandbox(s engine.Sandbox) seam.Sandbox {
 	out := seam.Sandbox{
-		ID: s.ID, PodUID: s.PodUID, Namespace: s.Namespace, Name: s.Name, Attempt: s.Attempt, Ready: s.Ready, CreatedAt: s.CreatedAt, NetNS: s.NetNS,
+		ID: s.ID, PodUID: s.PodUID, Namespace: s.Namespace, Name: s.Name, Attempt: s.Attempt, Ready: s.Ready, CreatedAt: s.CreatedAt, NetNS: s.NetNS, Resources: s.Resources,
 		Containers: make([]seam.Container, len(s.Containers)),
 	}
 	for i, c := range s.Containers {
@@ -51,7 +51,7 @@ func (r *runtime) container(c engine.Container) seam.Container {
 	return seam.Container{
 		ID: c.ID, Name: c.Name, SandboxID: c.SandboxID, Attempt: c.Attempt, Image: c.Image, ImageID: r.reference(c.ImageID), SpecHash: c.SpecHash,
 		State: seam.State(c.State), Pid: c.Pid, CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt, ExitCode: c.ExitCode,
-		OOMKilled: c.OOMKilled, Reason: c.Reason, Message: c.Message, LogPath: c.LogPath, User: toUser(c.User),
+		OOMKilled: c.OOMKilled, Reason: c.Reason, Message: c.Message, LogPath: c.LogPath, User: toUser(c.User), Resources: c.Resources,
 	}
 }
 
@@ -88,11 +88,11 @@ func (r *runtime) RunSandbox(ctx context.Context, s seam.SandboxSpec) (seam.Sand
 // StartContainer implements seam.Runtime. Its errors are the kubelet's words, for people read them.
 func (r *runtime) StartContainer(ctx context.Context, sandbox string, s seam.ContainerSpec) (seam.Container, error) {
 	spec := engine.ContainerSpec{
-		Pod: s.Pod, Container: s.Container, Attempt: s.Attempt, ImageID: s.ImageID, Env: s.Env, Command: s.Command, Args: s.Args,
+		Pod: s.Pod, Container: s.Container, Resources: &s.Resources, Attempt: s.Attempt, ImageID: s.ImageID, Env: s.Env, Command: s.Command, Args: s.Args,
 		SpecHash: s.SpecHash, LogPath: s.LogPath, Target: s.Target,
 	}
 	for _, m := range s.Mounts {
-		spec.Mounts = append(spec.Mounts, engine.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, RecursiveReadOnly: m.RecursiveReadOnly, Propagation: string(m.Propagation)})
+		spec.Mounts = append(spec.Mounts, engine.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, RecursiveReadOnly: m.RecursiveReadOnly, NoExec: m.NoExec, Propagation: string(m.Propagation)})
 	}
 	got, err := r.Engine.StartContainer(ctx, sandbox, spec)
 	var config *engine.ConfigError

@@ -26,6 +26,12 @@ type objects struct {
 	*catalog.Catalog
 	tokens      *token.Tokens
 	allocatable func() corev1.ResourceList
+	showImage   func(reference, at string) error
+}
+
+// ShowImage implements storage.Objects.
+func (o objects) ShowImage(reference, at string) error {
+	return o.showImage(podspec.ImageRef(reference), at)
 }
 
 func (o objects) Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {

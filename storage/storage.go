@@ -32,6 +32,8 @@ type Objects interface {
 	Provisioned(pv *corev1.PersistentVolume) (Folder, bool)
 	// Token is a token of the pod's service account.
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
+	// ShowImage mounts the files of an image, which has been fetched, at a folder, to be read.
+	ShowImage(reference, at string) error
 	// Field and Resource are values of the downward API.
 	Field(pod *corev1.Pod, ref *corev1.ObjectFieldSelector) (string, error)
 	Resource(pod *corev1.Pod, ref *corev1.ResourceFieldSelector) (string, error)
@@ -83,6 +85,7 @@ var kinds = []struct {
 	{func(s *corev1.VolumeSource) bool { return s.EmptyDir != nil }, mountEmptyDir, false},
 	{func(s *corev1.VolumeSource) bool { return s.Ephemeral != nil }, mountEphemeral, false},
 	{func(s *corev1.VolumeSource) bool { return s.HostPath != nil }, mountHostPath, false},
+	{func(s *corev1.VolumeSource) bool { return s.Image != nil }, mountImage, false},
 	{func(s *corev1.VolumeSource) bool { return s.NFS != nil }, mountNFS, false},
 	{func(s *corev1.VolumeSource) bool { return s.PersistentVolumeClaim != nil }, mountClaim, false},
 	{func(s *corev1.VolumeSource) bool { return s.Projected != nil }, mountProjected, true},

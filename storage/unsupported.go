@@ -22,7 +22,6 @@ var successors = map[string]struct{ driver, instead string }{
 	"gcePersistentDisk":    {"pd.csi.storage.gke.io", block},
 	"gitRepo":              {"", "clone the repository into an emptyDir from an init container"},
 	"glusterfs":            {"", shared},
-	"image":                {"", "copy what the image holds into an emptyDir from an init container"},
 	"iscsi":                {"", host},
 	"photonPersistentDisk": {"", block},
 	"portworxVolume":       {"pxd.portworx.com", block},

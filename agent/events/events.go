@@ -45,6 +45,11 @@ const (
 	FailedImagePullSecret  = "FailedToRetrieveImagePullSecret"
 	LifecycleHTTPFallback  = "LifecycleHTTPFallback"
 	NodeStarting           = "Starting"
+	ResizeStarted          = "ResizeStarted"
+	ResizeCompleted        = "ResizeCompleted"
+	ResizeDeferred         = "ResizeDeferred"
+	ResizeInfeasible       = "ResizeInfeasible"
+	ResizeError            = "ResizeError"
 )
 
 // Reasons of our own: the kubelet says nothing of file servers that go away while a pod uses them.
@@ -97,11 +102,12 @@ func Pod(pod *corev1.Pod) corev1.ObjectReference {
 	return corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: pod.Namespace, Name: pod.Name, UID: pod.UID, ResourceVersion: pod.ResourceVersion}
 }
 
-// Container refers to a container of a pod.
+// Container refers to a container of a pod, or for the image of a volume to the pod.
 func Container(pod *corev1.Pod, name string) corev1.ObjectReference {
 	ref := Pod(pod)
-	c, _ := podspec.Find(pod, name)
+	c, _ := podspec.Fetched(pod, name)
 	switch c.Kind {
+	case podspec.Volume:
 	case podspec.App:
 		ref.FieldPath = "spec.containers{" + name + "}"
 	case podspec.Ephemeral:

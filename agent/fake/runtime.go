@@ -218,7 +218,7 @@ func (r *Runtime) StartContainer(_ context.Context, sandbox string, spec seam.Co
 	now := time.Now()
 	c := seam.Container{
 		ID: r.id("c"), Name: name, SandboxID: sandbox, Attempt: spec.Attempt, Image: spec.Container.Image, ImageID: spec.ImageID,
-		SpecHash: spec.SpecHash, State: seam.Running, CreatedAt: now, StartedAt: now, LogPath: spec.LogPath,
+		SpecHash: spec.SpecHash, State: seam.Running, CreatedAt: now, StartedAt: now, LogPath: spec.LogPath, Resources: &spec.Resources,
 	}
 	if b.StartError != nil {
 		c.State, c.Reason, c.Message, c.ExitCode, c.FinishedAt = seam.Exited, "StartError", b.StartError.Error(), 128, now
@@ -230,6 +230,26 @@ func (r *Runtime) StartContainer(_ context.Context, sandbox string, spec seam.Co
 		r.timers[c.ID] = time.AfterFunc(b.ExitAfter, func() { r.Exit(c.ID, b.ExitCode) })
 	}
 	return c, nil
+}
+
+// Resize notes what the containers have now.
+func (r *Runtime) Resize(_ context.Context, sandbox string, pod *corev1.Pod, want map[string]corev1.ResourceRequirements) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.begin("Resize", pod.Name); err != nil {
+		return err
+	}
+	s := r.sandboxes[sandbox]
+	if s == nil {
+		return fmt.Errorf("there is no sandbox %s", sandbox)
+	}
+	for i := range s.Containers {
+		c := &s.Containers[i]
+		if to, ok := want[c.ID]; ok && c.State == seam.Running {
+			c.Resources = &to
+		}
+	}
+	return nil
 }
 
 // Exit ends a container.

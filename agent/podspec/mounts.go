@@ -2,7 +2,9 @@ package podspec
 
 import (
 	"fmt"
+	"iter"
 	"path"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -72,6 +74,47 @@ func Absolute(p string) string {
 		return p
 	}
 	return "/" + p
+}
+
+// volumeImage is the prefix of the name under which a volume's image is fetched; no container's name has a slash.
+const volumeImage = "volumes/"
+
+// VolumeImages yields what must be fetched for the pod's image volumes (KEP-4639), as containers that are never started.
+func VolumeImages(pod *corev1.Pod) iter.Seq[Container] {
+	return func(yield func(Container) bool) {
+		for i := range pod.Spec.Volumes {
+			if c, ok := imageOf(&pod.Spec.Volumes[i]); ok && !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+func imageOf(v *corev1.Volume) (Container, bool) {
+	if v.Image == nil {
+		return Container{}, false
+	}
+	return Container{Container: &corev1.Container{Name: volumeImage + v.Name, Image: v.Image.Reference, ImagePullPolicy: v.Image.PullPolicy}, Kind: Volume}, true
+}
+
+// Fetched returns what an image is fetched for: a container, or a volume.
+func Fetched(pod *corev1.Pod, name string) (Container, bool) {
+	for c := range VolumeImages(pod) {
+		if c.Name == name {
+			return c, true
+		}
+	}
+	return Find(pod, name)
+}
+
+// Shows says whether a container mounts the volume that an image was to be fetched for.
+func Shows(c Container, fetched string) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return volumeImage+m.Name == fetched })
+}
+
+// ShowsImage says whether a volume is an image's.
+func ShowsImage(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == name && v.Image != nil })
 }
 
 // ReadOnlyVolume says whether a volume can only be read, however it is mounted.

@@ -22,12 +22,13 @@ import (
 // Kind is the role of a container in its pod.
 type Kind int
 
-// The kinds of containers. A sidecar is an init container that is restarted always.
+// The kinds of containers. A sidecar is an init container that is restarted always. A volume is none, but has an image.
 const (
 	App Kind = iota
 	Init
 	Sidecar
 	Ephemeral
+	Volume
 )
 
 // Container is a container of a pod with its kind.

@@ -50,6 +50,8 @@ type Container struct {
 	Message    string
 	LogPath    string
 	User       *corev1.LinuxContainerUser
+	// Resources are what its cgroup gives; nil if that is not known. They are shared: nobody changes them.
+	Resources *corev1.ResourceRequirements
 }
 
 // Sandbox is an observed sandbox with the containers in it.
@@ -62,6 +64,7 @@ type Sandbox struct {
 	Ready      bool
 	CreatedAt  time.Time
 	NetNS      string
+	Resources  *corev1.ResourceRequirements // as a container's
 	Containers []Container
 }
 
@@ -81,6 +84,7 @@ type Mount struct {
 	Source, Target    string
 	ReadOnly          bool
 	RecursiveReadOnly bool
+	NoExec            bool
 	Propagation       corev1.MountPropagationMode
 }
 
@@ -88,6 +92,7 @@ type Mount struct {
 type ContainerSpec struct {
 	Pod           *corev1.Pod
 	Container     *corev1.Container
+	Resources     corev1.ResourceRequirements // of its cgroup
 	Attempt       uint32
 	ImageID       string
 	Env           []string
@@ -162,6 +167,8 @@ type Runtime interface {
 	StopSandbox(ctx context.Context, id string) error
 	RemoveSandbox(ctx context.Context, id string) error
 	StartContainer(ctx context.Context, sandboxID string, spec ContainerSpec) (Container, error)
+	// Resize gives a running pod what its specification says now, and its containers, by their IDs, what want says.
+	Resize(ctx context.Context, sandboxID string, pod *corev1.Pod, want map[string]corev1.ResourceRequirements) error
 	StopContainer(ctx context.Context, id string, grace time.Duration) error
 	RemoveContainer(ctx context.Context, id string) error
 	// Exited is closed when a container has ended; it is closed already if there is none.

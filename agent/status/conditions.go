@@ -23,7 +23,8 @@ const (
 // owned are the conditions that the node writes; it carries all others as they are.
 func owned(t corev1.PodConditionType) bool {
 	switch t {
-	case corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReadyToStartContainers:
+	case corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReadyToStartContainers,
+		corev1.PodResizePending, corev1.PodResizeInProgress:
 		return true
 	}
 	return false
@@ -36,12 +37,34 @@ func (v *view) conditions(s *corev1.PodStatus) {
 		}
 	}
 	foreign := s.Conditions
+	v.resizing(s)
 	ready := v.containersReady(s)
 	for _, c := range []corev1.PodCondition{
 		v.readyToStart(), v.initialized(s), v.podReady(ready, foreign), ready, {Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 	} {
 		c.ObservedGeneration = v.in.Pod.Generation
 		c.LastTransitionTime = v.since(c)
+		s.Conditions = append(s.Conditions, c)
+	}
+}
+
+// resizing says how far a change of the pod's resources is.
+func (v *view) resizing(s *corev1.PodStatus) {
+	if terminal(s.Phase) {
+		return
+	}
+	for _, r := range []struct {
+		kind corev1.PodConditionType
+		*Resize
+	}{{corev1.PodResizePending, v.in.Pending}, {corev1.PodResizeInProgress, v.in.Resizing}} {
+		if r.Resize == nil {
+			continue
+		}
+		c := corev1.PodCondition{Type: r.kind, Status: corev1.ConditionTrue, Reason: r.Reason, Message: r.Message, ObservedGeneration: r.Generation}
+		c.LastTransitionTime = metav1.NewTime(v.in.Now)
+		if old := find(v.in.Old.Conditions, r.kind); old != nil && old.Reason == r.Reason {
+			c.LastTransitionTime = old.LastTransitionTime
+		}
 		s.Conditions = append(s.Conditions, c)
 	}
 }

@@ -99,6 +99,8 @@ func (v *view) shouldRestart(c podspec.Container) bool {
 		return true
 	case o.State == seam.Running:
 		return false
+	case v.in.Again[o.ID]:
+		return true
 	case o.State != seam.Exited:
 		return true
 	}
@@ -210,7 +212,7 @@ func (v *view) fromObserved(c podspec.Container, o seam.Container, old corev1.Co
 	}
 	st.ImageID = o.ImageID
 	st.ContainerID = ContainerIDPrefix + o.ID
-	st.Resources = c.Resources.DeepCopy()
+	st.Resources = actual(c, o)
 	st.AllocatedResources = c.Resources.Requests.DeepCopy()
 	if o.User != nil {
 		st.User = &corev1.ContainerUser{Linux: o.User.DeepCopy()}
@@ -235,6 +237,30 @@ func (v *view) fromObserved(c podspec.Container, o seam.Container, old corev1.Co
 		st.State.Waiting = &corev1.ContainerStateWaiting{}
 	}
 	return st
+}
+
+// actual is what a container has: what it was given, but for what its cgroup says otherwise while it runs.
+func actual(c podspec.Container, o seam.Container) *corev1.ResourceRequirements {
+	r := c.Resources.DeepCopy()
+	if o.State != seam.Running || o.Resources == nil {
+		return r
+	}
+	follow := func(list, cgroup corev1.ResourceList) {
+		for _, name := range podspec.Compute {
+			given, asked := list[name]
+			has, some := cgroup[name]
+			switch {
+			case !asked || some && has.Cmp(given) == 0:
+			case some:
+				list[name] = has.DeepCopy()
+			default:
+				delete(list, name)
+			}
+		}
+	}
+	follow(r.Limits, o.Resources.Limits)
+	follow(r.Requests, o.Resources.Requests)
+	return r
 }
 
 func endReason(o seam.Container) string {

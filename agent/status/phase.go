@@ -47,7 +47,7 @@ func (v *view) tally(s corev1.PodStatus) tally {
 	}
 	for _, st := range s.ContainerStatuses {
 		c, _ := podspec.Find(v.in.Pod, st.Name)
-		t.app(&v.in.Pod.Spec, c, st)
+		t.app(&v.in.Pod.Spec, c, st, v.in.Again[trimPrefix(st.ContainerID)])
 	}
 	return t
 }
@@ -84,13 +84,13 @@ func (t *tally) sidecar(st corev1.ContainerStatus) {
 	}
 }
 
-func (t *tally) app(spec *corev1.PodSpec, c podspec.Container, st corev1.ContainerStatus) {
+func (t *tally) app(spec *corev1.PodSpec, c podspec.Container, st corev1.ContainerStatus, again bool) {
 	switch {
 	case st.State.Running != nil:
 		t.running++
 	case st.State.Terminated != nil:
 		t.stopped++
-		if !podspec.ShouldRestart(spec, c.Container, st.State.Terminated.ExitCode) {
+		if !again && !podspec.ShouldRestart(spec, c.Container, st.State.Terminated.ExitCode) {
 			t.ended++
 		}
 		if st.State.Terminated.ExitCode == 0 {
@@ -103,7 +103,7 @@ func (t *tally) app(spec *corev1.PodSpec, c podspec.Container, st corev1.Contain
 			return
 		}
 		t.stopped++
-		if !podspec.ShouldRestart(spec, c.Container, last.ExitCode) {
+		if !again && !podspec.ShouldRestart(spec, c.Container, last.ExitCode) {
 			t.ended++
 		}
 	default:

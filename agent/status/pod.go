@@ -15,6 +15,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	quantity "k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/component-helpers/resource"
 
@@ -38,6 +39,13 @@ const (
 // Probes are the results for one container.
 type Probes struct{ Startup, Liveness, Readiness Result }
 
+// Resize is a change of a pod's resources. Generation is that of the pod which asked for it.
+type Resize struct {
+	Reason     string `json:"reason,omitempty"`
+	Message    string `json:"message,omitempty"`
+	Generation int64  `json:"generation,omitempty"`
+}
+
 // Input is what a pod's status is made from.
 type Input struct {
 	Pod *corev1.Pod
@@ -51,6 +59,10 @@ type Input struct {
 	// Starting holds the IDs of containers whose postStart hook has not returned: they are not
 	// reported as running before it has.
 	Starting map[string]bool
+	// Again holds the IDs of containers that were ended to be started anew, whatever the restart policy says.
+	Again map[string]bool
+	// Pending is why another size that is asked for is not given yet; Resizing is one that is given, and not there yet.
+	Pending, Resizing *Resize
 	// Evicted is set once the node decided to end the pod (deadline, pressure, not admitted).
 	Evicted *Waiting
 	// Stopped: no container runs and none will be started again.
@@ -177,10 +189,45 @@ func resources(s *corev1.PodStatus, in Input) {
 	if len(limits) == 0 {
 		limits = nil
 	}
+	if len(in.Sandboxes) > 0 && in.Sandboxes[0].Resources != nil && s.Phase == corev1.PodRunning {
+		s.Resources = actualPod(in.Pod, s.AllocatedResources, in.Sandboxes[0].Resources)
+		return
+	}
 	s.Resources = &corev1.ResourceRequirements{Requests: s.AllocatedResources.DeepCopy(), Limits: limits}
 	if in.Pod.Spec.Resources != nil {
 		s.Resources.Claims = in.Pod.Spec.Resources.Claims
 	}
+}
+
+// leastCPU is what a pod that asks for no processor time is given all the same; nobody is told of it.
+var leastCPU = quantity.MustParse("2m")
+
+// actualPod is what a running pod's cgroup gives.
+func actualPod(pod *corev1.Pod, requests corev1.ResourceList, actual *corev1.ResourceRequirements) *corev1.ResourceRequirements {
+	r := &corev1.ResourceRequirements{}
+	if pod.Spec.Resources != nil {
+		r = pod.Spec.Resources.DeepCopy()
+	}
+	set := func(list *corev1.ResourceList, name corev1.ResourceName, q quantity.Quantity) {
+		if *list == nil {
+			*list = corev1.ResourceList{}
+		}
+		(*list)[name] = q.DeepCopy()
+	}
+	if q, ok := actual.Requests[corev1.ResourceCPU]; ok && (q.Cmp(leastCPU) > 0 || r.Requests.Cpu().Cmp(leastCPU) > 0) {
+		set(&r.Requests, corev1.ResourceCPU, q)
+	}
+	if _, ok := r.Requests[corev1.ResourceMemory]; !ok {
+		if q, ok := requests[corev1.ResourceMemory]; ok {
+			set(&r.Requests, corev1.ResourceMemory, q)
+		}
+	}
+	for _, name := range podspec.Compute {
+		if q, ok := actual.Limits[name]; ok {
+			set(&r.Limits, name, q)
+		}
+	}
+	return r
 }
 
 // finish gives every container that may have run an end, for nothing of the pod is left.

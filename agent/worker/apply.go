@@ -40,6 +40,8 @@ func (w *worker) apply(ctx context.Context, pod *corev1.Pod, a Action) bool {
 		w.startContainer(ctx, pod, a)
 	case HoldBack:
 		w.holdBack(pod, a)
+	case WriteLimits:
+		w.writeLimits(ctx, pod)
 	case BeginStop:
 		w.beginStop(ctx, pod, a)
 	case StopContainer:
@@ -97,9 +99,17 @@ func (w *worker) mount(ctx context.Context, pod *corev1.Pod) {
 			message = "MountVolume.SetUp failed: " + message
 		}
 		w.m.Events.Event(events.Pod(pod), corev1.EventTypeWarning, events.FailedMount, message)
+		for c := range podspec.VolumeImages(pod) { // it may have been removed since it was fetched
+			if _, here := w.m.Images.Resolve(ctx, podspec.ImageRef(c.Image)); !here {
+				w.past(c.Name, func(p *Past) { p.Image = Image{} })
+			}
+		}
 		return
 	}
 	w.memory.Volumes = Retry{}
+	for c := range podspec.VolumeImages(pod) {
+		w.past(c.Name, func(p *Past) { p.Waiting = nil })
+	}
 	if paths == nil {
 		paths = map[string]string{}
 	}
@@ -201,7 +211,7 @@ func (w *worker) holdBack(pod *corev1.Pod, a Action) {
 	case crashLoopBackOff:
 		w.m.Events.Eventf(ref, corev1.EventTypeWarning, events.BackOff, "Back-off restarting failed container %s in pod %s", a.Container, podspec.Full(pod))
 	case imagePullBackOff:
-		c, _ := podspec.Find(pod, a.Container)
+		c, _ := podspec.Fetched(pod, a.Container)
 		w.m.Events.Eventf(ref, corev1.EventTypeNormal, events.BackOff, "Back-off pulling image %q", c.Image)
 		w.m.Events.Event(ref, corev1.EventTypeWarning, events.Failed, "Error: "+imagePullBackOff)
 	}
@@ -209,7 +219,12 @@ func (w *worker) holdBack(pod *corev1.Pod, a Action) {
 
 func (w *worker) beginStop(ctx context.Context, pod *corev1.Pod, a Action) {
 	now := time.Now()
-	w.past(a.Container, func(p *Past) { p.Stop = &Stop{ID: a.ID, Since: now, Grace: a.Grace} })
+	w.past(a.Container, func(p *Past) {
+		p.Stop = &Stop{ID: a.ID, Since: now, Grace: a.Grace}
+		if a.Reason == resizes || a.Reason == changes {
+			p.Again = a.ID
+		}
+	})
 	w.m.Events.Event(events.Container(pod, a.Container), corev1.EventTypeNormal, events.Killing, a.Message)
 	w.cancel(a.ID) // a postStart hook
 	c, ok := podspec.Find(pod, a.Container)
@@ -284,6 +299,7 @@ func (w *worker) finish(ctx context.Context, pod *corev1.Pod) {
 	}
 	w.volumes = nil
 	w.memory.Finished = true
+	w.m.resizeAgain()
 	w.memory.Sandbox, w.memory.Volumes = Retry{}, Retry{}
 }
 

@@ -20,7 +20,7 @@ import (
 
 // ensureImage makes an image present: at once if it is, else by a pull that goes on beside.
 func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) {
-	c, _ := podspec.Find(pod, name)
+	c, _ := podspec.Fetched(pod, name)
 	ref := podspec.ImageRef(c.Image)
 	about := events.Container(pod, name)
 	if c.ImagePullPolicy != corev1.PullAlways {
@@ -189,7 +189,7 @@ func (w *worker) backOff(name string, view View) {
 			}
 		}
 	}
-	if newest.ID != "" && newest.State == seam.Exited {
+	if newest.ID != "" && newest.State == seam.Exited && newest.ID != w.memory.Containers[name].Again {
 		w.past(name, func(p *Past) { *p = p.grown(newest.FinishedAt, time.Now()) })
 	}
 }
@@ -238,7 +238,7 @@ func (w *worker) spec(ctx context.Context, pod *corev1.Pod, c podspec.Container,
 		return seam.ContainerSpec{}, err
 	}
 	spec := seam.ContainerSpec{
-		Pod: pod, Container: c.Container, Attempt: attempt, ImageID: w.memory.Containers[c.Name].Image.ID, Env: env,
+		Pod: pod, Container: c.Container, Resources: podspec.Effective(pod, c.Container), Attempt: attempt, ImageID: w.memory.Containers[c.Name].Image.ID, Env: env,
 		Mounts: mounts, SpecHash: podspec.Hash(c.Container), LogPath: LogPath(w.m.Dir, pod, c.Name, attempt),
 	}
 	spec.Command, spec.Args = podspec.Command(c.Command, c.Args, env)

@@ -63,7 +63,7 @@ func newWorker(m *Manager, pod *corev1.Pod, memory Memory) *worker {
 		m: m, log: m.Logger.With("namespace", pod.Namespace, "pod", pod.Name, "uid", pod.UID),
 		box: newMailbox(pod), memory: memory,
 		jobs: map[string]*job{}, results: make(chan func()),
-		seen: View{Pod: pod, Status: memory.Status},
+		seen: View{Pod: memory.Resize.Allocated.Apply(pod), Status: memory.Status},
 	}
 	if known {
 		w.saved, _ = memory.encode(false)
@@ -83,6 +83,7 @@ func (w *worker) run(ctx context.Context) (forgotten bool) {
 	defer w.stopJobs()
 	for steps := 0; ctx.Err() == nil; steps++ {
 		desired, refresh, retry := w.box.take()
+		desired = w.allocate(desired)
 		w.notice(ctx, desired, refresh, retry)
 		observed, err := w.observe(ctx, desired)
 		if err != nil {
@@ -150,6 +151,9 @@ func (w *worker) notice(ctx context.Context, d Desired, refresh, retry bool) {
 		for c := range podspec.All(d.Pod) {
 			w.unblock(ctx, c)
 		}
+		for c := range podspec.VolumeImages(d.Pod) {
+			w.unblock(ctx, c)
+		}
 	}
 	if refresh && w.volumes != nil {
 		if err := w.m.Volumes.Refresh(ctx, d.Pod); err != nil {
@@ -206,6 +210,7 @@ func (w *worker) observe(ctx context.Context, d Desired) (Observed, error) {
 	for key, j := range w.jobs {
 		o.Busy[key] = j.kind
 	}
+	w.resized(d, mine)
 	in := w.input(d, o)
 	o.Phase = status.Decided(in)
 	told := w.memory.Status.Conditions
@@ -234,11 +239,21 @@ func (w *worker) input(d Desired, o Observed) status.Input {
 	in := status.Input{
 		Pod: d.Pod, Old: w.memory.Status, Sandboxes: o.Sandboxes, PodIPs: o.PodIPs, HostIPs: w.m.Facts().HostIPs,
 		Waiting: map[string]status.Waiting{}, Probes: o.Probes, Starting: map[string]bool{},
-		Evicted: w.memory.Evicted, Finished: w.memory.Finished, Now: time.Now(),
+		Again: map[string]bool{}, Pending: w.memory.Resize.Pending, Resizing: w.memory.Resize.Running, Evicted: w.memory.Evicted, Finished: w.memory.Finished, Now: time.Now(),
 	}
 	for name, past := range w.memory.Containers {
 		if past.Waiting != nil {
 			in.Waiting[name] = *past.Waiting
+		}
+		if past.Again != "" {
+			in.Again[past.Again] = true
+		}
+	}
+	for image := range podspec.VolumeImages(d.Pod) {
+		for c := range podspec.All(d.Pod) {
+			if why := w.memory.Containers[image.Name].Waiting; why != nil && podspec.Shows(c, image.Name) {
+				in.Waiting[c.Name] = *why
+			}
 		}
 	}
 	for key, work := range o.Busy {

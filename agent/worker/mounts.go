@@ -38,7 +38,7 @@ func (w *worker) mounts(ctx context.Context, pod *corev1.Pod, c podspec.Containe
 		}
 		out = append(out, seam.Mount{
 			Source: source, Target: podspec.Absolute(m.MountPath), Propagation: propagation,
-			ReadOnly: m.ReadOnly || podspec.ReadOnlyVolume(pod, m.Name), RecursiveReadOnly: recursive,
+			ReadOnly: m.ReadOnly || podspec.ReadOnlyVolume(pod, m.Name), RecursiveReadOnly: recursive, NoExec: podspec.ShowsImage(pod, m.Name),
 		})
 	}
 	return out, nil

@@ -125,11 +125,14 @@ func (p *planner) cleanUp() {
 func (p *planner) run() {
 	if !p.o.Mounted {
 		if !p.later(p.o.Memory.Volumes.NotBefore, maxVolumeRetry) {
-			p.do(Action{Kind: Mount})
+			p.mount()
 		}
 		return
 	}
 	if !p.sandbox() {
+		return
+	}
+	if !p.resize() {
 		return
 	}
 	p.ephemeral()
@@ -142,6 +145,18 @@ func (p *planner) run() {
 		return
 	}
 	p.prune()
+}
+
+// mount has the volumes mounted when the images are here that some of them show.
+func (p *planner) mount() {
+	here := true
+	for c := range podspec.VolumeImages(p.d.Pod) {
+		p.prepare(c, false)
+		here = here && p.o.Memory.Containers[c.Name].Image.ID != ""
+	}
+	if here {
+		p.do(Action{Kind: Mount})
+	}
 }
 
 // sandbox makes sure that there is exactly one good sandbox, and says whether there is.
@@ -251,7 +266,13 @@ func (p *planner) last(name string) (end, bool) {
 // done says that a container has ended and is not started again.
 func (p *planner) done(c podspec.Container) bool {
 	e, ok := p.last(c.Name)
-	return ok && !podspec.ShouldRestart(&p.d.Pod.Spec, c.Container, e.code)
+	return ok && !p.again(c.Name) && !podspec.ShouldRestart(&p.d.Pod.Spec, c.Container, e.code)
+}
+
+// again says that a container was ended to be started anew.
+func (p *planner) again(name string) bool {
+	list := p.byName[name]
+	return len(list) > 0 && list[0].ID == p.o.Memory.Containers[name].Again
 }
 
 func (p *planner) ephemeral() {
@@ -390,7 +411,10 @@ func (p *planner) replace(c podspec.Container, o seam.Container, word string) bo
 		p.stop(o, p.graceOf(c, "hook"), "hook", "FailedPostStartHook", true)
 		return true
 	case o.SpecHash != "" && o.SpecHash != podspec.Hash(c.Container):
-		why, message, again = "changed", fmt.Sprintf("%s %s definition changed", word, c.Name), true
+		why, message, again = changes, fmt.Sprintf("%s %s definition changed", word, c.Name), true
+	case p.outgrown(c, o):
+		p.stop(o, p.graceOf(c, resizes), resizes, fmt.Sprintf("Container %s resize requires restart", c.Name), true)
+		return true
 	case probes.Liveness == status.Failure:
 		why, message = "liveness", fmt.Sprintf("%s %s failed liveness probe", word, c.Name)
 	case probes.Startup == status.Failure:

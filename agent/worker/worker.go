@@ -21,6 +21,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/agent/fence"
+	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/status"
 )
@@ -71,6 +72,16 @@ type Memory struct {
 	Sandbox    Retry            `json:"sandbox,omitzero"`
 	Volumes    Retry            `json:"volumes,omitzero"`
 	End        Retry            `json:"end,omitzero"`
+	Resize     Resize           `json:"resize,omitzero"`
+}
+
+// Resize is how far a change of the pod's resources has come.
+type Resize struct {
+	Allocated podspec.Allocation `json:"allocated,omitzero"` // what the node has given the pod
+	Pending   *status.Resize     `json:"pending,omitempty"`  // asked for, and not given
+	Running   *status.Resize     `json:"running,omitempty"`  // given, and perhaps not in all cgroups yet
+	Written   bool               `json:"written,omitempty"`  // into the cgroups of what ran
+	Retry     Retry              `json:"retry,omitzero"`
 }
 
 // Past is what is remembered of a container, over all its attempts.
@@ -84,6 +95,8 @@ type Past struct {
 	Stop      *Stop           `json:"stop,omitempty"`
 	// BadHook is the ID of a container whose postStart hook failed: it must not go on.
 	BadHook string `json:"badHook,omitempty"`
+	// Again is the ID of a container that was ended to be started anew, whatever the restart policy says.
+	Again string `json:"again,omitempty"`
 }
 
 // Image is how far a container's image is for its next start.
@@ -129,6 +142,7 @@ const (
 	BeginStop       Kind = "BeginStop"       // announce the end of a container, run its preStop hook
 	StopContainer   Kind = "StopContainer"   // signal it, and kill it after the grace period
 	RemoveContainer Kind = "RemoveContainer" // one that has ended
+	WriteLimits     Kind = "WriteLimits"     // of the pod and its containers, into the cgroups
 	Evict           Kind = "Evict"           // decide that the pod has failed
 	Finish          Kind = "Finish"          // give back network and volumes
 	Forget          Kind = "Forget"          // nothing of the pod is left

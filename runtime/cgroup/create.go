@@ -73,6 +73,11 @@ func (t *Tree) Create(name string, r Resources) error {
 			}
 		}
 	}
+	return t.Set(name, r)
+}
+
+// Set writes limits into a cgroup; what is zero stays as it is.
+func (t *Tree) Set(name string, r Resources) error {
 	for _, s := range r.settings(t.unified != "") {
 		file := t.file(s.controller, name, s.file)
 		if file == "" {

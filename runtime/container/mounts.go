@@ -79,7 +79,11 @@ func volumeMounts(all []Mount) ([]specs.Mount, string) {
 		case m.ReadOnly:
 			access = "ro"
 		}
-		list = append(list, specs.Mount{Destination: path.Clean(m.Target), Type: "bind", Source: m.Source, Options: []string{"rbind", how, access}})
+		options := []string{"rbind", how, access}
+		if m.NoExec {
+			options = append(options, "noexec", "nosuid", "nodev")
+		}
+		list = append(list, specs.Mount{Destination: path.Clean(m.Target), Type: "bind", Source: m.Source, Options: options})
 	}
 	// A volume inside another's folder comes after it.
 	sort.SliceStable(list, func(i, j int) bool {

@@ -30,44 +30,82 @@ func quota(cpu *resource.Quantity) int64 {
 	return max(cpu.MilliValue()*period/1000, minQuota)
 }
 
-// resources are the limits of the container's own cgroup.
-func resources(in Input) (*specs.LinuxResources, error) {
-	c := in.Container
-	request := c.Resources.Requests.Cpu()
-	if _, ok := c.Resources.Requests[corev1.ResourceCPU]; !ok {
-		request = c.Resources.Limits.Cpu()
+// Limits are those of a container's own cgroup.
+func Limits(want corev1.ResourceRequirements, h Host) *specs.LinuxResources {
+	request := want.Requests.Cpu()
+	if _, ok := want.Requests[corev1.ResourceCPU]; !ok {
+		request = want.Limits.Cpu()
 	}
 	weight := shares(request)
 	r := &specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: &weight}}
-	if q := quota(c.Resources.Limits.Cpu()); q > 0 {
+	if q := quota(want.Limits.Cpu()); q > 0 {
 		p := uint64(period)
 		r.CPU.Quota, r.CPU.Period = &q, &p
 	}
-	if limit := c.Resources.Limits.Memory().Value(); limit > 0 && in.Host.Memory {
+	if limit := want.Limits.Memory().Value(); limit > 0 && h.Memory {
 		r.Memory = &specs.LinuxMemory{Limit: &limit}
-		if in.Host.Swap { // memory and swap together: none of it is swap
+		if h.Swap { // memory and swap together: none of it is swap
 			r.Memory.Swap = &limit
 		}
 	}
-	if in.Host.Unified && in.Host.Memory {
+	if h.Unified && h.Memory {
 		// A container of which one process was killed for memory is not left running in half.
 		r.Unified = map[string]string{"memory.oom.group": "1"}
 	}
-	return r, nil
+	return r
 }
 
 // PodResources are the limits of the pod's cgroup.
 func PodResources(pod *corev1.Pod) cgroup.Resources {
+	want := PodRequirements(pod)
+	return cgroup.Resources{
+		CPUShares: shares(want.Requests.Cpu()), CPUPeriod: period, CPUQuota: quota(want.Limits.Cpu()), Memory: want.Limits.Memory().Value(),
+	}
+}
+
+// PodRequirements are what the pod as a whole is given: processor time and memory, a limit only where everything in it has one.
+func PodRequirements(pod *corev1.Pod) corev1.ResourceRequirements {
 	requests := podresource.PodRequests(pod, podresource.PodResourcesOptions{})
 	limits := podresource.PodLimits(pod, podresource.PodResourcesOptions{})
-	r := cgroup.Resources{CPUShares: shares(requests.Cpu()), CPUPeriod: period}
-	if everyContainer(pod, corev1.ResourceCPU) {
-		r.CPUQuota = quota(limits.Cpu())
+	out := corev1.ResourceRequirements{Requests: corev1.ResourceList{}, Limits: corev1.ResourceList{}}
+	for _, name := range compute {
+		if q, ok := requests[name]; ok {
+			out.Requests[name] = q
+		}
+		if q, ok := limits[name]; ok && everyContainer(pod, name) {
+			out.Limits[name] = q
+		}
 	}
-	if everyContainer(pod, corev1.ResourceMemory) {
-		r.Memory = limits.Memory().Value()
+	return out
+}
+
+var compute = []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory}
+
+// Actual is what a cgroup gives: what was asked for, but for limits that are no longer those which it held afterwards, because
+// somebody else has written them. (A kernel rounds, so what it holds is not always what was asked for.) The weight of version
+// 2 is too coarse to be told as a request.
+func Actual(asked corev1.ResourceRequirements, held, now cgroup.Limits) corev1.ResourceRequirements {
+	out := *asked.DeepCopy()
+	set := func(list *corev1.ResourceList, name corev1.ResourceName, q *resource.Quantity, some bool) {
+		if !some {
+			delete(*list, name)
+			return
+		}
+		if *list == nil {
+			*list = corev1.ResourceList{}
+		}
+		(*list)[name] = *q
 	}
-	return r
+	if now.Memory != held.Memory {
+		set(&out.Limits, corev1.ResourceMemory, resource.NewQuantity(now.Memory, resource.BinarySI), now.Memory > 0)
+	}
+	if now.CPUQuota != held.CPUQuota || now.CPUPeriod != held.CPUPeriod {
+		set(&out.Limits, corev1.ResourceCPU, resource.NewMilliQuantity(now.CPUQuota*1000/max(now.CPUPeriod, 1), resource.DecimalSI), now.CPUQuota > 0)
+	}
+	if now.CPUShares != held.CPUShares {
+		set(&out.Requests, corev1.ResourceCPU, resource.NewMilliQuantity(int64((now.CPUShares*1000+1023)/1024), resource.DecimalSI), now.CPUShares > minShares)
+	}
+	return out
 }
 
 // everyContainer says whether the pod as a whole is limited: by its own word, or because each container is.

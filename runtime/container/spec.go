@@ -20,6 +20,7 @@ import (
 type Input struct {
 	Pod       *corev1.Pod
 	Container *corev1.Container
+	Resources corev1.ResourceRequirements // of the container's cgroup
 	Image     image.Config
 	Root      string // mounted root file system
 	User      User
@@ -51,6 +52,7 @@ type Mount struct {
 	Source, Target    string
 	ReadOnly          bool
 	RecursiveReadOnly bool
+	NoExec            bool   // as its source is mounted: a bind of it would not be by itself
 	Propagation       string // None, HostToContainer, Bidirectional
 }
 
@@ -81,9 +83,7 @@ func Spec(in Input) (*specs.Spec, error) {
 	if s.Process, err = process(in); err != nil {
 		return nil, err
 	}
-	if s.Linux.Resources, err = resources(in); err != nil {
-		return nil, err
-	}
+	s.Linux.Resources = Limits(in.Resources, in.Host)
 	if s.Linux.Devices, err = devices(in, s.Linux.Resources); err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func host() Host {
 
 func input(pod *corev1.Pod) Input {
 	return Input{
-		Pod: pod, Container: &pod.Spec.Containers[0], Root: "/root", Cgroup: "/bramble-0/pod1/c1", Host: host(), User: User{UID: 0, GID: 0, Groups: []uint32{0}},
+		Pod: pod, Container: &pod.Spec.Containers[0], Resources: pod.Spec.Containers[0].Resources, Root: "/root", Cgroup: "/bramble-0/pod1/c1", Host: host(), User: User{UID: 0, GID: 0, Groups: []uint32{0}},
 		Image:   image.Config{Env: []string{"PATH=/usr/bin:/bin", "FROM=image"}, Entrypoint: []string{"/entry"}, Cmd: []string{"serve"}, WorkingDir: "/srv"},
 		Sandbox: Sandbox{Pause: 42, NetNS: "/run/netns/p", Hostname: "pod", Hosts: "/h/hosts", HostsName: "/h/hostname", ResolvConf: "/h/resolv.conf", Shm: "/h/shm", Termination: "/h/termination"},
 	}

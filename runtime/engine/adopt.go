@@ -43,6 +43,7 @@ func (e *Engine) adoptSandbox(ctx context.Context, r sandbox.Record) error {
 	}
 	e.mu.Lock()
 	e.pods[r.ID] = p
+	p.actual = e.actual(r.Given, r.Cgroup)
 	var lost []*task
 	for _, c := range r.Containers {
 		t := &task{pod: p, rec: c, state: Created, exited: make(chan struct{})}

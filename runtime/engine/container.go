@@ -32,6 +32,7 @@ type (
 type ContainerSpec struct {
 	Pod           *corev1.Pod
 	Container     *corev1.Container
+	Resources     *corev1.ResourceRequirements // nil: the container's own
 	Attempt       uint32
 	ImageID       string   // "": the container's image by its name
 	Env           []string // K=V, resolved
@@ -71,6 +72,9 @@ func (e *Engine) StartContainer(ctx context.Context, sandboxID string, s Contain
 	}
 	if err := container.VerifyNonRoot(s.Pod, s.Container, img.Config.User); err != nil {
 		return Container{}, err // in the kubelet's words, and no others
+	}
+	if s.Resources == nil {
+		s.Resources = &s.Container.Resources
 	}
 	t := newTask(p, s, img)
 	e.mu.Lock()
@@ -121,6 +125,7 @@ func newTask(p *pod, s ContainerSpec, img image.Image) *task {
 		ID: newID(), Name: c.Name, Attempt: s.Attempt, Image: c.Image, ImageID: img.ID, SpecHash: s.SpecHash, LogPath: s.LogPath, Layers: img.Layers,
 		CreatedAt: time.Now(), StopSignal: stop, TTY: c.TTY, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
 		FallbackLogs: c.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError,
+		Given:        sandbox.Given{Resources: s.Resources},
 	}}
 }
 
@@ -149,7 +154,7 @@ func (e *Engine) prepare(t *task, s ContainerSpec, img image.Image) (shim.Task, 
 		}
 	}
 	in := container.Input{
-		Pod: s.Pod, Container: s.Container, Image: img.Config, Root: root, User: user, Env: s.Env, Command: s.Command, Args: s.Args,
+		Pod: s.Pod, Container: s.Container, Resources: *s.Resources, Image: img.Config, Root: root, User: user, Env: s.Env, Command: s.Command, Args: s.Args,
 		Mounts: s.Mounts, Devices: s.Devices, Cgroup: e.cgroup.Path(e.cgroupOf(t)), Host: e.host, TargetPid: e.targetPid(p, s.Target),
 		Sandbox: container.Sandbox{
 			Pause: e.pausePid(p), NetNS: p.rec.NetNS, Hostname: p.rec.Hostname, Hosts: p.rec.HostsFile, ResolvConf: p.rec.ResolvConf,

@@ -19,11 +19,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/runtime/cgroup"
@@ -68,7 +70,8 @@ type Sandbox struct {
 	Ready           bool
 	CreatedAt       time.Time
 	NetNS           string
-	Pid             int // of the pause process; 0 when it is not ready
+	Pid             int                          // of the pause process; 0 when it is not ready
+	Resources       *corev1.ResourceRequirements // that its cgroup gives; nil while that is not known
 	Containers      []Container
 }
 
@@ -84,7 +87,8 @@ type Container struct {
 	OOMKilled                        bool
 	Reason, Message                  string
 	LogPath                          string
-	User                             *container.User // nil while that is not known
+	User                             *container.User              // nil while that is not known
+	Resources                        *corev1.ResourceRequirements // that its cgroup gives; nil while that is not known
 }
 
 // Engine runs the pods of a node.
@@ -117,6 +121,7 @@ type pod struct {
 	stopped bool
 	watched chan struct{} // closed when nobody watches the shim any more
 	close   func()        // ends the watch
+	actual  *corev1.ResourceRequirements
 }
 
 // task is a container.
@@ -128,6 +133,7 @@ type task struct {
 	exit    *sandbox.Exit
 	exited  chan struct{} // closed when it has ended
 	release sync.Mutex    // giving back what it holds
+	actual  *corev1.ResourceRequirements
 }
 
 // Open opens the engine and finds again what runs.
@@ -253,8 +259,31 @@ func (e *Engine) RemoveImage(ctx context.Context, ref string) error {
 		if user := e.runs(img.ID); user != "" {
 			return fmt.Errorf("remove image %s: pod %s runs it: delete the pod, or give it another image, first", ref, user)
 		}
+		if e.shows(img.Layers) {
+			return fmt.Errorf("remove image %s: a volume of a pod shows it: delete the pod first", ref)
+		}
 	}
 	return e.images.Remove(ctx, ref)
+}
+
+// ShowImage mounts the files of an image that is here at a folder, to be read.
+func (e *Engine) ShowImage(ref, target string) error {
+	img, ok := e.images.Resolve(ref)
+	if !ok {
+		return fmt.Errorf("image %q is not here", ref)
+	}
+	return e.snap.Show(target, img.Layers)
+}
+
+// shows says whether just these layers, the lowest first, are shown as an image.
+func (e *Engine) shows(layers []string) bool {
+	all, err := snapshot.Shown()
+	if err != nil {
+		e.log.Warn("images that volumes show cannot be told from others", "err", err)
+	}
+	down := slices.Clone(layers)
+	slices.Reverse(down)
+	return slices.ContainsFunc(all, func(l []string) bool { return slices.Equal(l, down) })
 }
 
 // runs names a pod that runs an image; "": none.
@@ -291,7 +320,7 @@ func (e *Engine) List(context.Context) ([]Sandbox, error) {
 func (p *pod) observe() Sandbox {
 	return Sandbox{
 		ID: p.rec.ID, PodUID: p.rec.UID, Namespace: p.rec.Namespace, Name: p.rec.Name, Attempt: p.rec.Attempt,
-		Ready: p.pause > 0 && !p.stopped, CreatedAt: p.rec.CreatedAt, NetNS: p.rec.NetNS, Pid: p.pause,
+		Ready: p.pause > 0 && !p.stopped, CreatedAt: p.rec.CreatedAt, NetNS: p.rec.NetNS, Pid: p.pause, Resources: p.actual,
 	}
 }
 
@@ -299,7 +328,7 @@ func (t *task) observe() Container {
 	c := Container{
 		ID: t.rec.ID, Name: t.rec.Name, SandboxID: t.pod.rec.ID, Attempt: t.rec.Attempt, Image: t.rec.Image, ImageID: t.rec.ImageID,
 		SpecHash: t.rec.SpecHash, State: t.state, Pid: t.pid, CreatedAt: t.rec.CreatedAt, StartedAt: t.rec.StartedAt, LogPath: t.rec.LogPath,
-		User: t.rec.User,
+		User: t.rec.User, Resources: t.actual,
 	}
 	if x := t.exit; x != nil {
 		c.Pid = 0
@@ -355,7 +384,11 @@ func (e *Engine) layersInUse() []string {
 	for _, t := range e.containers {
 		list = append(list, t.rec.Layers...)
 	}
-	return list
+	shown, err := snapshot.Shown()
+	if err != nil {
+		e.log.Warn("images that volumes show cannot be told from others", "err", err)
+	}
+	return append(list, slices.Concat(shown...)...)
 }
 
 func newID() string {

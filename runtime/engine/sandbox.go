@@ -86,6 +86,12 @@ func (e *Engine) runSandbox(ctx context.Context, p *pod, s SandboxSpec) error {
 	if err := e.cgroup.Create(p.rec.Cgroup, container.PodResources(s.Pod)); err != nil {
 		return err
 	}
+	given := container.PodRequirements(s.Pod)
+	p.rec.Given = sandbox.Given{Resources: &given, Held: e.cgroup.Limits(p.rec.Cgroup)}
+	p.actual = &given
+	if err := e.dir.Save(p.rec); err != nil {
+		return err
+	}
 	if c.CgroupProcs, err = e.cgroup.Join(p.rec.Cgroup); err != nil {
 		return err
 	}

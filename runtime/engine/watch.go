@@ -124,6 +124,10 @@ func (e *Engine) began(t *task, s shim.TaskState) {
 		e.mu.Unlock()
 		return
 	}
+	if t.rec.StartedAt.IsZero() {
+		t.rec.Held = e.cgroup.Limits(e.cgroupOf(t))
+	}
+	t.actual = e.actual(t.rec.Given, e.cgroupOf(t))
 	t.state, t.pid, t.rec.StartedAt = Running, s.Pid, s.Started
 	rec := t.rec
 	e.mu.Unlock()

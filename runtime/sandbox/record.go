@@ -23,28 +23,37 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"bramble.dev/runtime/cgroup"
 	"bramble.dev/runtime/container"
 )
 
 // Record is a sandbox.
 type Record struct {
-	ID         string      `json:"id"`
-	UID        types.UID   `json:"uid"`
-	Namespace  string      `json:"namespace"`
-	Name       string      `json:"name"`
-	Attempt    uint32      `json:"attempt"`
-	CreatedAt  time.Time   `json:"createdAt"`
-	BootID     string      `json:"bootID"`
-	Hostname   string      `json:"hostname"`
-	NetNS      string      `json:"netns,omitempty"`
-	ResolvConf string      `json:"resolvConf,omitempty"`
-	HostsFile  string      `json:"hostsFile,omitempty"`
-	Cgroup     string      `json:"cgroup"`              // name below the tree's parent
-	SharedPID  bool        `json:"sharedPID,omitempty"` // containers have no process namespace of their own
-	HostIPC    bool        `json:"hostIPC,omitempty"`
+	ID         string    `json:"id"`
+	UID        types.UID `json:"uid"`
+	Namespace  string    `json:"namespace"`
+	Name       string    `json:"name"`
+	Attempt    uint32    `json:"attempt"`
+	CreatedAt  time.Time `json:"createdAt"`
+	BootID     string    `json:"bootID"`
+	Hostname   string    `json:"hostname"`
+	NetNS      string    `json:"netns,omitempty"`
+	ResolvConf string    `json:"resolvConf,omitempty"`
+	HostsFile  string    `json:"hostsFile,omitempty"`
+	Cgroup     string    `json:"cgroup"`              // name below the tree's parent
+	SharedPID  bool      `json:"sharedPID,omitempty"` // containers have no process namespace of their own
+	HostIPC    bool      `json:"hostIPC,omitempty"`
+	Given
 	Containers []Container `json:"-"`
+}
+
+// Given is what a cgroup was given, and what it held right after that.
+type Given struct {
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"` // nil in records of older agents
+	Held      cgroup.Limits                `json:"held,omitzero"`
 }
 
 // Container is a container of a sandbox.
@@ -66,6 +75,7 @@ type Container struct {
 	Stdin        bool            `json:"stdin,omitempty"`
 	StdinOnce    bool            `json:"stdinOnce,omitempty"`
 	FallbackLogs bool            `json:"fallbackLogs,omitempty"` // the message may be the end of the log
+	Given
 
 	Exit *Exit `json:"exit,omitempty"` // set when everything that the container held has been given back
 }

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -23,15 +24,9 @@ func (s *Store) Mount(id string, layers []string) (string, error) {
 	if err := os.Chmod(filepath.Join(dir, "u"), 0o755); err != nil { // the container's /, whatever the umask
 		return "", fmt.Errorf("make snapshot: %w", err)
 	}
-	// Relative paths: an option string has one page, and an image may have 127 layers.
-	lower := make([]string, 0, len(layers)+1)
-	for i := len(layers) - 1; i >= 0; i-- {
-		if dir := layers[i] + "/fs"; !slices.Contains(lower, dir) { // a layer that comes again hides itself below
-			lower = append(lower, dir)
-		}
-	}
+	lower := stack(layers)
 	if len(lower) == 0 {
-		lower = []string{"../empty"}
+		lower = []string{empty}
 	}
 	up := "../snapshots/" + id
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s/u,workdir=%s/w", strings.Join(lower, ":"), up, up)
@@ -43,6 +38,70 @@ func (s *Store) Mount(id string, layers []string) (string, error) {
 	return target, nil
 }
 
+const empty = "../empty"
+
+// stack are the folders of layers, the highest first. Relative paths: an option string has one page, and an image may have
+// 127 layers.
+func stack(layers []string) []string {
+	lower := make([]string, 0, len(layers)+1)
+	for i := len(layers) - 1; i >= 0; i-- {
+		if dir := layers[i] + files; !slices.Contains(lower, dir) { // a layer that comes again hides itself below
+			lower = append(lower, dir)
+		}
+	}
+	return lower
+}
+
+const files = "/fs"
+
+// Show mounts layers, the lowest first, at a folder that is there: to be read, and nothing in them to be run.
+func (s *Store) Show(target string, layers []string) error {
+	// At the bottom an empty one, because an overlay that cannot be written wants two.
+	lower := append(stack(layers), empty)
+	if len(lower) == 1 {
+		lower = append(lower, empty)
+	}
+	options := "lowerdir=" + strings.Join(lower, ":")
+	if err := mountIn(s.layers(), target, options, unix.MS_RDONLY|unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV); err != nil {
+		return fmt.Errorf("show an image at %s: %w", target, err)
+	}
+	return nil
+}
+
+// Shown lists what Show has mounted: the layers of each, the highest first. The kernel is asked, so that it is true whoever
+// mounted it, and whatever was unmounted since.
+func Shown() ([][]string, error) {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("list images that are shown: %w", err)
+	}
+	defer f.Close()
+	var all [][]string
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		_, after, _ := strings.Cut(lines.Text(), " - overlay ")
+		fields := strings.Fields(after)
+		if len(fields) < 2 || strings.Contains(fields[1], "upperdir=") {
+			continue
+		}
+		for _, option := range strings.Split(fields[1], ",") {
+			lower, ok := strings.CutPrefix(option, "lowerdir=")
+			if !ok {
+				continue
+			}
+			var layers []string
+			for _, dir := range strings.Split(lower, ":") {
+				if name, ok := strings.CutSuffix(dir, files); ok && !strings.Contains(name, "/") {
+					layers = append(layers, name)
+				}
+			}
+			all = append(all, layers)
+		}
+	}
+	return all, lines.Err()
+}
+
 func (s *Store) overlay(target, options string) error {
 	s.mu.Lock()
 	volatile := s.volatile
@@ -50,12 +109,12 @@ func (s *Store) overlay(target, options string) error {
 	if volatile {
 		// What a container writes outside volumes dies with it, so it need never be waited for: no sync of the
 		// card when it is unmounted, nor when a program calls fsync.
-		err := mountIn(s.layers(), target, options+",volatile")
+		err := mountIn(s.layers(), target, options+",volatile", 0)
 		if !errors.Is(err, unix.EINVAL) {
 			return err
 		}
 	}
-	if err := mountIn(s.layers(), target, options); err != nil {
+	if err := mountIn(s.layers(), target, options, 0); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -65,7 +124,7 @@ func (s *Store) overlay(target, options string) error {
 }
 
 // mountIn mounts an overlay whose options are relative to dir. The thread that changed its folder is not used again.
-func mountIn(dir, target, options string) error {
+func mountIn(dir, target, options string, flags uintptr) error {
 	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
@@ -77,7 +136,7 @@ func mountIn(dir, target, options string) error {
 			done <- err
 			return
 		}
-		done <- unix.Mount("overlay", target, "overlay", 0, options)
+		done <- unix.Mount("overlay", target, "overlay", flags, options)
 	}()
 	return <-done
 }

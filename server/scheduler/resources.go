@@ -48,8 +48,11 @@ func amountsOf(list corev1.ResourceList) amounts {
 // requestsOf is what a pod keeps from others: its containers with sidecars, or
 // the largest init container, and the overhead.
 func requestsOf(pod *corev1.Pod) amounts {
-	return amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true}))
+	return amountsOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}))
 }
+
+// below says whether less is asked for of what can be resized.
+func (a amounts) below(b amounts) bool { return a.cpu < b.cpu || a.memory < b.memory }
 
 // add adds sign times b.
 func (a *amounts) add(b amounts, sign int64) {

@@ -117,7 +117,7 @@ func (s *scheduler) podChanged(change cache.Change[corev1.Pod]) {
 	case pod.Spec.NodeName != "":
 		s.queue.remove(pod.UID)
 		ended := pods.IsFinished(pod) && (change.Old == nil || !pods.IsFinished(change.Old))
-		if ended {
+		if ended || change.Old != nil && requestsOf(pod).below(requestsOf(change.Old)) {
 			s.queue.wake(nil)
 		} else if change.Old == nil || change.Old.Spec.NodeName == "" {
 			s.queue.wake(needsOthers)
