@@ -36,8 +36,10 @@ func (v volume) projection(ctx context.Context, p corev1.VolumeProjection, mode 
 		return v.downwardFiles(p.DownwardAPI.Items, mode)
 	case p.ServiceAccountToken != nil:
 		return v.tokenFile(ctx, p.ServiceAccountToken, mode)
+	case p.ClusterTrustBundle != nil:
+		return v.trustFile(p.ClusterTrustBundle, mode)
 	default:
-		return nil, errors.New("this kind of projection is not part of Bramble yet: it has configMap, secret, downwardAPI and serviceAccountToken")
+		return nil, errors.New("this kind of projection is not part of Bramble yet: it has configMap, secret, downwardAPI, serviceAccountToken and clusterTrustBundle")
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -32,6 +33,8 @@ type Objects interface {
 	Provisioned(pv *corev1.PersistentVolume) (Folder, bool)
 	// Token is a token of the pod's service account.
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
+	// ClusterTrustBundles are those that the node's pods name.
+	ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle
 	// ShowImage mounts the files of an image, which has been fetched, at a folder, to be read.
 	ShowImage(reference, at string) error
 	// Field and Resource are values of the downward API.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +25,7 @@ type cluster struct {
 	secrets    map[string]map[string]string
 	claims     map[string]*corev1.PersistentVolumeClaim
 	volumes    map[string]*corev1.PersistentVolume
+	bundles    []*certificatesv1.ClusterTrustBundle
 	token      string
 }
 
@@ -50,6 +52,8 @@ func (c *cluster) PersistentVolume(name string) (*corev1.PersistentVolume, bool)
 	p, ok := c.volumes[name]
 	return p, ok
 }
+
+func (c *cluster) ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle { return c.bundles }
 
 func (c *cluster) ShowImage(reference, at string) error {
 	return os.WriteFile(filepath.Join(at, "shown"), []byte(reference), 0o644)

@@ -19,6 +19,7 @@ import (
 	"strings"
 	"sync"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -43,6 +44,7 @@ type Catalog struct {
 	claims   map[string]*corev1.PersistentVolumeClaim
 	volumes  map[string]*corev1.PersistentVolume
 	removals map[string]*corev1.PersistentVolume
+	bundles  map[string]*certificatesv1.ClusterTrustBundle
 	nodes    map[string]*corev1.Node
 	services map[string]*corev1.Service
 	slices   map[string]*discoveryv1.EndpointSlice
@@ -71,7 +73,7 @@ type Touched struct {
 	Network    bool            // services, endpoints, peers, policies, the cluster, this node
 	Node       bool            // this node's object
 	Namespaces map[string]bool // in which an object that pods may refer to changed
-	Volumes    bool            // a volume changed, which has no namespace
+	Volumes    bool            // a volume or a trust bundle changed, which have no namespace
 	Removals   bool            // of volumes
 	Secrets    bool            // a Secret changed, which an Ingress may name
 }
@@ -82,7 +84,7 @@ func Open(db *state.DB, log *slog.Logger) (*Catalog, error) {
 		db: db, log: log, pods: map[string]*corev1.Pod{}, claims: map[string]*corev1.PersistentVolumeClaim{}, volumes: map[string]*corev1.PersistentVolume{}, removals: map[string]*corev1.PersistentVolume{},
 		nodes: map[string]*corev1.Node{}, services: map[string]*corev1.Service{}, slices: map[string]*discoveryv1.EndpointSlice{}, peers: map[string]link.Peer{},
 		policies: map[string]*networkingv1.NetworkPolicy{}, routes: map[string]*networkingv1.Ingress{}, named: map[string]*corev1.Pod{}, spaces: map[string]*corev1.Namespace{},
-		loaded: map[string]bool{},
+		bundles: map[string]*certificatesv1.ClusterTrustBundle{}, loaded: map[string]bool{},
 	}
 	for _, set := range []string{Node, Shared} {
 		rows, err := db.Load(state.SetBucket(set))
@@ -145,7 +147,7 @@ func (t *Touched) add(key string) {
 		t.Node, t.Network = true, true
 	case "services", "endpointslices", "peers", "cluster", "ingresses", "networkpolicies", "policypeers", "namespaces":
 		t.Network = true
-	case "persistentvolumes":
+	case "persistentvolumes", "clustertrustbundles":
 		t.Volumes = true
 	case "volumeremovals":
 		t.Removals = true
@@ -204,6 +206,8 @@ func (c *Catalog) take(key string, value []byte) {
 		put(c, c.claims, key, name, value)
 	case "persistentvolumes":
 		put(c, c.volumes, key, name, value)
+	case "clustertrustbundles":
+		put(c, c.bundles, key, name, value)
 	case "volumeremovals":
 		put(c, c.removals, key, name, value)
 	case "node":
@@ -382,6 +386,13 @@ func (c *Catalog) PersistentVolume(name string) (*corev1.PersistentVolume, bool)
 	defer c.mu.RUnlock()
 	v, ok := c.volumes[name]
 	return v, ok
+}
+
+// ClusterTrustBundles are those that pods of this node name.
+func (c *Catalog) ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return byKey(c.bundles)
 }
 
 // Removals are the volumes that this node is to remove.

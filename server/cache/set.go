@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1 "k8s.io/api/batch/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -172,6 +173,11 @@ func (s *Set) PriorityClasses() *Cache[schedulingv1.PriorityClass] {
 }
 func (s *Set) StorageClasses() *Cache[storagev1.StorageClass] {
 	return Of[storagev1.StorageClass](s, "storage.k8s.io", "storageclasses")
+}
+
+// ClusterTrustBundles are of the version that the store keeps.
+func (s *Set) ClusterTrustBundles() *Cache[certificatesv1beta1.ClusterTrustBundle] {
+	return Of[certificatesv1beta1.ClusterTrustBundle](s, "certificates.k8s.io", "clustertrustbundles")
 }
 func (s *Set) HorizontalPodAutoscalers() *Cache[autoscalingv2.HorizontalPodAutoscaler] {
 	return Of[autoscalingv2.HorizontalPodAutoscaler](s, "autoscaling", "horizontalpodautoscalers")

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -30,6 +31,8 @@ type objects interface {
 	content(r ref) (want, bool)
 	claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	volume(name string) (*corev1.PersistentVolume, bool)
+	trustBundle(name string) (*certificatesv1beta1.ClusterTrustBundle, bool)
+	trustBundles(signer string) []*certificatesv1beta1.ClusterTrustBundle
 	// removals are the volumes that the node is to remove.
 	removals(node string) []*corev1.PersistentVolume
 	policies(namespace string) []*networkingv1.NetworkPolicy
@@ -63,6 +66,7 @@ func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool
 	for _, pod := range pods {
 		items["pods/"+pod.Namespace+"/"+pod.Name] = wantOf(string(pod.UID), pod.ResourceVersion, func() marshaler { return trimPod(pod) })
 		needs(pod, func(r ref) { refs[r] = true })
+		trustNeeds(pod, o, func(r ref) { refs[r] = true })
 	}
 	for _, pv := range o.removals(name) {
 		items[removalKey(pv.Name)] = wantOf(string(pv.UID), "", func() marshaler { return trimVolume(pv) })
@@ -98,6 +102,10 @@ func wantRef(r ref, o objects) (want, bool) {
 	case volume:
 		if x, ok := o.volume(r.name); ok {
 			return wantOf(string(x.UID), x.ResourceVersion, func() marshaler { return trimVolume(x) }), true
+		}
+	case trustBundle:
+		if x, ok := o.trustBundle(r.name); ok {
+			return wantOf(string(x.UID), x.ResourceVersion, func() marshaler { return trimTrustBundle(x) }), true
 		}
 	}
 	return want{}, false

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -299,6 +300,12 @@ func (w whole) removals(node string) (out []*corev1.PersistentVolume) {
 	}
 	return out
 }
+
+func (w whole) trustBundle(name string) (*certificatesv1beta1.ClusterTrustBundle, bool) {
+	return nil, false
+}
+
+func (w whole) trustBundles(string) []*certificatesv1beta1.ClusterTrustBundle { return nil }
 
 func (w whole) ingressSecrets() []ref { return nil }
 

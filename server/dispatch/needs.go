@@ -10,9 +10,11 @@ const (
 	secret
 	claim
 	volume
+	trustBundle
+	trustSigner // whose bundles are needed; itself nothing that is sent
 )
 
-var kindKey = [...]string{configMap: "configmaps/", secret: "secrets/", claim: "persistentvolumeclaims/", volume: "persistentvolumes/"}
+var kindKey = [...]string{configMap: "configmaps/", secret: "secrets/", claim: "persistentvolumeclaims/", volume: "persistentvolumes/", trustBundle: "clustertrustbundles/"}
 
 // ref names an object that a pod needs.
 type ref struct {

@@ -57,6 +57,7 @@ func (d *Dispatcher) synced(ctx context.Context) error {
 	for _, wait := range []func(context.Context) error{
 		c.Pods().WaitSynced, c.Nodes().WaitSynced, c.PersistentVolumeClaims().WaitSynced, c.PersistentVolumes().WaitSynced,
 		c.Services().WaitSynced, c.EndpointSlices().WaitSynced, c.NetworkPolicies().WaitSynced, c.Namespaces().WaitSynced, c.Ingresses().WaitSynced, c.IngressClasses().WaitSynced,
+		c.ClusterTrustBundles().WaitSynced,
 	} {
 		if err := wait(ctx); err != nil {
 			return err
@@ -70,6 +71,7 @@ func (d *Dispatcher) watch() (stop func()) {
 	c := d.cfg.Caches
 	d.state.podsOn("") // the indexes exist before the first change
 	d.state.removals("")
+	d.state.trustBundles("")
 	d.dirty.add(policiesKey)
 	stops := []func(){
 		c.Pods().OnChange(func(x cache.Change[corev1.Pod]) {
@@ -97,6 +99,7 @@ func (d *Dispatcher) watch() (stop func()) {
 				}
 			}
 		}),
+		c.ClusterTrustBundles().OnChange(d.trustChanged),
 		c.Services().OnChange(func(x cache.Change[corev1.Service]) { d.dirty.add(serviceKey(x.Object())) }),
 		c.EndpointSlices().OnChange(func(x cache.Change[discoveryv1.EndpointSlice]) { d.dirty.add(endpointSliceKey(x.Object())) }),
 		c.NetworkPolicies().OnChange(func(x cache.Change[networkingv1.NetworkPolicy]) { d.policyChanged(x.Object()) }),
