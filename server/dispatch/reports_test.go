@@ -76,7 +76,7 @@ func TestWhatHappenedMeanwhileArrivesOnceInOrder(t *testing.T) {
 	}
 }
 
-// TestReturnOfANode: what others wrote of a node that was away is put right when it is back.
+// TestReturnOfANode: what others wrote of a node that was away is put right when it is back, also what is written only then.
 func TestReturnOfANode(t *testing.T) {
 	c := newCluster(t)
 	c.start()
@@ -85,7 +85,8 @@ func TestReturnOfANode(t *testing.T) {
 	b.start(c, c.token)
 	pod := c.pod("p", "pi1")
 	eventually(t, 10*time.Second, "connected", b.u.Connected)
-	ready := link.PodReport{UID: pod.UID, Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}}
+	ready := link.PodReport{UID: pod.UID, Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
+		{Type: corev1.PodReady, Status: corev1.ConditionTrue}, {Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}}}
 	b.put("pods/default/p/"+string(pod.UID), must[[]byte](t)(ready.Encode()))
 	node := link.NodeReport{Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}}}}
 	b.put(link.NodeReportKey, must[[]byte](t)(node.Encode()))
@@ -104,15 +105,20 @@ func TestReturnOfANode(t *testing.T) {
 	if name := <-changes; name != "pi1" {
 		t.Error(name)
 	}
-	n := must[*corev1.Node](t)(c.client.CoreV1().Nodes().Get(ctx, "pi1", metav1.GetOptions{}))
-	n.Status.Conditions[0].Status = corev1.ConditionUnknown
-	must[*corev1.Node](t)(c.client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{}))
-	p := must[*corev1.Pod](t)(c.client.CoreV1().Pods("default").Get(ctx, "p", metav1.GetOptions{}))
-	p.Status.Conditions[0].Status = corev1.ConditionFalse
-	must[*corev1.Pod](t)(c.client.CoreV1().Pods("default").UpdateStatus(ctx, p, metav1.UpdateOptions{}))
+	contradict := func() {
+		n := must[*corev1.Node](t)(c.client.CoreV1().Nodes().Get(ctx, "pi1", metav1.GetOptions{}))
+		n.Status.Conditions[0].Status = corev1.ConditionUnknown
+		must[*corev1.Node](t)(c.client.CoreV1().Nodes().UpdateStatus(ctx, n, metav1.UpdateOptions{}))
+		p := must[*corev1.Pod](t)(c.client.CoreV1().Pods("default").Get(ctx, "p", metav1.GetOptions{}))
+		p.Status.Conditions[0].Status = corev1.ConditionFalse
+		must[*corev1.Pod](t)(c.client.CoreV1().Pods("default").UpdateStatus(ctx, p, metav1.UpdateOptions{}))
+	}
+	contradict()
 	if state() != "False Unknown" {
 		t.Fatal(state())
 	}
 	b.wires.set(false)
 	eventually(t, 10*time.Second, "ready again", func() bool { return state() == "True True" })
+	contradict() // as who decided when the node was away, and comes late
+	eventually(t, 10*time.Second, "put right", func() bool { return state() == "True True" })
 }

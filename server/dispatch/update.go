@@ -83,10 +83,12 @@ func (d *Dispatcher) watch() (stop func()) {
 			if d.shared.peering.Load() != nil {
 				d.dirty.add(policyPeerKey(x.Object()))
 			}
+			d.podContradicted(x)
 		}),
 		c.Nodes().OnChange(func(x cache.Change[corev1.Node]) {
 			d.dirty.add(nodeKey(x.Object().Name))
 			d.dirty.add(peerKey(x.Object().Name))
+			d.nodeContradicted(x)
 		}),
 		c.PersistentVolumeClaims().OnChange(func(x cache.Change[corev1.PersistentVolumeClaim]) {
 			d.contents.changed(ref{claim, x.Object().Namespace, x.Object().Name})
