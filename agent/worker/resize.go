@@ -44,6 +44,7 @@ func (w *worker) allocate(d Desired) Desired {
 			w.m.withdraw(d.Pod.UID)
 		}
 	case d.Ending(), w.memory.Evicted != nil, w.memory.Finished:
+		w.m.withdraw(d.Pod.UID) // it must not keep others from what it will not have
 	default:
 		w.ask(d.Pod, want)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -244,14 +245,19 @@ spec:
     image: busybox
     imagePullPolicy: IfNotPresent
     command: [sh, -c, "i=0; while true; do i=$((i+1)); echo $i; sleep 0.2; done"]
+    resources: {requests: {cpu: 50m, memory: 32Mi}, limits: {cpu: 50m, memory: 32Mi}}
 `)
 	before := containers(c.ready("app=steady", 1, time.Minute))
+	c.resize(t, "60m", "40Mi")
 	for name, end := range map[string]func() error{
 		"SIGTERM": func() error { return c.Agents[0].Stop(20 * time.Second) },
 		"SIGKILL": func() error { return c.Agents[0].Kill() },
 	} {
 		if err := end(); err != nil {
 			t.Fatalf("%s: %v", name, err)
+		}
+		if name == "SIGKILL" {
+			c.askSize("90m", "50Mi")
 		}
 		time.Sleep(3 * time.Second)
 		if err := c.StartAgent(0); err != nil {
@@ -262,6 +268,8 @@ spec:
 			return err
 		})
 	}
+	c.isSized(t, "90m", "50Mi") // it was asked for while the agent was dead
+	c.resize(t, "20m", "30Mi")
 	now := c.ready("app=steady", 1, time.Minute)
 	if after := containers(now); after["steady"] != before["steady"] || restarts(now) != 0 {
 		t.Errorf("container %s, before %s; %d restarts", after["steady"], before["steady"], restarts(now))
@@ -271,4 +279,41 @@ spec:
 			t.Fatalf("log line %d is %q: lines were lost while the agent was dead", i+1, line)
 		}
 	}
+}
+
+// resize gives the pod another size, and looks at its cgroup from within.
+func (c *cluster) resize(t *testing.T, cpu, memory string) {
+	c.askSize(cpu, memory)
+	c.isSized(t, cpu, memory)
+}
+
+func (c *cluster) askSize(cpu, memory string) {
+	list := fmt.Sprintf(`{"cpu":%q,"memory":%q}`, cpu, memory)
+	c.kubectl("patch", "pod", "steady", "--subresource=resize", "-p", `{"spec":{"containers":[{"name":"main","resources":{"requests":`+list+`,"limits":`+list+`}}]}}`)
+}
+
+func (c *cluster) isSized(t *testing.T, cpu, memory string) {
+	amount := resource.MustParse(memory)
+	milli := resource.MustParse(cpu)
+	want := fmt.Sprintf("%d %d", milli.MilliValue()*100, amount.Value())
+	c.eventually(time.Minute, "the cgroup has "+cpu+" and "+memory, func() error {
+		out, err := c.exec("steady", "sh", "-c", `cd /sys/fs/cgroup; if [ -e cpu.max ]; then cut -d" " -f1 cpu.max; cat memory.max; else cat cpu/cpu.cfs_quota_us memory/memory.limit_in_bytes; fi`)
+		if got := strings.Join(strings.Fields(out), " "); err != nil || got != want {
+			return fmt.Errorf("it has %s, should have %s (%v)", got, want, err)
+		}
+		return nil
+	})
+	c.eventually(time.Minute, "the status says so", func() error {
+		p := c.pods("app=steady")[0]
+		for _, condition := range p.Status.Conditions {
+			if condition.Type == corev1.PodResizePending || condition.Type == corev1.PodResizeInProgress {
+				return fmt.Errorf("%+v", condition)
+			}
+		}
+		has := p.Status.ContainerStatuses[0]
+		if has.Resources.Limits.Memory().Cmp(amount) != 0 || has.Resources.Limits.Cpu().Cmp(milli) != 0 || has.AllocatedResources.Memory().Cmp(amount) != 0 || p.Status.ObservedGeneration != p.Generation {
+			return fmt.Errorf("%+v, %+v", has.Resources, has.AllocatedResources)
+		}
+		return nil
+	})
 }
