@@ -36,6 +36,7 @@ import (
 	"bramble.dev/agent/kubelet"
 	"bramble.dev/agent/probe"
 	"bramble.dev/agent/seam"
+	"bramble.dev/agent/shortage"
 	"bramble.dev/agent/state"
 	"bramble.dev/agent/status"
 	"bramble.dev/agent/token"
@@ -78,6 +79,7 @@ type agent struct {
 	network  *network
 	self     *self
 	probes   *probe.Manager
+	shortage *shortage.Guard
 	pods     *worker.Manager
 	kubelet  *kubelet.Listener
 
@@ -218,6 +220,9 @@ func (a *agent) openPods() error {
 		},
 		Facts: a.facts, Fence: a.fence, Dir: a.config.dir(), Logger: a.log,
 		Admit: func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting {
+			if why := shortage.Refuse(pod, a.shortage.Pressure()); why != nil {
+				return why
+			}
 			return admit(pod, others, a.self.allocatable())
 		},
 	})
@@ -260,6 +265,10 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	a.self.update(ctx)
 	part("node", quiet(a.self.run))
+	part("shortage", quiet(func(ctx context.Context) {
+		a.pods.Settled(ctx) // what runs is known: before that, nobody can say who uses what
+		a.shortage.Run(ctx)
+	}))
 	part("removals", quiet(a.removals.run))
 	part("outages", quiet(a.outages))
 	part("tokens", quiet(a.tokens.Run))

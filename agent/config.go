@@ -10,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/agent/shortage"
 	"bramble.dev/agent/uplink"
 )
 
@@ -28,9 +30,15 @@ type Config struct {
 	Runc, Shim, Pause string // executables; "": beside this one
 	NodeIP            string // "": the address towards the server
 	Labels            map[string]string
-	Taints            []corev1.Taint // that the node is registered with
-	MaxPods           int            // 0: 110
-	Reserved          corev1.ResourceList
+	Taints            []corev1.Taint      // that the node is registered with
+	MaxPods           int                 // 0: 110
+	Reserved          corev1.ResourceList // what pods may not use, beside what is to stay free
+
+	// EvictionHard are thresholds (memory.available<64Mi) in the place of the kubelet's.
+	EvictionHard          []string
+	PressureTransition    time.Duration // that a node stays under pressure after its cause; 0: 5 minutes
+	ImagesHigh, ImagesLow int           // percent of the images' file system; 0: 85 and 80
+	ImagesAge             time.Duration // that an image is kept in any case; 0: 2 minutes
 
 	// IngressHTTP and IngressHTTPS are the ports of this board at which Ingresses are served; 0: none.
 	IngressHTTP, IngressHTTPS int
@@ -40,6 +48,8 @@ type Config struct {
 	BrokerRoots        *x509.CertPool // of a broker that neither the cluster nor the system knows
 	SetClock           bool           // the system's clock may be stepped forward
 	Version            string         // of this program
+
+	thresholds []shortage.Threshold
 
 	Logger *slog.Logger
 	// Ready is called once what the database holds has been started; may be nil.
@@ -74,6 +84,9 @@ func (c *Config) complete() error {
 	}
 	if c.MaxPods == 0 {
 		c.MaxPods = 110
+	}
+	if err := c.completeShortage(); err != nil {
+		return err
 	}
 	if c.Version == "" {
 		c.Version = "dev"

@@ -166,7 +166,7 @@ type images struct {
 }
 
 func toImage(i image.Image) seam.Image {
-	return seam.Image{ID: i.ID, Names: append(append([]string{}, i.Digests...), i.Names...), Platform: i.Platform.String(), Size: i.Size}
+	return seam.Image{ID: i.ID, Names: append(append([]string{}, i.Digests...), i.Names...), Platform: i.Platform.String(), Size: i.Size, Used: i.Used, Imported: i.Imported}
 }
 
 // nodeImages is the images for the agent's parts; images itself is what the control socket serves.

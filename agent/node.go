@@ -36,6 +36,8 @@ type self struct {
 	wake    chan struct{} // capacity 1
 	// moved is called when the node's address has changed.
 	moved func()
+	// pressure is what the board is short of.
+	pressure func() status.Pressure
 
 	machine status.Machine
 
@@ -90,8 +92,8 @@ func (s *self) update(ctx context.Context) {
 		s.log.Warn("images cannot be listed", "err", err)
 	}
 	in := status.NodeInput{
-		Name: s.config.NodeName, IP: s.address().String(), Machine: s.machine, MaxPods: s.config.MaxPods, Reserved: s.config.Reserved,
-		Runtime: s.config.Version, Kubelet: upstream.Version, Images: images, Pressure: status.Press(s.config.dir()), Now: time.Now(),
+		Name: s.config.NodeName, IP: s.address().String(), Machine: s.machine, MaxPods: s.config.MaxPods, Reserved: s.config.reserved(s.machine),
+		Runtime: s.config.Version, Kubelet: upstream.Version, Images: images, Pressure: s.pressure(), Now: time.Now(),
 	}
 	if err := s.network.problem(); err != nil {
 		in.NotReady = []string{"container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:" + err.Error()}

@@ -69,6 +69,8 @@ func (a *agent) openParts(ctx context.Context) error {
 	}
 	a.volumes = volumes
 	a.outages = func(ctx context.Context) { volumes.Watch(ctx, a.outage) }
+	a.openShortage(e, volumes)
+	a.self.pressure = a.shortage.Pressure
 	a.removals = &removals{catalog: a.catalog, remove: volumes.Remove, report: a.reports.volume, log: a.log, changed: make(chan struct{}, 1)}
 	return nil
 }

@@ -184,6 +184,11 @@ func (v *Volumes) Sweep(ctx context.Context, keep []types.UID) error {
 	return errors.Join(errs...)
 }
 
+// Folder is where a volume of a pod appears that has no place of its own elsewhere: an emptyDir.
+func (v *Volumes) Folder(uid types.UID, volume string) string {
+	return filepath.Join(v.podDir(uid), volume)
+}
+
 // podDir of a UID: one that names another folder is an error of whoever made it, and leads nowhere.
 func (v *Volumes) podDir(uid types.UID) string {
 	return filepath.Join(v.dir, filepath.Base("/"+string(uid)))

@@ -186,6 +186,8 @@ type Image struct {
 	Names    []string // references by digest and by tag
 	Platform string
 	Size     int64
+	Used     time.Time // by a pod, as far as anybody remembers, or else when it was brought
+	Imported bool      // by hand: no registry is known to have it
 }
 
 // Images are the images on this node.

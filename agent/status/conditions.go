@@ -225,3 +225,19 @@ func (v *view) initialized(s *corev1.PodStatus) corev1.PodCondition {
 	}
 	return c
 }
+
+// disrupted says that the pod failed because its node could not go on with it.
+func disrupted(s *corev1.PodStatus, in Input) {
+	if in.Disruption == nil || !terminal(s.Phase) {
+		return
+	}
+	c := *in.Disruption
+	if at := find(s.Conditions, c.Type); at != nil {
+		if at.Status == c.Status {
+			c.LastTransitionTime = at.LastTransitionTime
+		}
+		*at = c
+		return
+	}
+	s.Conditions = append([]corev1.PodCondition{c}, s.Conditions...)
+}

@@ -101,33 +101,3 @@ func Meminfo() map[string]int64 {
 	}
 	return out
 }
-
-// The kubelet's thresholds of hard eviction.
-const (
-	memoryAvailable = 100 << 20
-	diskFreePercent = 10
-	inodesPercent   = 5
-	pidsPercent     = 90
-)
-
-// Press says what the board runs short of, by the kubelet's thresholds.
-func Press(dir string) Pressure {
-	var p Pressure
-	if available, ok := Meminfo()["MemAvailable"]; ok {
-		p.Memory = available < memoryAvailable
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err == nil && fs.Blocks > 0 {
-		p.Disk = fs.Bavail*100 < fs.Blocks*diskFreePercent || fs.Files > 0 && fs.Ffree*100 < fs.Files*inodesPercent
-	}
-	most, err := strconv.ParseInt(line("/proc/sys/kernel/pid_max"), 10, 64)
-	// loadavg's fourth field is running/total threads.
-	fields := strings.Fields(line("/proc/loadavg"))
-	if err == nil && len(fields) > 3 {
-		_, total, _ := strings.Cut(fields[3], "/")
-		if n, err := strconv.ParseInt(total, 10, 64); err == nil {
-			p.PID = n*100 > most*pidsPercent
-		}
-	}
-	return p
-}

@@ -65,6 +65,8 @@ type Input struct {
 	Pending, Resizing *Resize
 	// Evicted is set once the node decided to end the pod (deadline, pressure, not admitted).
 	Evicted *Waiting
+	// Disruption is told with the pod's failure; nil: nothing of the kind.
+	Disruption *corev1.PodCondition
 	// Stopped: no container runs and none will be started again.
 	Stopped bool
 	// Finished: nothing of the pod is left but its record.
@@ -99,6 +101,7 @@ func Generate(in Input) corev1.PodStatus {
 			s.Phase = corev1.PodPending
 		}
 	}
+	disrupted(&s, in)
 	start(&s, in)
 	normalize(&s, in.Pod)
 	return s

@@ -171,6 +171,9 @@ func (w *worker) startContainer(ctx context.Context, pod *corev1.Pod, a Action) 
 	}
 	w.m.Events.Event(about, corev1.EventTypeNormal, events.Created, "Container created")
 	w.m.Events.Event(about, corev1.EventTypeNormal, events.Started, "Container started")
+	if err := dropLogs(filepath.Dir(spec.LogPath), keptLogs); err != nil {
+		w.log.Warn("old logs could not be removed", "container", a.Container, "err", err)
+	}
 	w.past(a.Container, func(p *Past) {
 		p.Waiting, p.Stop, p.Image, p.NotBefore, p.BadHook = nil, nil, Image{}, time.Time{}, ""
 	})

@@ -85,6 +85,7 @@ func (w *worker) run(ctx context.Context) (forgotten bool) {
 		desired, refresh, retry := w.box.take()
 		desired = w.allocate(desired)
 		w.notice(ctx, desired, refresh, retry)
+		w.evict(desired, w.box.eviction())
 		observed, err := w.observe(ctx, desired)
 		if err != nil {
 			w.log.Error("the runtime cannot be asked", "err", err)
@@ -219,7 +220,7 @@ func (w *worker) observe(ctx context.Context, d Desired) (Observed, error) {
 	o.Guard = w.look(ctx, d, mine, told)
 	o.Memory = w.memory
 	w.mu.Lock()
-	w.seen = View{Pod: d.Pod, Status: w.memory.Status, Sandboxes: mine}
+	w.seen = View{Pod: d.Pod, Status: w.memory.Status, Sandboxes: mine, Ending: d.Ending() || w.memory.Evicted != nil, Finished: w.memory.Finished}
 	w.end = w.memory.Finished
 	w.mu.Unlock()
 	return o, nil
@@ -239,7 +240,7 @@ func (w *worker) input(d Desired, o Observed) status.Input {
 	in := status.Input{
 		Pod: d.Pod, Old: w.memory.Status, Sandboxes: o.Sandboxes, PodIPs: o.PodIPs, HostIPs: w.m.Facts().HostIPs,
 		Waiting: map[string]status.Waiting{}, Probes: o.Probes, Starting: map[string]bool{},
-		Again: map[string]bool{}, Pending: w.memory.Resize.Pending, Resizing: w.memory.Resize.Running, Evicted: w.memory.Evicted, Finished: w.memory.Finished, Now: time.Now(),
+		Again: map[string]bool{}, Pending: w.memory.Resize.Pending, Resizing: w.memory.Resize.Running, Evicted: w.memory.Evicted, Disruption: w.memory.Disruption, Finished: w.memory.Finished, Now: time.Now(),
 	}
 	for name, past := range w.memory.Containers {
 		if past.Waiting != nil {

@@ -12,6 +12,7 @@ type mailbox struct {
 	desired Desired
 	refresh bool // what the pod's volumes show may have changed
 	retry   bool // what failed may succeed now
+	evict   *Eviction
 
 	notify chan struct{} // capacity 1
 }
@@ -68,6 +69,22 @@ func (b *mailbox) objectsChanged() {
 	b.refresh, b.retry = true, true
 	b.mu.Unlock()
 	b.wake()
+}
+
+// evicted leaves that the pod is to be ended because the board is short of something; the first reason stays.
+func (b *mailbox) evicted(e Eviction) {
+	b.mu.Lock()
+	if b.evict == nil {
+		b.evict = &e
+	}
+	b.mu.Unlock()
+	b.wake()
+}
+
+func (b *mailbox) eviction() *Eviction {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.evict
 }
 
 // take returns what is desired, and what else was left since it was last called.

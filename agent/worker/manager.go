@@ -280,6 +280,8 @@ type View struct {
 	Pod       *corev1.Pod
 	Status    corev1.PodStatus
 	Sandboxes []seam.Sandbox // newest first
+	Ending    bool           // it is being ended
+	Finished  bool           // nothing of it is left but the record
 }
 
 // Pod returns the pod of that name; with an empty UID, the one that the server wants now.

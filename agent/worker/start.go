@@ -17,6 +17,7 @@ const (
 	forgetBackOff   = 2 * maxBackOff // a container that ran as long as this starts anew
 	startRetry      = 10 * time.Second
 	minGrace        = 2 * time.Second
+	hurriedGrace    = time.Second // of a pod that is evicted for want of something
 	maxVolumeRetry  = 2 * time.Minute
 	maxSandboxRetry = time.Minute
 	maxEndRetry     = time.Minute
@@ -136,6 +137,9 @@ func (p *planner) image(c podspec.Container, past Past) bool {
 // graceOf is how long a container may take to end.
 func (p *planner) graceOf(c podspec.Container, why string) time.Duration {
 	pod := p.d.Pod
+	if p.o.Memory.Hurried && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds > 0) {
+		return hurriedGrace
+	}
 	if pod.DeletionGracePeriodSeconds != nil {
 		return time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second
 	}

@@ -64,15 +64,18 @@ func imageWork(container string) string { return "image/" + container }
 
 // Memory is what a worker remembers of its pod. It survives a restart of the agent.
 type Memory struct {
-	Pod        *corev1.Pod      `json:"-"` // the last version seen, kept apart
-	Status     corev1.PodStatus `json:"-"` // the last one generated, kept apart
-	Evicted    *status.Waiting  `json:"evicted,omitempty"`
-	Finished   bool             `json:"finished,omitempty"` // nothing is left but the record
-	Containers map[string]Past  `json:"containers,omitempty"`
-	Sandbox    Retry            `json:"sandbox,omitzero"`
-	Volumes    Retry            `json:"volumes,omitzero"`
-	End        Retry            `json:"end,omitzero"`
-	Resize     Resize           `json:"resize,omitzero"`
+	Pod     *corev1.Pod      `json:"-"` // the last version seen, kept apart
+	Status  corev1.PodStatus `json:"-"` // the last one generated, kept apart
+	Evicted *status.Waiting  `json:"evicted,omitempty"`
+	// Hurried: the pod was evicted because the board is short of something, which cannot wait.
+	Hurried    bool                 `json:"hurried,omitempty"`
+	Disruption *corev1.PodCondition `json:"disruption,omitempty"` // that says so
+	Finished   bool                 `json:"finished,omitempty"`   // nothing is left but the record
+	Containers map[string]Past      `json:"containers,omitempty"`
+	Sandbox    Retry                `json:"sandbox,omitzero"`
+	Volumes    Retry                `json:"volumes,omitzero"`
+	End        Retry                `json:"end,omitzero"`
+	Resize     Resize               `json:"resize,omitzero"`
 }
 
 // Resize is how far a change of the pod's resources has come.

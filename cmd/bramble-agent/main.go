@@ -17,9 +17,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"bramble.dev/agent"
+	"bramble.dev/agent/shortage"
 	"bramble.dev/cmd/footprint"
 	"bramble.dev/cmd/settings"
 	"bramble.dev/cmd/version"
@@ -43,7 +45,7 @@ func main() {
 // flags as they are written; config makes of them what the agent is started with.
 type flags struct {
 	token, tokenFile, brokerCA, level string
-	labels                            map[string]string
+	labels, reserved                  map[string]string
 	taints, mirrors                   []string
 	teardown                          bool
 	c                                 agent.Config
@@ -66,6 +68,12 @@ func command() *cobra.Command {
 	fl.StringToStringVar(&f.labels, "node-label", nil, "labels that the node registers with (key=value)")
 	fl.StringSliceVar(&f.taints, "node-taint", nil, "taints that the node registers with (key=value:effect)")
 	fl.IntVar(&f.c.MaxPods, "max-pods", 110, "how many pods may run here")
+	fl.StringToStringVar(&f.reserved, "system-reserved", nil, "what pods may not use, for the board's other programs (cpu=200m,memory=128Mi,ephemeral-storage=1Gi)")
+	fl.StringSliceVar(&f.c.EvictionHard, "eviction-hard", nil, "what must stay free, else pods are evicted (default memory.available<100Mi or, on small boards, <10%; nodefs.available<10%, nodefs.inodesFree<5%, imagefs.available<15%, imagefs.inodesFree<5%, pid.available<10%)")
+	fl.DurationVar(&f.c.PressureTransition, "eviction-pressure-transition-period", shortage.DefaultTransition, "how long the node stays under pressure after its cause is gone")
+	fl.IntVar(&f.c.ImagesHigh, "image-gc-high-threshold", shortage.DefaultHigh, "percent of the disk with images above which images that no pod uses are removed (100: never)")
+	fl.DurationVar(&f.c.ImagesAge, "minimum-image-ttl-duration", shortage.DefaultAge, "how long an image is kept that no pod uses")
+	fl.IntVar(&f.c.ImagesLow, "image-gc-low-threshold", shortage.DefaultLow, "percent of that disk below which none is removed any more")
 	fl.StringSliceVar(&f.mirrors, "mirror", nil, "registries to ask in place of one (docker.io=https://mirror:5000; * for any), in their order")
 	fl.StringSliceVar(&f.c.InsecureRegistries, "insecure-registry", nil, "registries (host:port) that are spoken to without TLS")
 	fl.IntVar(&f.c.IngressHTTP, "ingress-http-port", 80, "port at which this board serves Ingresses over HTTP (0: none)")
@@ -109,6 +117,7 @@ func (f *flags) config() (agent.Config, error) {
 	}
 	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
 	c.Version, c.Labels, c.Token = version.Version, f.labels, f.token
+	var err error
 	if f.tokenFile != "" && !f.teardown {
 		text, err := os.ReadFile(f.tokenFile)
 		switch {
@@ -149,6 +158,9 @@ func (f *flags) config() (agent.Config, error) {
 			return c, fmt.Errorf("--node-ip %q: want an address of this board, such as 192.168.1.7", c.NodeIP)
 		}
 	}
+	if c.Reserved, err = reserved(f.reserved); err != nil {
+		return c, err
+	}
 	for key, value := range f.labels {
 		if err := checkLabel(key, value); err != nil {
 			return c, err
@@ -172,6 +184,22 @@ func (f *flags) config() (agent.Config, error) {
 		c.Mirrors[registry] = append(c.Mirrors[registry], mirror)
 	}
 	return c, nil
+}
+
+// reserved reads what is kept from pods.
+func reserved(given map[string]string) (corev1.ResourceList, error) {
+	out := corev1.ResourceList{}
+	for name, value := range given {
+		switch q, err := resource.ParseQuantity(value); {
+		case name != string(corev1.ResourceCPU) && name != string(corev1.ResourceMemory) && name != string(corev1.ResourceEphemeralStorage):
+			return nil, fmt.Errorf("--system-reserved %s=%s: want cpu, memory or ephemeral-storage", name, value)
+		case err != nil || q.Sign() < 0:
+			return nil, fmt.Errorf("--system-reserved %s=%s: want a quantity, such as 200m or 128Mi", name, value)
+		default:
+			out[corev1.ResourceName(name)] = q
+		}
+	}
+	return out, nil
 }
 
 // checkLabel refuses what the API would refuse, and with it all that the node reports.

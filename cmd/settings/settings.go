@@ -82,8 +82,8 @@ var shared = map[string]bool{
 	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "broker": true, "cluster-domain": true, "direct-routes": true,
 	"load-balancer-pool": true, "mqtt-listen": true, "pod-cidr": true, "service-cidr": true,
 	// of the agent
-	"broker-ca": true, "ingress-http-port": true, "ingress-https-port": true, "insecure-registry": true, "max-pods": true, "mirror": true, "node-ip": true, "node-label": true,
-	"node-taint": true, "server": true, "set-clock": true, "token": true, "token-file": true,
+	"broker-ca": true, "eviction-hard": true, "eviction-pressure-transition-period": true, "image-gc-high-threshold": true, "image-gc-low-threshold": true, "ingress-http-port": true, "ingress-https-port": true, "insecure-registry": true, "max-pods": true, "minimum-image-ttl-duration": true, "mirror": true, "node-ip": true, "node-label": true,
+	"node-taint": true, "server": true, "set-clock": true, "system-reserved": true, "token": true, "token-file": true,
 }
 
 // Shared says whether a flag is one that every command accepts as a key of the file.

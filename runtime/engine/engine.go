@@ -246,6 +246,9 @@ func (e *Engine) Teardown(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
+// Written is the folder with what a container has written into its root file system. It is gone when the container has ended.
+func (e *Engine) Written(id string) string { return e.snap.Written(id) }
+
 // Images are the node's images.
 func (e *Engine) Images() *image.Store { return e.images }
 

@@ -80,6 +80,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader) ([]Image, error)
 	}
 	images := make([]Image, 0, len(candidates))
 	for _, c := range candidates {
+		c.imported = true
 		img, err := s.install(ctx, c, im.staged)
 		if err != nil {
 			return nil, err

@@ -32,9 +32,11 @@ type Image struct {
 	Size     int64     `json:"size"` // bytes unpacked; shared layers count for each image
 	Created  time.Time `json:"created"`
 	Added    time.Time `json:"added"`
+	Imported bool      `json:"imported,omitempty"` // by hand: no registry is known to have it
 	Config   Config    `json:"config"`
 	DiffIDs  []string  `json:"diffIDs"`
 	Layers   []string  `json:"layers"` // names in the snapshot store, the lowest first
+	Used     time.Time `json:"-"`      // by a pod, as far as anybody remembers, or Added; the record's file has it as its own time
 }
 
 // Config is the part of an image's configuration that containers are made from.
@@ -162,6 +164,11 @@ func readRecord(path string) (*Image, error) {
 	if !validDigest(img.ID) || hexOf(img.ID)+".json" != filepath.Base(path) {
 		return nil, errors.New("its record is another's")
 	}
+	img.Imported = img.Imported || len(img.Digests) == 0 // before that was recorded
+	img.Used = img.Added
+	if info, err := os.Stat(path); err == nil && info.ModTime().After(img.Used) {
+		img.Used = info.ModTime()
+	}
 	return img, nil
 }
 
@@ -182,10 +189,12 @@ func (s *Store) add(img Image) (Image, error) {
 	if old := s.images[img.ID]; old != nil {
 		img.Names = union(old.Names, img.Names)
 		img.Digests = union(img.Digests, old.Digests)
+		img.Imported = img.Imported && old.Imported
 	}
 	if img.Added.IsZero() {
 		img.Added = time.Now()
 	}
+	img.Used = time.Now()
 	if err := s.writeRecord(&img); err != nil {
 		return Image{}, fmt.Errorf("record image %s: %w", img.ID, err)
 	}
@@ -309,6 +318,11 @@ func (s *Store) Collect() error { return s.collect(nil) }
 
 // collect also removes those of the given layers that nothing uses any more, whatever their age.
 func (s *Store) collect(now []string) error {
+	return s.sweep(func(l snapshot.Layer) bool { return slices.Contains(now, l.Name) || time.Since(l.Added) > keepUnused })
+}
+
+// sweep removes the layers that may go, of those that nothing uses.
+func (s *Store) sweep(may func(snapshot.Layer) bool) error {
 	if !s.busy.TryLock() {
 		return nil
 	}
@@ -332,7 +346,7 @@ func (s *Store) collect(now []string) error {
 	}
 	var failed []error
 	for _, l := range layers {
-		if !used[l.Name] && (slices.Contains(now, l.Name) || time.Since(l.Added) > keepUnused) {
+		if !used[l.Name] && may(l) {
 			failed = append(failed, s.snap.RemoveLayer(l.Name))
 		}
 	}

@@ -141,6 +141,9 @@ func mountIn(dir, target, options string, flags uintptr) error {
 	return <-done
 }
 
+// Written is the folder with what a container has written into its root file system.
+func (s *Store) Written(id string) string { return filepath.Join(s.snapshots(), id, "u") }
+
 // Unmount removes a container's root file system. It is no error if there is none.
 func (s *Store) Unmount(id string) error {
 	dir := filepath.Join(s.snapshots(), id)
