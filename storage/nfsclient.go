@@ -31,9 +31,12 @@ func (v *Volumes) nameClient() {
 }
 
 func (v *Volumes) setClientName(file string) error {
-	// The kernel loads its client when it is asked for that type, and then refuses to mount nothing.
-	_ = unix.Mount("", v.dir, "nfs4", 0, "")
 	has, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		// The kernel loads its client when it is asked for that type, and then refuses to mount nothing (with a line in its log).
+		_ = unix.Mount("none", v.dir, "nfs4", 0, "")
+		has, err = os.ReadFile(file)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // an older kernel
 	}
