@@ -75,7 +75,11 @@ func newLab(t *testing.T, count int) *hosts.Lab {
 
 func startOn(t *testing.T, lab *hosts.Lab, o hosts.ClusterOptions) *cluster {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
+	limit := 15 * time.Minute
+	if os.Getenv("BRAMBLE_PATIENCE") != "" {
+		limit *= 3 // an emulated machine
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	if o.Bin == "" {
 		o.Bin = filepath.Join(root, "bin")
