@@ -53,7 +53,7 @@ func TestAnswersAreKeptWhileTheyAreNews(t *testing.T) {
 			{0, []types.UID{"new"}, 2, "the same at once"},
 			{fresh, []types.UID{"none"}, 3, "a pod that no node knows"},
 			{kept - fresh, []types.UID{"new"}, 3, "an answer outlives the one before it"},
-			{fresh, []types.UID{"new"}, 4, "an old answer"},
+			{2 * fresh, []types.UID{"new"}, 4, "an old answer"},
 		} {
 			time.Sleep(x.after)
 			if x.asked == 2 && b.asked == 1 {
