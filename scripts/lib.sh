@@ -13,7 +13,8 @@ bin=$root/bin
 # netgo, osusergo: a static glibc cannot load the host's name services. sqlite_omit_load_extension: nothing may
 # load code into the process that holds the Secrets (and dlopen is what a static program lacks).
 export CGO_ENABLED=1 GOFLAGS='-buildvcs=false -trimpath -tags=netgo,osusergo,sqlite_omit_load_extension'
-export CGO_CFLAGS='-O2 -g0'
+# Of SQLite, what nothing here uses is left out: by name, and by the linker (--gc-sections of scripts/build).
+export CGO_CFLAGS='-O2 -g0 -DSQLITE_OMIT_JSON -DSQLITE_OMIT_DEPRECATED -ffunction-sections -fdata-sections'
 
 say() { printf '%s\n' "$*"; }
 die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
