@@ -65,28 +65,32 @@ func (g *Guard) collect(ctx context.Context, views []worker.View, l Levels, now 
 	}
 	pulled, imported := removable(all, g.demand(ctx, views), g.Age, now)
 	freed, err := g.remove(ctx, pulled, wanted, func() bool { return g.Levels().Of[ImageFsAvailable].Available >= level.Available+wanted })
-	if err == nil && freed < wanted {
-		err = fmt.Errorf("Insufficient free disk space on the node's image filesystem (%d%% of %s used). Failed to free sufficient space by deleting unused images (freed %d bytes). "+
+	failed := "" // what went wrong, in upstream's words
+	switch {
+	case err != nil:
+		failed = err.Error()
+	case freed < wanted:
+		failed = fmt.Sprintf("Insufficient free disk space on the node's image filesystem (%d%% of %s used). Failed to free sufficient space by deleting unused images (freed %d bytes). "+
 			"Investigate disk usage, as it could be used by active images, logs, volumes, or other data.", used, quantity(corev1.ResourceEphemeralStorage, level.Capacity), freed)
 		if len(imported) > 0 {
-			err = fmt.Errorf("%w %d unused images that were imported by hand are kept.", err, len(imported))
+			failed += fmt.Sprintf(" %d unused images that were imported by hand are kept.", len(imported))
 		}
-		g.tell("FreeDiskSpaceFailed", err, now)
+		g.tell("FreeDiskSpaceFailed", failed, now)
 	}
-	if err != nil && g.failing {
-		g.tell("ImageGCFailed", err, now)
+	if failed != "" && g.failing {
+		g.tell("ImageGCFailed", failed, now)
 	}
-	g.failing = err != nil
+	g.failing = failed != ""
 }
 
 // tell reports a disk that stays too full, seldom: an event is a write to it.
-func (g *Guard) tell(reason string, err error, now time.Time) {
+func (g *Guard) tell(reason, failed string, now time.Time) {
 	if at, ok := g.told[reason]; ok && now.Sub(at) < tellEvery {
 		return
 	}
 	g.told[reason] = now
-	g.Logger.Warn("images could not be removed as far as they should", "err", err)
-	g.Events.Event(events.Node(g.Node), corev1.EventTypeWarning, reason, err.Error())
+	g.Logger.Warn("images could not be removed as far as they should", "err", failed)
+	g.Events.Event(events.Node(g.Node), corev1.EventTypeWarning, reason, failed)
 }
 
 // remove removes images until as many bytes are free, as their sizes or the file system say.

@@ -64,7 +64,7 @@ func addressesOf(svc *corev1.Service) []netip.Addr {
 func portsOf(svc *corev1.Service) []entrance.Port {
 	var out []entrance.Port
 	for _, p := range svc.Spec.Ports {
-		out = append(out, entrance.Port{cmp.Or(p.Protocol, corev1.ProtocolTCP), p.Port})
+		out = append(out, entrance.Port{Protocol: cmp.Or(p.Protocol, corev1.ProtocolTCP), Number: p.Port})
 	}
 	return out
 }
@@ -189,7 +189,7 @@ func rival(o observed) string {
 		}
 	}
 	if o.ingress != "" && !has {
-		for _, p := range []entrance.Port{{corev1.ProtocolTCP, 80}, {corev1.ProtocolTCP, 443}} {
+		for _, p := range []entrance.Port{{Protocol: corev1.ProtocolTCP, Number: 80}, {Protocol: corev1.ProtocolTCP, Number: 443}} {
 			if slices.Contains(mine, p) {
 				return fmt.Sprintf("port %s of the nodes serves Ingresses (%s): choose another port, or give the server a --load-balancer-pool", p, o.ingress)
 			}

@@ -128,7 +128,7 @@ func TestDecide(t *testing.T) {
 		{"a program has the port", observed{service: service("web", 80), nodes: []*corev1.Node{two[0], busy}}, "192.168.1.1", "b: port tcp/80 is in use by nginx"},
 		{"an Ingress wants the port that it has", observed{service: has(service("web", 80), "192.168.1.1"), nodes: []*corev1.Node{two[0], wantedByIngress}, ingress: "default/site"}, "192.168.1.1 192.168.1.2", ""},
 		{"a program has another port", observed{service: service("web", 81), nodes: []*corev1.Node{busy}}, "192.168.1.2", ""},
-		{"a pod has the port", observed{service: service("web", 80), nodes: two, hostPort: map[string]map[entrance.Port]string{"a": {{corev1.ProtocolTCP, 80}: "default/x"}}}, "192.168.1.2", "a: port tcp/80 is the host port of pod default/x"},
+		{"a pod has the port", observed{service: service("web", 80), nodes: two, hostPort: map[string]map[entrance.Port]string{"a": {{Protocol: corev1.ProtocolTCP, Number: 80}: "default/x"}}}, "192.168.1.2", "a: port tcp/80 is the host port of pod default/x"},
 		{"an older Service", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{service("older", 80)}}, "", "is Service default/older's"},
 		{"a Service that has it", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{has(service("younger", 80), "192.168.1.1")}}, "", "is Service default/younger's"},
 		{"another port", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{has(service("older", 81), "192.168.1.1")}}, "192.168.1.1 192.168.1.2", ""},
