@@ -165,7 +165,7 @@ func (c *nfs) event(pod, want string, patience time.Duration) string {
 	c.t.Helper()
 	var found string
 	c.eventually(patience, "an event at "+pod+" says: "+want, func() error {
-		out, err := c.Kubectl(c.ctx, "get", "events", "--field-selector", "involvedObject.name="+pod, "-o", `jsonpath={range .items[*]}{.type} {.reason} {.count}: {.message}{"\n"}{end}`)
+		out, err := c.events(pod)
 		for line := range strings.Lines(out) {
 			if strings.Contains(line, want) {
 				found = strings.TrimSpace(line)
@@ -175,6 +175,11 @@ func (c *nfs) event(pod, want string, patience time.Duration) string {
 		return fmt.Errorf("%s (%v)", out, err)
 	})
 	return found
+}
+
+// events about a pod, one a line: type, reason, count, message.
+func (c *nfs) events(pod string) (string, error) {
+	return c.Kubectl(c.ctx, "get", "events", "--field-selector", "involvedObject.name="+pod, "-o", `jsonpath={range .items[*]}{.type} {.reason} {.count}: {.message}{"\n"}{end}`)
 }
 
 // outage: the server's power is cut while one pod writes numbers and another as fast as it can.
@@ -197,9 +202,20 @@ func (c *nfs) outage(t *testing.T) {
 		t.Errorf("the pod that waits for the server is %s", phase)
 	}
 
-	// Pods go: the careless one has something to write, and shares the export with the reader.
+	// Pods go: the careless one shares the export with the reader, and is held up if it has something to write just then.
 	c.kubectl("delete", "pod", "careless", "--wait=false")
-	t.Log(c.event("careless", "FailedKillPod", time.Minute))
+	c.eventually(time.Minute, "the careless pod goes, or an event says why not", func() error {
+		if len(c.pods("app=careless")) == 0 {
+			t.Log("the careless pod had nothing to write")
+			return nil
+		}
+		out, err := c.events("careless")
+		if !strings.Contains(out, "FailedKillPod") {
+			return fmt.Errorf("%s (%v)", out, err)
+		}
+		t.Log(out)
+		return nil
+	})
 	c.kubectl("delete", "pod", "reader", "--wait=false")
 	c.ready("app in (careless, reader)", 0, time.Minute)
 	c.unmounted(0, "", time.Minute)
