@@ -11,8 +11,13 @@ import (
 
 // A server whose heap of 20 MiB may grow by 12 before it is collected spends a seventh of its processor time on
 // collections when it is busy. So the heap may grow further then, and is made small again seconds after.
+//
+// The heap of a server of a thousand nodes, 200 MiB and more, may grow by less than steadyGC gives: it has the processor for
+// that, and a budget of memory too.
 const (
 	room  = 32 << 20         // bytes that the heap of a busy process may grow by, where steadyGC gives less
+	most  = 80 << 20         // bytes that a heap may grow by, where steadyGC gives more
+	least = 20               // percent, however large the heap is
 	often = time.Second      // between two collections: the process is busy
 	calm  = 10 * time.Second // without a collection: it no longer is
 )
@@ -62,7 +67,7 @@ func (s *stretch) collected() {
 	default:
 		return
 	}
-	debug.SetGCPercent(percentFor(live()))
+	debug.SetGCPercent(percentFor(live(), room))
 }
 
 // relax ends the busy phase.
@@ -72,14 +77,16 @@ func (s *stretch) relax() {
 	over := s.over
 	s.mu.Unlock()
 	if !over {
-		debug.SetGCPercent(steadyGC)
+		debug.SetGCPercent(percentFor(live(), 0))
 		debug.FreeOSMemory()
 	}
 }
 
-// percentFor gives a heap with so many live bytes its room. Below a MiB it is all the same, and must fit the int of a 32-bit board.
-func percentFor(live uint64) int {
-	return max(steadyGC, int(room*100/max(live, 1<<20)))
+// percentFor gives a heap with so many live bytes what it may grow by: steadyGC percent, within its bounds, and no less than
+// room. Below a MiB it is all the same, and must fit the int of a 32-bit board.
+func percentFor(live, room uint64) int {
+	live = max(live, 1<<20)
+	return max(least, min(steadyGC, int(most*100/live)), int(room*100/live))
 }
 
 func live() uint64 {

@@ -49,9 +49,12 @@ func TestStretch(t *testing.T) {
 
 func TestPercentFor(t *testing.T) {
 	const mib = 1 << 20
-	for live, want := range map[uint64]int{0: 3200, 4 * mib: 800, 20 * mib: 160, 100 * mib: steadyGC} {
-		if got := percentFor(live); got != want {
-			t.Errorf("%d bytes live: %d %%, want %d", live, got, want)
+	for live, want := range map[uint64]struct{ busy, calm int }{
+		0: {3200, steadyGC}, 4 * mib: {800, steadyGC}, 20 * mib: {160, steadyGC}, 100 * mib: {steadyGC, steadyGC},
+		200 * mib: {40, 40}, 320 * mib: {25, 25}, 4096 * mib: {least, least},
+	} {
+		if busy, calm := percentFor(live, room), percentFor(live, 0); busy != want.busy || calm != want.calm {
+			t.Errorf("%d bytes live: %d %% in a busy process, %d %% in a calm one, want %v", live, busy, calm, want)
 		}
 	}
 }
