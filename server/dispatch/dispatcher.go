@@ -51,6 +51,7 @@ const (
 	intakeQueues = 4
 	intakeDepth  = 256       // frames that wait in one queue; more are dropped
 	writes       = 64        // reports that are being written at a time; others wait in turn, without the memory that a write takes
+	frames       = 16        // that are being made at a time: what all nodes are told of at once is as large a message for each
 	admissions   = 16        // agents that are being admitted at a time; others repeat their frame
 	forgetAfter  = time.Hour // of absence
 )
@@ -74,6 +75,7 @@ type Dispatcher struct {
 	intake   [intakeQueues]chan message
 	admitted chan struct{} // a token for each admission under way
 	writing  chan struct{} // and for each write of a report
+	making   chan struct{} // and for each frame that is being made
 	naming   [32]sync.Mutex
 
 	state    state
@@ -102,7 +104,7 @@ func New(cfg Config) (*Dispatcher, error) {
 	d := &Dispatcher{
 		cfg: cfg, log: cfg.Logger, started: time.Now(), seed: maphash.MakeSeed(),
 		topics:   link.Topics{Cluster: link.ClusterID(cfg.Identity.CAHash())},
-		admitted: make(chan struct{}, admissions), writing: make(chan struct{}, writes),
+		admitted: make(chan struct{}, admissions), writing: make(chan struct{}, writes), making: make(chan struct{}, frames),
 		nodes: map[string]*node{}, greeters: map[string]*greeter{}, held: map[string]time.Time{},
 		pace: rate.NewLimiter(400, 800),
 	}

@@ -228,7 +228,7 @@ func (n *node) send(ctx context.Context) {
 		wait := time.Hour
 		if s := n.current(); s != nil && n.isOnline() {
 			now := time.Now()
-			for frame, ok := s.Next(now); ok && ctx.Err() == nil; frame, ok = s.Next(now) {
+			for frame, ok := n.next(s, now); ok && ctx.Err() == nil; frame, ok = n.next(s, now) {
 				n.d.publish(link.NodePlace(n.name), frame)
 				now = time.Now()
 			}
@@ -244,6 +244,13 @@ func (n *node) send(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// next makes the session's next frame, when it is this node's turn to.
+func (n *node) next(s *link.Session, now time.Time) ([]byte, bool) {
+	n.d.making <- struct{}{}
+	defer func() { <-n.d.making }()
+	return s.Next(now)
 }
 
 // end stops what works for the node, and waits for it.
