@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,9 +32,11 @@ type board struct {
 	ready        bool
 	said         []string
 	marked       []string
+	turn         atomic.Int64 // orders what the test sets before what the guard reads next: synctest does not
 }
 
 func (b *board) levels() Levels {
+	b.turn.Load()
 	return Levels{Of: map[Signal]Level{ImageFsAvailable: {b.disk, 100}, MemoryAvailable: {b.memory, 1000}}}
 }
 
@@ -116,6 +119,7 @@ func (b *board) guard(t *testing.T) *Guard {
 
 func (b *board) expect(t *testing.T, after time.Duration, want ...string) {
 	t.Helper()
+	b.turn.Add(1)
 	time.Sleep(after)
 	synctest.Wait()
 	slices.Sort(b.said)
@@ -191,8 +195,8 @@ func TestGuardDiskPressure(t *testing.T) {
 		b.image("docker.io/library/used:1", 10, 0, false)
 		b.image("old", 2, 50*time.Hour, false)
 		b.image("by-hand", 9, 90*time.Hour, true)
-		g := b.guard(t)
 		b.disk = 9
+		g := b.guard(t)
 		b.expect(t, 15*time.Second, "removed old", "FreeDiskSpaceFailed x1")
 		b.disk = 2 // a pod that holds nothing is not ended for it; what was imported goes, and is named
 		b.expect(t, 15*time.Second, "EvictionThresholdMet x1", "removed by-hand", "ImportedImageRemoved x1")

@@ -56,11 +56,15 @@ func (e *Engine) adoptSandbox(ctx context.Context, r sandbox.Record) error {
 			lost = append(lost, t)
 		}
 	}
-	if w != nil {
-		e.follow(p, w)
-	}
 	e.mu.Unlock()
-	if w == nil { // a reboot, or the shim was killed: without it nothing of the pod may go on
+	if w != nil {
+		for _, s := range w.Tasks { // here and now: whoever opened the engine lists what runs next
+			e.heard(p, s)
+		}
+		e.mu.Lock()
+		e.follow(p, w)
+		e.mu.Unlock()
+	} else { // a reboot, or the shim was killed: without it nothing of the pod may go on
 		if err := e.cgroup.Kill(r.Cgroup); err != nil {
 			return err
 		}

@@ -13,15 +13,12 @@ import (
 	"bramble.dev/runtime/shim"
 )
 
-// follow takes over what a watch begins with, and starts to listen. The engine's mutex is held.
+// follow starts to listen to a pod's shim. The engine's mutex is held.
 func (e *Engine) follow(p *pod, w *shim.Watch) {
 	p.pause = w.Pause
 	p.watched = make(chan struct{})
 	p.close = func() { _ = w.Close() }
 	e.workers.Go(func() {
-		for _, s := range w.Tasks {
-			e.heard(p, s)
-		}
 		e.listen(p, w)
 		close(p.watched)
 	})
