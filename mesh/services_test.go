@@ -345,9 +345,14 @@ func TestNoConnectionFailsWhileItRolls(t *testing.T) {
 		serve(t, p.in, ":8080", p.Name())
 		pods = append(pods, p)
 	}
-	c.services = []*corev1.Service{newService("web", "10.43.7.7", corev1.ServicePort{Port: 80, NodePort: 30080})}
-	c.slices = []*discoveryv1.EndpointSlice{newSlice("web", 8080, pods[:3]...)}
-	c.set()
+	sticky := newService("sticky", "10.43.7.8", corev1.ServicePort{Port: 80})
+	sticky.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
+	c.services = []*corev1.Service{newService("web", "10.43.7.7", corev1.ServicePort{Port: 80, NodePort: 30080}), sticky}
+	roll := func(pods []*testPod) {
+		c.slices = []*discoveryv1.EndpointSlice{newSlice("web", 8080, pods...), newSlice("sticky", 8080, pods...)}
+		c.set()
+	}
+	roll(pods[:3])
 	stop := make(chan struct{})
 	var done, failed atomic.Int64
 	var wg sync.WaitGroup
@@ -355,7 +360,7 @@ func TestNoConnectionFailsWhileItRolls(t *testing.T) {
 	for _, w := range []struct {
 		in   func(func() error) error
 		addr string
-	}{{client.in, "10.43.7.7:80"}, {client.in, "192.168.50.2:30080"}, {h2.pod("client").in, "10.43.7.7:80"}, {c.outside.Do, "192.168.50.1:30080"}} {
+	}{{client.in, "10.43.7.7:80"}, {client.in, "10.43.7.8:80"}, {client.in, "192.168.50.2:30080"}, {h2.pod("client").in, "10.43.7.7:80"}, {c.outside.Do, "192.168.50.1:30080"}} {
 		wg.Go(func() {
 			for {
 				select {
@@ -371,11 +376,10 @@ func TestNoConnectionFailsWhileItRolls(t *testing.T) {
 			}
 		})
 	}
-	for round := range 40 {
+	for round := range 300 {
 		i := round % 6
-		c.slices = []*discoveryv1.EndpointSlice{newSlice("web", 8080, pods[i:i+1+round%3]...)}
-		c.set()
-		time.Sleep(10 * time.Millisecond)
+		roll(pods[i : i+1+round%3])
+		time.Sleep(time.Millisecond)
 	}
 	close(stop)
 	wg.Wait()

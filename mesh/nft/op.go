@@ -1,5 +1,7 @@
 package nft
 
+import "slices"
+
 // Hook is where in a packet's way a base chain stands.
 type Hook uint32
 
@@ -76,4 +78,20 @@ type Kernel interface {
 	Elements(table, set string) ([]Element, error)
 	// Sets lists the names of a table's sets; a missing table has none.
 	Sets(table string) ([]string, error)
+}
+
+// Switch applies ops after made, which are what ops will lead packets to. New chains get a transaction of their own before:
+// a packet that is under way when the kernel changes over sees the elements of after and the rules of before, and would
+// meet an empty chain in one that is made in the same transaction. An error may leave made behind.
+func Switch(k Kernel, made, ops []Op) error {
+	if slices.ContainsFunc(made, func(o Op) bool { _, ok := o.(AddChain); return ok }) {
+		if err := k.Apply(made); err != nil {
+			return err
+		}
+		made = nil
+	}
+	if made = slices.Concat(made, ops); len(made) == 0 {
+		return nil
+	}
+	return k.Apply(made)
 }

@@ -66,11 +66,8 @@ func (f *Filter) commit() error {
 		return err
 	}
 	if ok && handle == f.handle && f.handle != 0 {
-		ops := ops(f.Table, f.held, f.table)
-		if len(ops) == 0 {
-			return nil
-		}
-		err := f.kernel.Apply(ops)
+		made, ops := ops(f.Table, f.held, f.table)
+		err := nft.Switch(f.kernel, made, ops)
 		if err == nil {
 			f.held = f.table
 			return nil

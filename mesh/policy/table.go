@@ -42,10 +42,11 @@ func (t *table) add(s nft.Set, e nft.Element) {
 
 func (t *table) chain(name string, rules ...nft.Rule) { t.chains[name] = chain{rules: rules} }
 
-// ops is the transaction from one table to another, in the one order that the kernel takes: names are
-// made before they are used and removed after the last use, an element goes before its successor comes.
-func ops(name string, before, now *table) []nft.Op {
-	var make, rules, drop, gone []nft.Op
+// ops is what is made for the way from one table to another and the transaction that leads there (see nft.Switch), in the
+// one order that the kernel takes: names are made before they are used and removed after the last use, an element goes
+// before its successor comes.
+func ops(name string, before, now *table) (made, ops []nft.Op) {
+	var make, fill, rules, drop, gone []nft.Op
 	for _, s := range slices.Sorted(maps.Keys(now.sets)) {
 		if _, ok := before.sets[s]; !ok {
 			make = append(make, nft.AddSet{Table: name, Set: now.sets[s]})
@@ -54,8 +55,10 @@ func ops(name string, before, now *table) []nft.Op {
 	for _, c := range slices.Sorted(maps.Keys(now.chains)) {
 		want := now.chains[c]
 		had, ok := before.chains[c]
+		to := &rules
 		switch {
 		case !ok:
+			to = &fill
 			make = append(make, nft.AddChain{Table: name, Chain: c, Base: want.base})
 		case had.equal(want):
 			continue
@@ -63,7 +66,7 @@ func ops(name string, before, now *table) []nft.Op {
 			rules = append(rules, nft.FlushChain{Table: name, Chain: c})
 		}
 		for _, r := range want.rules {
-			rules = append(rules, nft.AddRule{Table: name, Chain: c, Rule: r})
+			*to = append(*to, nft.AddRule{Table: name, Chain: c, Rule: r})
 		}
 	}
 	for _, c := range slices.Sorted(maps.Keys(before.chains)) {
@@ -78,7 +81,7 @@ func ops(name string, before, now *table) []nft.Op {
 			gone = append(gone, nft.DeleteSet{Table: name, Set: s})
 		}
 	}
-	return slices.Concat(make, rules, remove, add, drop, gone)
+	return append(make, fill...), slices.Concat(rules, remove, add, drop, gone)
 }
 
 func elementOps(name string, before, now *table) (remove, add []nft.Op) {
@@ -110,5 +113,6 @@ func missing(a, b map[nft.Key]nft.Element) []nft.Element {
 // load is the transaction that makes the whole table in the place of any other of the name.
 func load(name string, t *table) []nft.Op {
 	head := []nft.Op{nft.AddTable{Table: name}, nft.DeleteTable{Table: name}, nft.AddTable{Table: name}}
-	return append(head, ops(name, newTable(), t)...)
+	made, ops := ops(name, newTable(), t)
+	return slices.Concat(head, made, ops)
 }

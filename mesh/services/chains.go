@@ -49,7 +49,14 @@ func (p *port) balance(f front, list string, eps []netip.AddrPort) string {
 		slot := name + "-" + strconv.Itoa(i)
 		s := nft.Set{Name: slot, Key: f.keyTypes, Data: target}
 		p.add(s, nft.Element{Key: f.key, Value: nft.Value{Data: nft.MakeKey(e.Addr(), e.Port())}})
-		p.chain(slot, p.commonRule(slot, func() nft.Rule { return nft.New().DNATMap(slot, f.keyFields...) }))
+		rule := func(slot string) nft.Rule {
+			return p.commonRule(slot, func() nft.Rule { return nft.New().DNATMap(slot, f.keyFields...) })
+		}
+		if i == 0 {
+			p.chain(slot, rule(slot))
+		} else { // the slot may have gone since the packet was sent here; the first is there as long as any
+			p.chain(slot, rule(slot), rule(name+"-0"))
+		}
 		chains[i] = slot
 	}
 	if len(eps) == 1 {
@@ -65,9 +72,11 @@ func (p *piece) shared(name string, rules func() []nft.Rule) {
 	}
 }
 
+// spread picks one of the chains, or the first: the kernel empties a choice that it takes away before the last packet has
+// made it.
 func (p *port) spread(name string, chains []string) string {
 	name += "/" + strconv.Itoa(len(chains))
-	p.chain(name, p.commonRule(name, func() nft.Rule { return nft.New().Spread(chains) }))
+	p.chain(name, p.commonRule(name, func() nft.Rule { return nft.New().Spread(chains) }), p.commonRule("goto "+chains[0], func() nft.Rule { return nft.New().Goto(chains[0]) }))
 	return name
 }
 
@@ -127,7 +136,7 @@ func (p *port) affinity(list string, eps []netip.AddrPort) string {
 		known = append(known, nft.New().In(clients.Name, nft.Saddr).Goto(name))
 		chains[i] = name
 	}
-	name := "service" + list + "/" + p.name
-	p.chain(name, append(known, nft.New().Spread(chains))...)
+	name := "service" + list + "/" + p.name // ends like spread
+	p.chain(name, append(known, nft.New().Spread(chains), nft.New().Goto(chains[0]))...)
 	return name
 }

@@ -121,11 +121,8 @@ func (p *Proxy) commit(ch *change) error {
 		return err
 	}
 	if ok && handle == p.handle && p.handle != 0 {
-		ops := p.state.ops(p.Table, ch)
-		if len(ops) == 0 {
-			return nil
-		}
-		err := p.kernel.Apply(ops)
+		made, ops := p.state.ops(p.Table, ch)
+		err := nft.Switch(p.kernel, made, ops)
 		if err == nil {
 			return nil
 		}

@@ -200,10 +200,11 @@ func (s *state) setClaims(id elementID, all []claim) {
 	}
 }
 
-// ops turns a change into a transaction, in the one order that the kernel takes: names are made
-// before they are used and removed after the last use, an element goes before its successor comes.
-func (s *state) ops(table string, c *change) []nft.Op {
-	var make, drop, rules, put, clear []nft.Op
+// ops turns a change into what is made for it and the transaction that leads there (see nft.Switch), in the one order that
+// the kernel takes: names are made before they are used and removed after the last use, an element goes before its
+// successor comes.
+func (s *state) ops(table string, c *change) (made, ops []nft.Op) {
+	var make, fill, drop, rules, clear []nft.Op
 	for _, name := range slices.Sorted(maps.Keys(c.sets)) {
 		now, ok := s.sets[name]
 		switch before := c.sets[name]; {
@@ -217,9 +218,11 @@ func (s *state) ops(table string, c *change) []nft.Op {
 	for _, name := range slices.Sorted(maps.Keys(c.chains)) {
 		now, ok := s.chains[name]
 		before := c.chains[name]
+		to := &rules
 		switch {
 		case before == nil && ok:
 			make = append(make, nft.AddChain{Table: table, Chain: name, Base: now.v.base})
+			to = &fill
 		case before != nil && !ok:
 			drop = append(drop, nft.FlushChain{Table: table, Chain: name})
 			gone = append(gone, nft.DeleteChain{Table: table, Chain: name})
@@ -230,14 +233,12 @@ func (s *state) ops(table string, c *change) []nft.Op {
 		}
 		if ok {
 			for _, r := range now.v.rules {
-				rules = append(rules, nft.AddRule{Table: table, Chain: name, Rule: r})
+				*to = append(*to, nft.AddRule{Table: table, Chain: name, Rule: r})
 			}
 		}
 	}
 	remove, add := s.elementOps(table, c)
-	put = add
-	out := slices.Concat(make, remove, rules, put, drop, gone, clear)
-	return out
+	return append(make, fill...), slices.Concat(remove, rules, add, drop, gone, clear)
 }
 
 func (s *state) elementOps(table string, c *change) (remove, add []nft.Op) {
@@ -286,5 +287,6 @@ func (s *state) load(table string) []nft.Op {
 		c.elements[id] = nil
 	}
 	head := []nft.Op{nft.AddTable{Table: table}, nft.DeleteTable{Table: table}, nft.AddTable{Table: table}}
-	return append(head, s.ops(table, c)...)
+	made, ops := s.ops(table, c)
+	return slices.Concat(head, made, ops)
 }
