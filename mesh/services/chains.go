@@ -136,7 +136,7 @@ func (p *port) affinity(list string, eps []netip.AddrPort) string {
 		known = append(known, nft.New().In(clients.Name, nft.Saddr).Goto(name))
 		chains[i] = name
 	}
-	name := "service" + list + "/" + p.name // ends like spread
-	p.chain(name, append(known, nft.New().Spread(chains), nft.New().Goto(chains[0]))...)
+	name := "service" + list + "/" + p.name // ends like spread, with one that does not depend on the slots
+	p.chain(name, append(known, nft.New().Spread(chains), nft.New().Goto(slices.Min(chains)))...)
 	return name
 }
