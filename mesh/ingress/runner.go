@@ -39,6 +39,7 @@ type Options struct {
 type Taken struct {
 	Port int
 	Err  error
+	Left bool // to who has a better right to it: it may be free, and is not ours
 }
 
 // Runner is the agent's hold of the process.
@@ -115,7 +116,7 @@ func (r *Runner) lacking(wanted []int, except map[int]string) (out []Taken) {
 	}
 	for _, port := range []int{r.HTTP, r.HTTPS} {
 		if who, ok := except[port]; ok && port != 0 {
-			out = append(out, Taken{port, errors.New(who)})
+			out = append(out, Taken{port, errors.New(who), true})
 		}
 	}
 	return out
@@ -161,6 +162,9 @@ func (r *Runner) Retry() bool {
 	}
 	free := false
 	for i, t := range r.taken {
+		if t.Left {
+			continue
+		}
 		if l, err := net.Listen("tcp", ":"+strconv.Itoa(t.Port)); err == nil {
 			l.Close()
 			r.taken[i].Port, free = -1, true
@@ -336,7 +340,7 @@ func (r *Runner) start(wanted []int) error {
 		}
 		l, err := bind(wanted[i])
 		if err != nil {
-			taken = append(taken, Taken{wanted[i], err})
+			taken = append(taken, Taken{wanted[i], err, false})
 			continue
 		}
 		defer l.Close()

@@ -25,7 +25,7 @@ func TestLackingPorts(t *testing.T) {
 	} {
 		r := &Runner{Options: Options{HTTP: 80, HTTPS: 443}}
 		for _, port := range c.taken {
-			r.taken = append(r.taken, Taken{port, errors.New("")})
+			r.taken = append(r.taken, Taken{Port: port, Err: errors.New("")})
 		}
 		var got []string
 		for _, l := range r.lacking(c.wanted, c.except) {
