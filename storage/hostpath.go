@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -38,7 +39,10 @@ func makeHostPath(path string, t corev1.HostPathType) error {
 			return os.MkdirAll(path, 0o755)
 		}
 	case corev1.HostPathFileOrCreate:
-		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o644)
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return nil // opening what is there may wait for ever (a pipe), or do something (a device)
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY|unix.O_NONBLOCK, 0o644)
 		if err != nil {
 			return err
 		}

@@ -187,6 +187,10 @@ func TestMount(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(host, "kept"), []byte("data"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	pipe := filepath.Join(t.TempDir(), "pipe") // nobody writes to it
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	configMap := func(name string, s corev1.ConfigMapVolumeSource) corev1.VolumeSource {
 		s.Name = name
 		return corev1.VolumeSource{ConfigMap: &s}
@@ -219,6 +223,8 @@ func TestMount(t *testing.T) {
 		{name: "claim that is not there", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "none"}}, err: `persistentvolumeclaim "none" not found`},
 		{name: "host", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathDirectory)}}, want: "kept 644 data\n"},
 		{name: "host path of another type", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathFile)}}, err: "hostPath type check failed: " + host + " is not a file"},
+		{name: "a pipe in place of a file", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: pipe, Type: ptr(corev1.HostPathFileOrCreate)}}, err: "hostPath type check failed: " + pipe + " is not a file"},
+		{name: "a folder in place of a file", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathFileOrCreate)}}, err: "hostPath type check failed: " + host + " is not a file"},
 		{name: "a cloud's disk", source: corev1.VolumeSource{AWSElasticBlockStore: &corev1.AWSElasticBlockStoreVolumeSource{}}, err: "the driver for awsElasticBlockStore volumes (ebs.csi.aws.com) is not part of Bramble: use a PersistentVolumeClaim"},
 	}
 	for _, tt := range tests {

@@ -1,11 +1,10 @@
 // Package check finds out what the kernel, the process or the board lacks of what a node needs, and says how to
 // mend it. `bramble check` prints it: what is missing is degraded and named, never an error at pod start.
 //
-//	for _, r := range check.Run(check.System()) { fmt.Println(r) }
+//	for _, r := range check.Run(check.System(dir)) { fmt.Println(r) }
 package check
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,11 +13,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	corev1 "k8s.io/api/core/v1"
-
-	"bramble.dev/agent/hostports"
-	"bramble.dev/mesh/ingress"
 )
 
 // Level says how much a finding matters.
@@ -51,14 +45,16 @@ func (r Result) String() string {
 // Host is what the probes look at; a test gives a folder of its own in place of the root.
 type Host struct {
 	Root         string // "/" on a real machine
+	Data         string // the data folder, which need not be there yet
 	Now          func() time.Time
 	Capabilities func() (uint64, error) // the effective set, one bit a capability
 	Probe        func(feature string) error
+	Stat         func(path string) (unix.Statfs_t, error)
 }
 
 // System is the machine that this process runs on.
-func System() Host {
-	return Host{Root: "/", Now: time.Now, Capabilities: effective, Probe: probe}
+func System(data string) Host {
+	return Host{Root: "/", Data: data, Now: time.Now, Capabilities: effective, Probe: probe, Stat: statfs}
 }
 
 // Run makes every check, in the order in which a reader should mend them.
@@ -67,12 +63,15 @@ func Run(h Host) []Result {
 		h.root(),
 		h.capabilities(),
 		h.clock(),
+		h.disk(),
 		h.memoryCgroup(),
 		h.feature("overlayfs", "overlay", Missing, "load it with `modprobe overlay` and add `overlay` to /etc/modules"),
 		h.feature("vxlan", "vxlan", Missing, "load it with `modprobe vxlan`; on Raspberry Pi OS install the full kernel: `apt install linux-modules-extra-raspi` (Ubuntu) or `apt full-upgrade`"),
 		h.feature("nftables", "nftables", Missing, "load it with `modprobe nf_tables`; on Raspberry Pi OS update the kernel: `apt full-upgrade`"),
 		h.seccomp(),
+		h.propagation(),
 		h.resolver(),
+		h.serverPorts(),
 		h.webPorts(),
 	}
 }
@@ -118,18 +117,6 @@ func (h Host) capabilities() Result {
 		r.Remedy = "start the agent outside a container, or give that container the capability"
 	}
 	return r
-}
-
-// born is a moment that no right clock shows any more: boards without a battery boot in 1970 or at their image's build.
-var born = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-
-func (h Host) clock() Result {
-	now := h.Now()
-	if now.Before(born) {
-		return Result{"clock", Degraded, now.UTC().Format(time.RFC3339) + ", which is in the past",
-			"install a time service (`apt install systemd-timesyncd`) or fit an RTC; the agent steps the clock to the server's when it connects"}
-	}
-	return Result{Name: "clock", Found: now.UTC().Format(time.RFC3339)}
 }
 
 func (h Host) memoryCgroup() Result {
@@ -189,28 +176,6 @@ func (h Host) resolver() Result {
 		return Result{"resolver", Degraded, "/etc/resolv.conf names no server: pods resolve only the cluster's names", "give the board a DNS server, by DHCP or in /etc/resolv.conf"}
 	}
 	return Result{Name: "resolver", Found: "/etc/resolv.conf"}
-}
-
-// webPorts looks for programs that have the ports at which Ingresses are served.
-func (h Host) webPorts() Result {
-	const name = "ports 80 and 443"
-	uses, err := hostports.Find(filepath.Join(h.Root, "proc"), map[hostports.Port]bool{
-		{Protocol: corev1.ProtocolTCP, Number: 80}: true, {Protocol: corev1.ProtocolTCP, Number: 443}: true,
-	})
-	if err != nil {
-		return Result{name, Degraded, err.Error(), "mount /proc"}
-	}
-	var taken []string
-	for _, u := range uses {
-		if u.Program != ingress.Name {
-			taken = append(taken, fmt.Sprintf("%d is in use by %s", u.Number, cmp.Or(u.Program, "another program")))
-		}
-	}
-	if len(taken) > 0 {
-		return Result{name, Degraded, strings.Join(taken, ", ") + ": this board serves no Ingress there",
-			"stop that program, or give the agent other ports: --ingress-http-port 8080 --ingress-https-port 8443 (0: none)"}
-	}
-	return Result{Name: name, Found: "free for Ingresses"}
 }
 
 // modprobe asks for a module; its failure is not one, since what matters is whether the thing then works.

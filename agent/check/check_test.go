@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // board is a host in a folder.
@@ -24,9 +26,14 @@ func board(t *testing.T, files map[string]string) Host {
 	}
 	return Host{
 		Root:         root,
+		Data:         filepath.Join(root, "data"),
 		Now:          func() time.Time { return time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC) },
 		Capabilities: func() (uint64, error) { return ^uint64(0), nil },
 		Probe:        func(string) error { return nil },
+		Stat: func(path string) (unix.Statfs_t, error) { // a card of 32 GiB, and no data folder yet
+			_, err := os.Stat(path)
+			return unix.Statfs_t{Bsize: 4096, Blocks: 8 << 20, Bavail: 2 << 20, Files: 1000, Ffree: 900}, err
+		},
 	}
 }
 
@@ -46,11 +53,23 @@ func has(t *testing.T, inode int, program string) func(*Host) {
 	}
 }
 
+func disk(change func(*unix.Statfs_t)) func(*Host) {
+	return func(h *Host) {
+		stat := h.Stat
+		h.Stat = func(path string) (unix.Statfs_t, error) {
+			st, err := stat(path)
+			change(&st)
+			return st, err
+		}
+	}
+}
+
 func TestRun(t *testing.T) {
 	good := map[string]string{
 		"sys/fs/cgroup/cgroup.controllers":      "cpuset cpu io memory pids\n",
 		"proc/sys/kernel/seccomp/actions_avail": "kill\n",
 		"etc/resolv.conf":                       "nameserver 192.0.2.1\n",
+		"proc/thread-self/mountinfo":            "1 1 0:2 / / rw - rootfs rootfs rw\n25 1 179:2 / / rw,relatime shared:1 - ext4 /dev/root rw\n30 25 0:5 / /run rw - tmpfs tmpfs rw\n",
 	}
 	with := func(name, text string) map[string]string {
 		m := map[string]string{}
@@ -79,6 +98,11 @@ func TestRun(t *testing.T) {
 			return m
 		}(), check: "cgroups", level: Degraded, words: "v1 without memory"},
 		{name: "no battery", files: good, spoil: func(h *Host) { h.Now = func() time.Time { return time.Unix(60, 0) } }, check: "clock", level: Degraded, words: "1970"},
+		{name: "earlier than before", files: with("data/agent/time", "1793800000\n"), check: "clock", level: Degraded, words: "the agent has seen 2026-11-04T13:46:40Z"},
+		{name: "room", files: good, check: "disk", level: OK, words: "8.0 GiB free of 32.0 GiB"},
+		{name: "a full card", files: good, spoil: disk(func(st *unix.Statfs_t) { st.Bavail = 1000 }), check: "disk", level: Degraded, words: "3 MiB free of 32.0 GiB"},
+		{name: "no files left", files: good, spoil: disk(func(st *unix.Statfs_t) { st.Ffree = 10 }), check: "disk", level: Degraded, words: "10 of 1000 files left"},
+		{name: "a card that is worn out", files: good, spoil: disk(func(st *unix.Statfs_t) { st.Flags = unix.ST_RDONLY }), check: "disk", level: Missing, words: "is read-only"},
 		{name: "no VXLAN", files: good, spoil: func(h *Host) {
 			h.Probe = func(f string) error {
 				if f == "vxlan" {
@@ -92,6 +116,10 @@ func TestRun(t *testing.T) {
 		}, check: "capabilities", level: Degraded, words: "negative oom scores"},
 		{name: "no resolver", files: with("etc/resolv.conf", ""), check: "resolver", level: Degraded, words: "DNS server"},
 		{name: "no seccomp", files: with("proc/sys/kernel/seccomp/actions_avail", ""), check: "seccomp", level: Degraded, words: "CONFIG_SECCOMP_FILTER"},
+		{name: "systemd's mounts", files: good, check: "mount propagation", level: OK, words: "works"},
+		{name: "private mounts", files: with("proc/thread-self/mountinfo", "25 1 179:2 / / rw,relatime - ext4 /dev/root rw\n"), check: "mount propagation", level: Degraded, words: "--make-rshared"},
+		{name: "another Kubernetes", files: with("proc/thread-self/net/tcp6", listens("192B", 7)), spoil: has(t, 7, "k3s-server"), check: "ports 6443, 8883", level: Degraded, words: "6443 is in use by k3s-server"},
+		{name: "our server", files: with("proc/thread-self/net/tcp6", listens("192B", 7)), spoil: has(t, 7, "bramble"), check: "ports 6443, 8883", level: OK, words: "free for a server"},
 		{name: "the web's ports are free", files: good, check: "ports 80 and 443", level: OK, words: "free"},
 		{name: "a web server", files: with("proc/thread-self/net/tcp", listens("01BB", 7)), spoil: has(t, 7, "lighttpd"), check: "ports 80 and 443", level: Degraded, words: "443 is in use by lighttpd"},
 		{name: "our own", files: with("proc/thread-self/net/tcp6", listens("0050", 7)), spoil: has(t, 7, "bramble-ingress"), check: "ports 80 and 443", level: OK, words: "free"},
@@ -118,7 +146,7 @@ func TestRun(t *testing.T) {
 
 // The kernel of whoever develops Bramble has what the tests need.
 func TestThisMachine(t *testing.T) {
-	for _, r := range Run(System()) {
+	for _, r := range Run(System(t.TempDir())) {
 		if r.Level == Missing {
 			t.Errorf("%s", r)
 		}

@@ -10,22 +10,28 @@ import (
 )
 
 func checkCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Say what this board lacks of what a node needs, and how to mend it",
 		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			missing := 0
-			for _, r := range check.Run(check.System()) {
-				fmt.Fprintln(cmd.OutOrStdout(), r)
-				if r.Level == check.Missing {
-					missing++
-				}
-			}
-			if missing > 0 {
-				return errors.New("this board cannot be a node yet: mend what is missing above")
-			}
-			return nil
-		},
 	}
+	dir := dataDir(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		d, err := dir()
+		if err != nil {
+			return err
+		}
+		missing := 0
+		for _, r := range check.Run(check.System(d)) {
+			fmt.Fprintln(cmd.OutOrStdout(), r)
+			if r.Level == check.Missing {
+				missing++
+			}
+		}
+		if missing > 0 {
+			return errors.New("this board cannot be a node yet: mend what is missing above")
+		}
+		return nil
+	}
+	return configured(cmd)
 }

@@ -20,7 +20,7 @@ const mostNamed = 3
 // not part of the condition, which would be written with each change of what is free.
 func advice(p *candidate, nodes []*nodeState) string {
 	var out []string
-	for _, say := range []func(*candidate, []*nodeState) string{cordoned, tainted, missing, unlabelled} {
+	for _, say := range []func(*candidate, []*nodeState) string{cordoned, tainted, missing, unlabelled, portsTaken, lodged} {
 		if s := say(p, nodes); s != "" {
 			out = append(out, s)
 		}
@@ -137,6 +137,24 @@ func unlabelled(p *candidate, nodes []*nodeState) string {
 		return ""
 	}
 	return fmt.Sprintf("No node has the label %s (kubectl label node NAME %s).", strings.Join(nobody, ", nor "), nobody[0])
+}
+
+// portsTaken names the pods that have the ports of the board which a pod asks for.
+func portsTaken(p *candidate, nodes []*nodeState) string {
+	var by []string
+	for _, n := range refusedBy(freePorts, p, nodes) {
+		for _, other := range n.pods {
+			for _, used := range hostPorts(other.pod) {
+				if slices.ContainsFunc(p.hostPorts, used.conflicts) {
+					by = append(by, fmt.Sprintf("%d on %s by %s/%s", used.port, n.node.Name, other.pod.Namespace, other.pod.Name))
+				}
+			}
+		}
+	}
+	if len(by) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Host ports are taken: %s.", some(by))
 }
 
 // written is an amount as manifests have it.

@@ -27,6 +27,7 @@ func TestAdvice(t *testing.T) {
 	asks := func(name corev1.ResourceName, amount string) func(*corev1.Pod) {
 		return func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Requests[name] = resource.MustParse(amount) }
 	}
+	port := func(p *corev1.Pod) { p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, ContainerPort: 80}} }
 	many := []*corev1.Node{}
 	for n := range 5 {
 		many = append(many, node(fmt.Sprintf("pi%d", n), 4, 4, away))
@@ -47,6 +48,7 @@ func TestAdvice(t *testing.T) {
 			"Cordoned: a (kubectl uncordon opens a node again). Of the nodes, b is away; c is not ready; d is tainted for=db:NoExecute."},
 		{"a label", pod("p", "1", wants(map[string]string{"disk": "ssd", corev1.LabelOSStable: "linux"})), []*corev1.Node{node("pi", 4, 4)}, nil,
 			"No node has the label disk=ssd (kubectl label node NAME disk=ssd)."},
+		{"a host port", pod("p", "1", port), []*corev1.Node{node("a", 4, 4)}, map[string]string{"a": "1"}, "Host ports are taken: 80 on a by default/on-a."},
 		{"nothing to add", pod("p", "1"), []*corev1.Node{node("pi", 4, 4)}, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -55,7 +57,7 @@ func TestAdvice(t *testing.T) {
 				s.setNode(n)
 			}
 			for n, cpu := range c.used {
-				s.setPod(pod("on-"+n, cpu, on(n)))
+				s.setPod(pod("on-"+n, cpu, on(n), port))
 			}
 			if got := advice(newCandidate(c.pod), s.listed); got != c.want {
 				t.Errorf("got  %q\nwant %q", got, c.want)

@@ -204,7 +204,7 @@ func (s *scheduler) choose(p *candidate, missing string) decision {
 		for _, n := range nodes {
 			no[n.node.Name] = never("Preemption is not helpful for scheduling")
 		}
-		return decision{message: strings.TrimSuffix(explain(len(nodes), nil), ":") + ": " + missing + ". preemption: " + explain(len(nodes), no)}
+		return decision{advice: p.volumes.advice, message: strings.TrimSuffix(explain(len(nodes), nil), ":") + ": " + missing + ". preemption: " + explain(len(nodes), no)}
 	}
 	nominated := s.state.waitingFor(p)
 	d := decide(p, nodes, s.state.turn, nominated)
@@ -216,6 +216,7 @@ func (s *scheduler) choose(p *candidate, missing string) decision {
 		return d
 	}
 	if len(nodes) == 0 {
+		d.advice = "No board has joined this cluster yet (bramble token create)."
 		return d
 	}
 	var why string
@@ -283,12 +284,15 @@ func (s *scheduler) Volumes() []*corev1.PersistentVolume {
 }
 
 // Used implements Storage.
-func (s *scheduler) Used(claim *corev1.PersistentVolumeClaim, by *corev1.Pod) bool {
-	return slices.ContainsFunc(s.pods.List(claim.Namespace, nil), func(pod *corev1.Pod) bool {
-		return pod.UID != by.UID && pod.Spec.NodeName != "" && !pods.IsFinished(pod) && slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
+func (s *scheduler) Used(claim *corev1.PersistentVolumeClaim, by *corev1.Pod) *corev1.Pod {
+	for _, pod := range s.pods.List(claim.Namespace, nil) {
+		if pod.UID != by.UID && pod.Spec.NodeName != "" && !pods.IsFinished(pod) && slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
 			return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name
-		})
-	})
+		}) {
+			return pod
+		}
+	}
+	return nil
 }
 
 func (s *scheduler) Class(name string) (*storagev1.StorageClass, bool) {

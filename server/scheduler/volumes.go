@@ -28,8 +28,10 @@ type volumes struct {
 	all []volume
 	// free are those that a claim which waits may be bound to.
 	free []*corev1.PersistentVolume
-	// taken says that another pod has a claim that only one may have.
-	taken bool
+	// taken is the other pod that has a claim which only one may have; nil if there is none.
+	taken *corev1.Pod
+	// advice is more words about a message.
+	advice string
 }
 
 // Storage finds claims, volumes and classes.
@@ -38,8 +40,8 @@ type Storage interface {
 	Volume(name string) (*corev1.PersistentVolume, bool)
 	Volumes() []*corev1.PersistentVolume
 	Class(name string) (*storagev1.StorageClass, bool)
-	// Used says whether another pod that has a node uses a claim.
-	Used(claim *corev1.PersistentVolumeClaim, by *corev1.Pod) bool
+	// Used is another pod that has a node and uses a claim, or nil.
+	Used(claim *corev1.PersistentVolumeClaim, by *corev1.Pod) *corev1.Pod
 }
 
 // volumesOf finds the pod's claims. A message says what every node must wait for.
@@ -70,10 +72,12 @@ func volumesOf(pod *corev1.Pod, s Storage) (out volumes, message string) {
 		if one.bound {
 			one.volume, _ = s.Volume(claim.Spec.VolumeName)
 		} else if one.class = waitsForConsumer(claim, s); one.class == nil {
-			return volumes{}, "pod has unbound immediate PersistentVolumeClaims"
+			return volumes{advice: unbound(claim, s)}, "pod has unbound immediate PersistentVolumeClaims"
 		}
 		out.all = append(out.all, one)
-		out.taken = out.taken || slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) && s.Used(claim, pod)
+		if out.taken == nil && slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
+			out.taken = s.Used(claim, pod)
+		}
 	}
 	if len(out.unbound()) > 0 {
 		out.free = s.Volumes()
@@ -103,7 +107,7 @@ func (v volumes) unbound() (out []volume) {
 
 // reachableVolumes refuses nodes from which a volume cannot be reached, or for which there is none.
 func reachableVolumes(p *candidate, n *nodeState) *refusal {
-	if p.volumes.taken {
+	if p.volumes.taken != nil {
 		return never("node(s) unavailable due to PersistentVolumeClaim with ReadWriteOncePod access mode already in-use by another pod")
 	}
 	for _, v := range p.volumes.all {
@@ -159,7 +163,7 @@ func placeVolumes(v volumes, n *corev1.Node) (out placement, refusal string) {
 			taken[pv.Name] = pv
 		case one.class.Provisioner == "" || one.class.Provisioner == persistentvolume.NoProvisioner, one.claim.Spec.VolumeName != "":
 			return out, noVolume
-		case !persistentvolume.Allowed(one.class, n):
+		case !persistentvolume.Allowed(one.class, n), persistentvolume.Impossible(one.claim, one.class) != nil:
 			return out, noVolume
 		default:
 			out.provision = append(out.provision, one.claim)

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/server/controllers/persistentvolume"
 	"bramble.dev/server/controllers/pods"
 )
 
@@ -131,6 +132,7 @@ func (s *scheduler) awaitVolumes(ctx context.Context, it *item, p *candidate, no
 		retry = retry || err != nil
 	}
 	for _, claim := range chosen.provision {
+		s.tellOfProvisioner(p, claim, node)
 		if claim.Annotations[storagehelpers.AnnSelectedNode] == node {
 			continue
 		}
@@ -144,4 +146,14 @@ func (s *scheduler) awaitVolumes(ctx context.Context, it *item, p *candidate, no
 		return
 	}
 	s.queue.await(it)
+}
+
+// tellOfProvisioner says that a pod waits for somebody of whom nothing is known here.
+func (s *scheduler) tellOfProvisioner(p *candidate, claim *corev1.PersistentVolumeClaim, node string) {
+	for _, v := range p.volumes.all {
+		if v.claim == claim && v.class != nil && !persistentvolume.Ours(v.class) {
+			s.events.Eventf(p.pod, corev1.EventTypeWarning, "FailedScheduling", "Waiting for %s to make the volume of claim %s on node %s: it is not part of Bramble (kubectl describe pvc %[2]s says more).",
+				v.class.Provisioner, claim.Name, node)
+		}
+	}
 }

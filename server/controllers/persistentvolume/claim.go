@@ -89,11 +89,28 @@ func planUnmatched(c *corev1.PersistentVolumeClaim, w world) (step, error) {
 	}
 	switch {
 	case delayed(c, w) && !storagehelpers.IsDelayBindingProvisioning(c):
+		if err := hopeless(c, w); err != nil {
+			return claimPhase(c, corev1.ClaimPending, nil).tells(warning(c, provisioningFailed, err.Error())), nil
+		}
 		return claimPhase(c, corev1.ClaimPending, nil).tells(waiting(c, w)), nil
 	case storagehelpers.GetPersistentVolumeClaimClass(c) != "":
 		return provision(c, w)
 	}
 	return claimPhase(c, corev1.ClaimPending, nil).tells(normal(c, failedBinding, "no persistent volumes available for this claim and no storage class is set")), nil
+}
+
+// hopeless says what is wrong with a claim for which nothing will be there when
+// its pod comes: who makes it learns it at once.
+func hopeless(c *corev1.PersistentVolumeClaim, w world) error {
+	class := w.class(storagehelpers.GetPersistentVolumeClaimClass(c))
+	err := Impossible(c, class)
+	if err == nil {
+		return nil
+	}
+	if pv, _ := bestMatch(c, w.volumes(), false); pv != nil {
+		return nil // made by hand: it waits for a pod like any other
+	}
+	return fmt.Errorf("Failed to provision volume with StorageClass %q: %w", class.Name, err)
 }
 
 func waiting(c *corev1.PersistentVolumeClaim, w world) event {

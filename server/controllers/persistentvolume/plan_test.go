@@ -53,6 +53,14 @@ func TestClaims(t *testing.T) {
 			mark(c, "a")
 			c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
 		}, reason: provisioningFailed, message: "a folder of one node cannot be mounted by many"},
+		{name: "for many nodes, and no pod yet", class: ptr("local"), prepare: func(_ *cluster, c *corev1.PersistentVolumeClaim) {
+			c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+		}, reason: provisioningFailed, message: `Failed to provision volume with StorageClass "local": a folder of one node cannot be mounted by many`},
+		{name: "for many nodes, and there is such a volume", class: ptr("local"), prepare: func(w *cluster, c *corev1.PersistentVolumeClaim) {
+			c.Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+			w.newVolume("v1", "local", "1Gi", "")
+			w.pvs["v1"].Status.Phase, w.pvs["v1"].Spec.AccessModes = corev1.VolumeAvailable, c.Spec.AccessModes
+		}, reason: waitForFirstConsumer, message: "waiting for first consumer to be created before binding"},
 		{name: "a volume that is too small", class: ptr(""), asked: "v1", prepare: func(w *cluster, _ *corev1.PersistentVolumeClaim) { w.newVolume("v1", "", "1Mi", "") },
 			reason: volumeMismatch, message: `Cannot bind to requested volume "v1": requested PV is too small`},
 		{name: "somebody else's volume", class: ptr(""), asked: "v1", prepare: func(w *cluster, _ *corev1.PersistentVolumeClaim) { w.newVolume("v1", "", "1Gi", "other") },

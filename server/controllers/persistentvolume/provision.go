@@ -35,11 +35,11 @@ func provision(c *corev1.PersistentVolumeClaim, w world) (step, error) {
 	if s := markProvisioner(c, driver(class.Provisioner)); s.verb != rest {
 		return s, nil
 	}
-	if class.Provisioner != link.LocalProvisioner && class.Provisioner != link.NFSProvisioner {
+	if !Ours(class) {
 		return pending.tells(normal(c, externalProvisioning, external(class.Provisioner))), nil
 	}
-	if c.Spec.DataSource != nil || c.Spec.DataSourceRef != nil {
-		return failed(fmt.Sprintf("plugin %q is not a CSI plugin. Only CSI plugin can provision a claim with a datasource", class.Provisioner))
+	if err := copies(c, class); err != nil {
+		return failed(err.Error())
 	}
 	if pv := w.volume(volumeName(c)); pv != nil {
 		return pending, nil // it is on its way in or out; its change comes back here
@@ -55,6 +55,49 @@ func provision(c *corev1.PersistentVolumeClaim, w world) (step, error) {
 		return failed(message)
 	}
 	return step{verb: createVolume, volume: pv}.tells(normal(c, provisioningSucceeded, fmt.Sprintf("Successfully provisioned volume %s using %s", pv.Name, class.Provisioner))), nil
+}
+
+// Ours says whether the volumes of a class are made here.
+func Ours(class *storagev1.StorageClass) bool {
+	return class.Provisioner == link.LocalProvisioner || class.Provisioner == link.NFSProvisioner
+}
+
+// copies refuses a claim that is to begin as a copy of another.
+func copies(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) error {
+	if c.Spec.DataSource != nil || c.Spec.DataSourceRef != nil {
+		return fmt.Errorf("plugin %q is not a CSI plugin. Only CSI plugin can provision a claim with a datasource", class.Provisioner)
+	}
+	return nil
+}
+
+// Impossible says why a class of ours makes no volume for a claim, whatever the
+// node; nil if it may, or if it is not of ours.
+func Impossible(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) error {
+	if !Ours(class) {
+		return nil
+	}
+	if err := copies(c, class); err != nil {
+		return err
+	}
+	if m := c.Spec.VolumeMode; m != nil && *m == corev1.PersistentVolumeBlock {
+		return fmt.Errorf("%s makes folders, not block devices: use volumeMode Filesystem", class.Provisioner)
+	}
+	if c.Spec.Selector != nil {
+		return errors.New("claim.Spec.Selector is not supported for dynamic provisioning")
+	}
+	if class.Provisioner == link.NFSProvisioner {
+		_, err := shareOf(class)
+		return err
+	}
+	switch {
+	case len(class.Parameters) > 0:
+		return fmt.Errorf("%s takes no parameters", link.LocalProvisioner)
+	case len(class.MountOptions) > 0:
+		return fmt.Errorf("Mount options are not supported by the provisioner but StorageClass %q has mount options %v", class.Name, class.MountOptions)
+	case slices.Contains(c.Spec.AccessModes, corev1.ReadWriteMany) || slices.Contains(c.Spec.AccessModes, corev1.ReadOnlyMany):
+		return fmt.Errorf("a folder of one node cannot be mounted by many (ReadWriteMany, ReadOnlyMany): ask for ReadWriteOnce, or use a class with provisioner %s", link.NFSProvisioner)
+	}
+	return nil
 }
 
 func volumeName(c *corev1.PersistentVolumeClaim) string { return "pvc-" + string(c.UID) }
@@ -116,11 +159,8 @@ var errNode = errors.New("this node cannot keep the volume")
 // newVolume is the volume for a claim. The folder that it names is made by a
 // node, when a pod first mounts it.
 func newVolume(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, w world) (*corev1.PersistentVolume, error) {
-	if m := c.Spec.VolumeMode; m != nil && *m == corev1.PersistentVolumeBlock {
-		return nil, fmt.Errorf("%s makes folders, not block devices: use volumeMode Filesystem", class.Provisioner)
-	}
-	if c.Spec.Selector != nil {
-		return nil, errors.New("claim.Spec.Selector is not supported for dynamic provisioning")
+	if err := Impossible(c, class); err != nil {
+		return nil, err
 	}
 	policy, mode := corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeFilesystem
 	if class.ReclaimPolicy != nil {
@@ -147,15 +187,6 @@ func newVolume(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, w
 
 // nodeFolder makes it a folder of a node.
 func nodeFolder(pv *corev1.PersistentVolume, c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, w world) error {
-	if len(class.Parameters) > 0 {
-		return fmt.Errorf("%s takes no parameters", link.LocalProvisioner)
-	}
-	if len(class.MountOptions) > 0 {
-		return fmt.Errorf("Mount options are not supported by the provisioner but StorageClass %q has mount options %v", class.Name, class.MountOptions)
-	}
-	if slices.Contains(c.Spec.AccessModes, corev1.ReadWriteMany) || slices.Contains(c.Spec.AccessModes, corev1.ReadOnlyMany) {
-		return fmt.Errorf("a folder of one node cannot be mounted by many (ReadWriteMany, ReadOnlyMany): ask for ReadWriteOnce, or use a class with provisioner %s", link.NFSProvisioner)
-	}
 	n, err := nodeFor(c, class, w)
 	if err != nil {
 		return err
@@ -218,32 +249,43 @@ func Allowed(class *storagev1.StorageClass, n *corev1.Node) bool {
 // longest is how long the name of a folder may be.
 const longest = 255
 
-// shareFolder makes it a folder of an NFS export. Parameters are called as in
-// csi-driver-nfs (server, share) and nfs-subdir-external-provisioner (path).
-func shareFolder(pv *corev1.PersistentVolume, c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) error {
-	var server, share string
+// share is where a class makes its folders.
+type share struct{ server, path string }
+
+// shareOf reads a class. Parameters are called as in csi-driver-nfs (server,
+// share) and nfs-subdir-external-provisioner (path).
+func shareOf(class *storagev1.StorageClass) (out share, err error) {
 	for key, value := range class.Parameters {
 		switch key {
 		case "server":
-			server = value
+			out.server = value
 		case "share", "path":
-			if share != "" && share != value {
-				return errors.New("parameters share and path mean the same: give one of them")
+			if out.path != "" && out.path != value {
+				return share{}, errors.New("parameters share and path mean the same: give one of them")
 			}
-			share = value
+			out.path = value
 		case "mountPermissions":
 			if _, err := strconv.ParseUint(value, 8, 12); err != nil {
-				return fmt.Errorf("parameter mountPermissions %q is not a mode like 0777", value)
+				return share{}, fmt.Errorf("parameter mountPermissions %q is not a mode like 0777", value)
 			}
 		default:
-			return fmt.Errorf("%s knows the parameters server, share (or path) and mountPermissions, not %q", link.NFSProvisioner, key)
+			return share{}, fmt.Errorf("%s knows the parameters server, share (or path) and mountPermissions, not %q", link.NFSProvisioner, key)
 		}
 	}
-	if server == "" || share == "" {
-		return fmt.Errorf("%s needs the parameters server and share", link.NFSProvisioner)
+	if out.server == "" || out.path == "" {
+		return share{}, fmt.Errorf("%s needs the parameters server and share", link.NFSProvisioner)
 	}
-	if !path.IsAbs(share) || path.Clean(share) != strings.TrimRight(share, "/") && share != "/" {
-		return fmt.Errorf("parameter share %q is not a clean absolute path", share)
+	if !path.IsAbs(out.path) || path.Clean(out.path) != strings.TrimRight(out.path, "/") && out.path != "/" {
+		return share{}, fmt.Errorf("parameter share %q is not a clean absolute path", out.path)
+	}
+	return out, nil
+}
+
+// shareFolder makes it a folder of an NFS export.
+func shareFolder(pv *corev1.PersistentVolume, c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) error {
+	at, err := shareOf(class)
+	if err != nil {
+		return err
 	}
 	folder := c.Namespace + "-" + c.Name + "-" + pv.Name
 	if len(folder) > longest {
@@ -255,6 +297,6 @@ func shareFolder(pv *corev1.PersistentVolume, c *corev1.PersistentVolumeClaim, c
 	if mode := class.Parameters["mountPermissions"]; mode != "" {
 		metav1.SetMetaDataAnnotation(&pv.ObjectMeta, link.VolumeModeAnnotation, mode)
 	}
-	pv.Spec.NFS = &corev1.NFSVolumeSource{Server: server, Path: path.Join(share, folder)}
+	pv.Spec.NFS = &corev1.NFSVolumeSource{Server: at.server, Path: path.Join(at.path, folder)}
 	return nil
 }
