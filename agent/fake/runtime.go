@@ -11,7 +11,6 @@ package fake
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -500,6 +499,3 @@ func (v *Volumes) Unmount(_ context.Context, uid types.UID) error {
 
 // Sweep does nothing.
 func (v *Volumes) Sweep(context.Context, []types.UID) error { return nil }
-
-// ErrNotFound is a fault that tests may use.
-var ErrNotFound = errors.New("not found")

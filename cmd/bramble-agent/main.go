@@ -61,7 +61,7 @@ func command() *cobra.Command {
 	fl.StringVar(&f.c.DataDir, "data-dir", "/var/lib/bramble", "folder that holds everything of this instance")
 	fl.StringVar(&f.c.NodeName, "node-name", "", "name of this board's node (default: its host name)")
 	fl.StringSliceVar(&f.c.Servers, "server", nil, "URL of the server's MQTT broker (mqtts://host:8883); several are tried in turn")
-	fl.StringVar(&f.token, "token", "", "token of `bramble token create`, needed the first time only")
+	fl.StringVar(&f.token, "token", "", "token that bramble token create printed, needed the first time only")
 	fl.StringVar(&f.tokenFile, "token-file", "", "file with that token")
 	fl.StringVar(&f.brokerCA, "broker-ca", "", "PEM file with the authority of an outside broker's certificate")
 	fl.StringVar(&f.c.NodeIP, "node-ip", "", "address under which other nodes reach this one (default: the one towards the server)")

@@ -135,7 +135,6 @@ func parseElement(v []byte) Element {
 
 // Hooked is a base chain of any table and family that the kernel has.
 type Hooked struct {
-	Family uint8 // NFPROTO_*
 	Table  string
 	Chain  string
 	Type   string
@@ -149,7 +148,7 @@ func (c *Conn) BaseChains() ([]Hooked, error) {
 	var out []Hooked
 	for _, family := range []uint8{unix.NFPROTO_IPV4, unix.NFPROTO_INET} {
 		err := c.dump(unix.NFT_MSG_GETCHAIN, unix.NLM_F_DUMP, family, func(b *buffer) {}, func(data []byte) {
-			h := Hooked{Family: family, IsInet: family == unix.NFPROTO_INET}
+			h := Hooked{IsInet: family == unix.NFPROTO_INET}
 			base := false
 			attributes(data, func(typ uint16, v []byte) {
 				switch typ {

@@ -60,7 +60,7 @@ func fakeV2(t *testing.T) *Tree {
 	for _, d := range []string{"", "b", "b/pod1", "b/pod1/pause"} {
 		for file, text := range map[string]string{"cgroup.controllers": "cpu io memory pids rdma\n", "cgroup.subtree_control": "memory\n", "cgroup.procs": "", "cpu.max": "", "cpu.weight": "",
 			"memory.max": "", "pids.max": "", "memory.swap.max": "", "cpu.stat": "usage_usec 1500\nuser_usec 1\n", "memory.current": "5000\n", "memory.stat": "anon 1000\ninactive_file 2000\npgfault 7\n",
-			"pids.current": "3\n", "memory.events": "low 0\noom 1\noom_kill 2\n"} {
+			"pids.current": "3\n"} {
 			if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -89,7 +89,7 @@ func TestUnified(t *testing.T) {
 	}
 	s, err := tree.Stats("pod1")
 	s.Time = time.Time{}
-	if want := (Stats{CPU: 1500 * time.Microsecond, Memory: 5000, WorkingSet: 3000, RSS: 1000, Faults: 7, Pids: 3, OOMKills: 2}); err != nil || !reflect.DeepEqual(s, want) {
+	if want := (Stats{CPU: 1500 * time.Microsecond, Memory: 5000, WorkingSet: 3000, RSS: 1000, Pids: 3}); err != nil || !reflect.DeepEqual(s, want) {
 		t.Errorf("stats: %+v, %v", s, err)
 	}
 	if !tree.Has("memory") || tree.Has("hugetlb") || !tree.HasSwapLimit() {

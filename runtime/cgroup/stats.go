@@ -18,10 +18,7 @@ type Stats struct {
 	Memory     uint64        // bytes, page cache included
 	WorkingSet uint64        // Memory without the page cache that can go at once
 	RSS        uint64        // anonymous memory
-	Faults     uint64
-	Major      uint64
-	Pids       uint64
-	OOMKills   uint64
+	Pids       uint64        // processes, threads included
 }
 
 // Stats reads what a cgroup uses; what the kernel does not count is zero. It is an error if there is no such cgroup.
@@ -36,7 +33,6 @@ func (t *Tree) Stats(name string) (Stats, error) {
 		s.Memory = number(t.file("", name, "memory.current"))
 		memory, _ := table(t.file("", name, "memory.stat"))
 		s.WorkingSet, s.RSS = less(s.Memory, memory["inactive_file"]), memory["anon"]
-		s.Faults, s.Major = memory["pgfault"], memory["pgmajfault"]
 		s.Pids = number(t.file("", name, "pids.current"))
 	} else {
 		cpu, err := os.ReadFile(t.file("cpuacct", name, "cpuacct.usage"))
@@ -48,11 +44,8 @@ func (t *Tree) Stats(name string) (Stats, error) {
 		s.Memory = number(t.file("memory", name, "memory.usage_in_bytes"))
 		memory, _ := table(t.file("memory", name, "memory.stat"))
 		s.WorkingSet, s.RSS = less(s.Memory, memory["total_inactive_file"]), memory["total_rss"]
-		s.Faults, s.Major = memory["total_pgfault"], memory["total_pgmajfault"]
 		s.Pids = number(t.file("pids", name, "pids.current"))
 	}
-	oom, _ := table(t.OOMFile(name))
-	s.OOMKills = oom["oom_kill"]
 	return s, nil
 }
 

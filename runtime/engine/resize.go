@@ -154,8 +154,5 @@ func (e *Engine) update(ctx context.Context, c taskResize) error {
 	c.t.rec.Given, c.t.actual = given, given.Resources
 	rec := c.t.rec
 	e.mu.Unlock()
-	if err := e.dir.SaveContainer(c.t.pod.rec.ID, rec); err != nil {
-		return err
-	}
-	return nil
+	return e.dir.SaveContainer(c.t.pod.rec.ID, rec)
 }

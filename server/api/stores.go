@@ -116,9 +116,9 @@ func (s *stores) options(gr schema.GroupResource, config *storagebackend.ConfigF
 	return generic.RESTOptions{
 		StorageConfig: config, ResourcePrefix: strings.TrimPrefix(prefix, root+"/"), EnableGarbageCollection: true, DeleteCollectionWorkers: 1,
 		Decorator: func(config *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
-			newObject, newList func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
+			newObject, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
 		) (storage.Interface, factory.DestroyFunc, error) {
-			return s.db.Storage(store.Resource{Codec: config.Codec, Prefix: prefix, New: newObject, NewList: newList, Volatile: volatileOf(gr), Transformer: s.transformer(gr)}), func() {}, nil
+			return s.db.Storage(store.Resource{Codec: config.Codec, Prefix: prefix, New: newObject, Volatile: volatileOf(gr), Transformer: s.transformer(gr)}), func() {}, nil
 		},
 	}
 }

@@ -112,9 +112,6 @@ func (s *Set) Endpoints() *Cache[corev1.Endpoints]  { return Of[corev1.Endpoints
 func (s *Set) ConfigMaps() *Cache[corev1.ConfigMap] { return Of[corev1.ConfigMap](s, "", "configmaps") }
 func (s *Set) Secrets() *Cache[corev1.Secret]       { return Of[corev1.Secret](s, "", "secrets") }
 func (s *Set) Namespaces() *Cache[corev1.Namespace] { return Of[corev1.Namespace](s, "", "namespaces") }
-func (s *Set) LimitRanges() *Cache[corev1.LimitRange] {
-	return Of[corev1.LimitRange](s, "", "limitranges")
-}
 func (s *Set) ServiceAccounts() *Cache[corev1.ServiceAccount] {
 	return Of[corev1.ServiceAccount](s, "", "serviceaccounts")
 }

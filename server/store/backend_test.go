@@ -98,7 +98,7 @@ func sqliteBackend(t *testing.T) *backend {
 	db := openDB(t)
 	transformer, c := parts()
 	return &backend{
-		Interface:   db.Storage(store.Resource{Prefix: "/pods", Codec: c, New: newPod, NewList: newPodList, Transformer: transformer}),
+		Interface:   db.Storage(store.Resource{Prefix: "/pods", Codec: c, New: newPod, Transformer: transformer}),
 		transformer: transformer,
 		codec:       c,
 		compact: func(ctx context.Context, t *testing.T, rv string) {

@@ -46,7 +46,7 @@ func newConfigMap() runtime.Object     { return &corev1.ConfigMap{} }
 func newConfigMapList() runtime.Object { return &corev1.ConfigMapList{} }
 
 func configMaps(db *store.DB) storage.Interface {
-	return db.Storage(store.Resource{Prefix: "/configmaps", Codec: protobuf, New: newConfigMap, NewList: newConfigMapList})
+	return db.Storage(store.Resource{Prefix: "/configmaps", Codec: protobuf, New: newConfigMap})
 }
 
 // configMap has 1.5 KB of text that no compressor gets much out of.

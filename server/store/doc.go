@@ -15,6 +15,6 @@
 // lose it; a clean stop does not.
 //
 //	db, err := store.Open(ctx, store.Options{Path: "/var/lib/bramble/server/state.db", Logger: logger})
-//	pods := db.Storage(store.Resource{Prefix: "/pods", Codec: codec, New: newPod, NewList: newPodList})
+//	pods := db.Storage(store.Resource{Prefix: "/pods", Codec: codec, New: newPod})
 //	err = pods.Create(ctx, "/pods/default/web", pod, out, 0)
 package store

@@ -18,8 +18,6 @@ type Resource struct {
 	Prefix string // below "/registry": "/pods", "/apps.example.com/things"
 	Codec  runtime.Codec
 	New    func() runtime.Object
-	// NewList is for callers; the store fills lists that it is given.
-	NewList func() runtime.Object
 	// Volatile, when set, names the writes that may be acknowledged from memory.
 	Volatile VolatileFunc
 	// Transformer, when set, encrypts what memory and disk hold.

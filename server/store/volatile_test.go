@@ -16,7 +16,7 @@ import (
 
 // leases are volatile while their holder stays the same.
 func leases(db *store.DB) storage.Interface {
-	return db.Storage(store.Resource{Prefix: "/leases", Codec: protobuf, New: newConfigMap, NewList: newConfigMapList,
+	return db.Storage(store.Resource{Prefix: "/leases", Codec: protobuf, New: newConfigMap,
 		Volatile: func(old, new runtime.Object) bool {
 			return old != nil && old.(*corev1.ConfigMap).Data["holder"] == new.(*corev1.ConfigMap).Data["holder"]
 		}})
@@ -24,7 +24,7 @@ func leases(db *store.DB) storage.Interface {
 
 // events are volatile altogether.
 func events(db *store.DB) storage.Interface {
-	return db.Storage(store.Resource{Prefix: "/events", Codec: protobuf, New: newConfigMap, NewList: newConfigMapList,
+	return db.Storage(store.Resource{Prefix: "/events", Codec: protobuf, New: newConfigMap,
 		Volatile: func(_, _ runtime.Object) bool { return true }})
 }
 

@@ -135,7 +135,6 @@ type torture struct {
 type running struct {
 	pid            int
 	container, pod string // of a container; the pod of a shim as well
-	shim           bool
 }
 
 var (
@@ -167,7 +166,7 @@ func (x *torture) look() (containers, shims []running) {
 				x.seen[m[2]] = m[1]
 			}
 		} else if m := ofShim.FindSubmatch(args); m != nil && filepath.Base(program) == "bramble-shim" {
-			shims = append(shims, running{pid: pid, pod: string(m[1]), shim: true})
+			shims = append(shims, running{pid: pid, pod: string(m[1])})
 		}
 	}
 	return containers, shims

@@ -102,7 +102,7 @@ func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
 	i := &informer{f: f, gvk: gvk, gvr: gvr, prefix: prefix, decoder: f.codecs.UniversalDecoder(gvk.GroupVersion())}
 	i.live = &liveIndexer{i: i, storage: f.db.Storage(store.Resource{
 		Codec: runtime.NewCodec(f.codecs.LegacyCodec(gvk.GroupVersion()), i.decoder), Prefix: storagePrefix(prefix),
-		New: i.object, NewList: i.list, Transformer: f.secret(gvr.GroupResource()),
+		New: i.object, Transformer: f.secret(gvr.GroupResource()),
 	})}
 	if f.kept[t] {
 		i.kept = newKept(i)

@@ -49,7 +49,7 @@ func open(t *testing.T, o store.Options, options ...Option) house {
 		}
 	})
 	codec := serializer.NewCodecFactory(scheme.Scheme).LegacyCodec(corev1.SchemeGroupVersion)
-	return house{f, db.Storage(store.Resource{Codec: codec, Prefix: "/configmaps", New: func() runtime.Object { return &corev1.ConfigMap{} }, NewList: func() runtime.Object { return &corev1.ConfigMapList{} }})}
+	return house{f, db.Storage(store.Resource{Codec: codec, Prefix: "/configmaps", New: func() runtime.Object { return &corev1.ConfigMap{} }})}
 }
 
 func (h house) put(t *testing.T, ns, name, value string) {
