@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/storage/ephemeral"
 )
 
 // mountClaim gives what the volume bound to a claim is: a path of this node, or an export.
@@ -13,8 +14,14 @@ func mountClaim(ctx context.Context, v volume, s *corev1.VolumeSource) (string, 
 }
 
 // mountEphemeral gives what the claim that was made for this volume alone is bound to.
-func mountEphemeral(ctx context.Context, v volume, _ *corev1.VolumeSource) (string, error) {
-	return v.mountClaimed(ctx, v.pod.Name+"-"+v.name)
+func mountEphemeral(ctx context.Context, v volume, s *corev1.VolumeSource) (string, error) {
+	name := ephemeral.VolumeClaimName(v.pod, &corev1.Volume{Name: v.name, VolumeSource: *s})
+	if claim, ok := v.objects.PersistentVolumeClaim(v.pod.Namespace, name); ok {
+		if err := ephemeral.VolumeIsForPod(v.pod, claim); err != nil {
+			return "", err // somebody's claim happens to be called so
+		}
+	}
+	return v.mountClaimed(ctx, name)
 }
 
 func (v volume) mountClaimed(ctx context.Context, name string) (string, error) {

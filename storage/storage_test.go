@@ -179,6 +179,7 @@ func TestMount(t *testing.T) {
 		token:      "jwt",
 		claims: map[string]*corev1.PersistentVolumeClaim{
 			"bound":   {ObjectMeta: metav1.ObjectMeta{UID: "c1"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound}},
+			"p-v":     {ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p-v", UID: "c1"}, Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pv"}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound}},
 			"waiting": {Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}},
 		},
 		volumes: map[string]*corev1.PersistentVolume{"pv": {Spec: corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{UID: "c1"},
@@ -220,6 +221,7 @@ func TestMount(t *testing.T) {
 		{name: "huge pages", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: "HugePages"}}, err: "emptyDir.medium"},
 		{name: "claim", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "bound"}}, want: "kept 644 data\n"},
 		{name: "claim that waits", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "waiting"}}, err: "is not bound"},
+		{name: "another's claim in place of the volume's own", source: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}, err: "PVC default/p-v was not created for pod default/p (pod is not owner)"},
 		{name: "claim that is not there", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "none"}}, err: `persistentvolumeclaim "none" not found`},
 		{name: "host", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathDirectory)}}, want: "kept 644 data\n"},
 		{name: "host path of another type", source: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: host, Type: ptr(corev1.HostPathFile)}}, err: "hostPath type check failed: " + host + " is not a file"},

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -129,5 +130,24 @@ func TestAdviceOnVolumes(t *testing.T) {
 				t.Errorf("got  %q (%s)\nwant %q (%s)", got, message, tt.want, tt.message)
 			}
 		})
+	}
+}
+
+// The claim of an ephemeral volume is the pod's own, or it is not the volume's.
+func TestEphemeralClaimOfAnother(t *testing.T) {
+	p := pod("p", "1", func(p *corev1.Pod) {
+		p.UID = "mine"
+		p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}}}
+	})
+	claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: "p-v"}}
+	claim.Spec.VolumeName = "pv"
+	metav1.SetMetaDataAnnotation(&claim.ObjectMeta, storagehelpers.AnnBindCompleted, "yes")
+	s := shelf{claims: map[string]*corev1.PersistentVolumeClaim{"p-v": claim}}
+	if _, message := volumesOf(p, s); !strings.HasSuffix(message, "p-v was not created for pod default/p (pod is not owner)") {
+		t.Errorf("told %q", message)
+	}
+	claim.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(p, corev1.SchemeGroupVersion.WithKind("Pod"))}
+	if out, message := volumesOf(p, s); message != "" || len(out.all) != 1 {
+		t.Errorf("its own: told %q", message)
 	}
 }

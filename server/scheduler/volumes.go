@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
+	"k8s.io/component-helpers/storage/ephemeral"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,7 +54,7 @@ func volumesOf(pod *corev1.Pod, s Storage) (out volumes, message string) {
 		case v.PersistentVolumeClaim != nil:
 			name = v.PersistentVolumeClaim.ClaimName
 		case v.Ephemeral != nil:
-			name = pod.Name + "-" + v.Name
+			name = ephemeral.VolumeClaimName(pod, v)
 		default:
 			continue
 		}
@@ -63,6 +64,8 @@ func volumesOf(pod *corev1.Pod, s Storage) (out volumes, message string) {
 			return volumes{}, fmt.Sprintf("waiting for ephemeral volume controller to create the persistentvolumeclaim %q", name)
 		case !ok:
 			return volumes{}, fmt.Sprintf("persistentvolumeclaim %q not found", name)
+		case v.Ephemeral != nil && ephemeral.VolumeIsForPod(pod, claim) != nil:
+			return volumes{}, ephemeral.VolumeIsForPod(pod, claim).Error()
 		case claim.DeletionTimestamp != nil:
 			return volumes{}, fmt.Sprintf("persistentvolumeclaim %q is being deleted", name)
 		case claim.Status.Phase == corev1.ClaimLost:
