@@ -230,7 +230,7 @@ func (a *agent) openPods() error {
 }
 
 func (a *agent) facts() worker.Facts {
-	f := worker.Facts{HostIPs: []string{a.self.address().String()}, Allocatable: a.self.allocatable()}
+	f := worker.Facts{HostIPs: a.self.addresses(), Allocatable: a.self.allocatable()}
 	if c := a.catalog.Cluster(); c != nil {
 		f.ClusterDomain = c.Domain
 		if c.DNS != "" {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,5 +33,17 @@ func TestResolversAreFollowed(t *testing.T) {
 		if got := n.upstream(); !slices.Equal(got, step.want) {
 			t.Errorf("after %q: %v, want %v", step.file, got, step.want)
 		}
+	}
+}
+
+// TestNoAddressYet: a board that boots with its cable out tells pods no address, and not that there is an "invalid IP".
+func TestNoAddressYet(t *testing.T) {
+	s := &self{}
+	if got := s.addresses(); len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+	s.ip = netip.MustParseAddr("192.168.1.2")
+	if got := s.addresses(); !slices.Equal(got, []string{"192.168.1.2"}) {
+		t.Errorf("%v", got)
 	}
 }

@@ -21,7 +21,7 @@ import (
 	"bramble.dev/mesh"
 )
 
-// look is how often the node looks at itself: its address, its resolvers, and what it runs short of. It
+// look is how often the node looks at itself: its address, its resolvers, and the ports that are in use. It
 // reads a few files and writes none.
 const look = 10 * time.Second
 
@@ -60,6 +60,14 @@ func (s *self) address() netip.Addr {
 	return s.ip
 }
 
+// addresses are the node's, as pods and the API are told them: none while none was found.
+func (s *self) addresses() []string {
+	if ip := s.address(); ip.IsValid() {
+		return []string{ip.String()}
+	}
+	return nil
+}
+
 // find looks for the node's address; one that cannot be found stays what it was.
 func (s *self) find() (changed bool) {
 	hint := s.config.NodeIP
@@ -92,7 +100,7 @@ func (s *self) update(ctx context.Context) {
 		s.log.Warn("images cannot be listed", "err", err)
 	}
 	in := status.NodeInput{
-		Name: s.config.NodeName, IP: s.address().String(), Machine: s.machine, MaxPods: s.config.MaxPods, Reserved: s.config.reserved(s.machine),
+		Name: s.config.NodeName, IPs: s.addresses(), Machine: s.machine, MaxPods: s.config.MaxPods, Reserved: s.config.reserved(s.machine),
 		Runtime: s.config.Version, Kubelet: upstream.Version, Images: images, Pressure: s.pressure(), Now: time.Now(),
 	}
 	if err := s.network.problem(); err != nil {

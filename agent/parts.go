@@ -51,7 +51,10 @@ func (a *agent) openParts(ctx context.Context) error {
 	a.closers = append(a.closers, m.Close)
 	a.self = &self{
 		config: *c, images: a.images.List, offers: store.offers, report: a.reports.node, log: a.log, wake: make(chan struct{}, 1), machine: status.Look(c.dir()),
-		moved: func() { a.network.poke() },
+		moved: func() {
+			a.network.poke()
+			a.pods.ObjectsChanged("") // their status tells it
+		},
 	}
 	a.network = &network{
 		Mesh: m, catalog: a.catalog, node: c.NodeName, labels: c.Labels, nodeIP: a.self.address, proxy: a.proxy, log: a.log, changed: make(chan struct{}, 1),

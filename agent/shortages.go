@@ -91,7 +91,7 @@ func folders(dir string, e *engine.Engine, volumes *storage.Volumes, v worker.Vi
 		}
 	}
 	for _, volume := range v.Pod.Spec.Volumes {
-		if volume.EmptyDir != nil && volume.EmptyDir.Medium == corev1.StorageMediumDefault {
+		if shortage.OnDisk(volume) {
 			f.Volumes[volume.Name] = volumes.Folder(v.Pod.UID, volume.Name)
 		}
 	}

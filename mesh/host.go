@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -108,9 +109,12 @@ func local(a netip.Addr) bool {
 	return false
 }
 
-// towards is the source address that the kernel takes for a destination. No packet is sent.
+// lookUp is how long a server's name is looked up: on a site without a link no resolver answers, and the board must go on.
+const lookUp = 3 * time.Second
+
+// towards is the source address that the kernel takes for a destination. No packet is sent, but to a resolver if it is a name.
 func towards(host string) (netip.Addr, error) {
-	c, err := net.Dial("udp4", net.JoinHostPort(host, "9"))
+	c, err := net.DialTimeout("udp4", net.JoinHostPort(host, "9"), lookUp)
 	if err != nil {
 		return netip.Addr{}, err
 	}

@@ -43,18 +43,23 @@ func (v volume) projection(ctx context.Context, p corev1.VolumeProjection, mode 
 	}
 }
 
-// tokenFile is a token of the pod's service account. Who may read it follows KEP-1205: the one user of all containers and the
-// group of the pod, if there are such; otherwise whom the volume's mode lets.
+// tokenFile is a token of the pod's service account.
 func (v volume) tokenFile(ctx context.Context, p *corev1.ServiceAccountTokenProjection, mode int32) (files, error) {
 	token, err := v.objects.Token(ctx, v.pod, p)
 	if err != nil {
 		return nil, err
 	}
-	f := file{data: []byte(token), mode: mode, user: onlyUser(v.pod)}
+	return files{p.Path: v.credential([]byte(token), mode)}, nil
+}
+
+// credential is a file of which KEP-1205 says who may read it: the one user of all containers and the group of the pod, if there
+// are such; otherwise whom the volume's mode lets.
+func (v volume) credential(data []byte, mode int32) file {
+	f := file{data: data, mode: mode, user: onlyUser(v.pod)}
 	if f.user != nil || v.fsGroup() != nil {
 		f.mode = 0o600
 	}
-	return files{p.Path: f}, nil
+	return f
 }
 
 // onlyUser is the user that all containers of a pod run as, nil if there are several or none is said.

@@ -120,14 +120,14 @@ func (v *Volumes) onExport(ctx context.Context, f Folder, work func(*os.Root) er
 	if err != nil {
 		return err
 	}
-	var mounting error
+	var refused error // by the kernel or the server
 	err = v.remote.do(ctx, f.Server, at, func() error {
 		if err := os.MkdirAll(at, 0o700); err != nil {
 			return err
 		}
 		v.nameClient()
-		if mounting = e.mount(at); mounting != nil {
-			return errors.Join(mounting, os.Remove(at))
+		if refused = e.mount(at); refused != nil {
+			return errors.Join(refused, os.Remove(at))
 		}
 		return errors.Join(onRoot(at, work), detach(at), os.Remove(at))
 	})
@@ -136,8 +136,8 @@ func (v *Volumes) onExport(ctx context.Context, f Folder, work func(*os.Root) er
 		return nil
 	case errors.Is(err, errAway): // it may still be going on
 		return e.explain(err)
-	case mounting != nil:
-		return e.explain(mounting)
+	case refused != nil:
+		return e.explain(refused)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("folder %s of %s: %w: the export must let this node's root write there (no_root_squash)", f.Name, e.source, fs.ErrPermission)
 	}

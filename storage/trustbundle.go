@@ -21,11 +21,7 @@ func (v volume) trustFile(p *corev1.ClusterTrustBundleProjection, mode int32) (f
 	if err != nil {
 		return nil, err
 	}
-	f := file{data: anchors(bundles), mode: mode, user: onlyUser(v.pod)}
-	if f.user != nil || v.fsGroup() != nil {
-		f.mode = 0o600
-	}
-	return files{p.Path: f}, nil
+	return files{p.Path: v.credential(anchors(bundles), mode)}, nil
 }
 
 // chosen are the bundles that a projection means: the one with a name, or a signer's with labels. No selector at all means none.

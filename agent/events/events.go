@@ -48,7 +48,6 @@ const (
 	ResizeStarted          = "ResizeStarted"
 	ResizeCompleted        = "ResizeCompleted"
 	ResizeDeferred         = "ResizeDeferred"
-	ResizeInfeasible       = "ResizeInfeasible"
 	ResizeError            = "ResizeError"
 )
 

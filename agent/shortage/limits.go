@@ -12,7 +12,7 @@ import (
 // limited says whether a pod has limits on the disk that somebody must watch: the kernel does not.
 func limited(pod *corev1.Pod) bool {
 	for _, v := range pod.Spec.Volumes {
-		if onDisk(v) && v.EmptyDir.SizeLimit != nil && v.EmptyDir.SizeLimit.Sign() > 0 {
+		if OnDisk(v) && v.EmptyDir.SizeLimit != nil && v.EmptyDir.SizeLimit.Sign() > 0 {
 			return true
 		}
 	}
@@ -24,15 +24,15 @@ func limited(pod *corev1.Pod) bool {
 	return false
 }
 
-// onDisk says whether a volume is an emptyDir on the disk. One in memory has its size from the kernel.
-func onDisk(v corev1.Volume) bool {
-	return v.EmptyDir != nil && v.EmptyDir.Medium != corev1.StorageMediumMemory
+// OnDisk says whether a volume is an emptyDir on the disk. One in memory has its size from the kernel.
+func OnDisk(v corev1.Volume) bool {
+	return v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault
 }
 
 // exceeded says which of its own limits a pod has exceeded, in the kubelet's words; "": none.
 func exceeded(u *Use, split bool) string {
 	for _, v := range u.Pod.Spec.Volumes {
-		if !onDisk(v) || v.EmptyDir.SizeLimit == nil || v.EmptyDir.SizeLimit.Sign() <= 0 {
+		if !OnDisk(v) || v.EmptyDir.SizeLimit == nil || v.EmptyDir.SizeLimit.Sign() <= 0 {
 			continue
 		}
 		if limit := v.EmptyDir.SizeLimit; u.Volumes[v.Name].Bytes > limit.Value() {

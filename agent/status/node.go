@@ -36,7 +36,7 @@ type Pressure struct{ Memory, Disk, PID bool }
 // NodeInput is what a node's status is made from.
 type NodeInput struct {
 	Name       string
-	IP         string
+	IPs        []string // none: the node has no address yet
 	Machine    Machine
 	MaxPods    int
 	Reserved   corev1.ResourceList // what the board needs for itself
@@ -45,13 +45,11 @@ type NodeInput struct {
 	Images     []seam.Image
 	Pressure   Pressure
 	NotReady   []string // why no pod can be run; none: it is ready
-	Features   []string // declared features
 	Site       string
 	OtherSites []string         // whose pods this node's do not reach
 	Ports      []link.PortInUse // that Services or Ingresses want, and programs of the board have
 	Old        corev1.NodeStatus
 	Now        time.Time
-	VolumesUse []corev1.UniqueVolumeName
 }
 
 // The bounds of the API for images in a node's status.
@@ -64,17 +62,18 @@ const (
 // link's business, not the status's.
 func Node(in NodeInput) corev1.NodeStatus {
 	s := corev1.NodeStatus{
-		Capacity:  capacity(in),
-		Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: in.IP}, {Type: corev1.NodeHostName, Address: in.Name}},
+		Capacity: capacity(in),
 		NodeInfo: corev1.NodeSystemInfo{
 			MachineID: in.Machine.MachineID, SystemUUID: in.Machine.SystemUUID, BootID: in.Machine.BootID,
 			KernelVersion: in.Machine.Kernel, OSImage: in.Machine.OSImage, Architecture: in.Machine.Architecture, OperatingSystem: "linux",
 			ContainerRuntimeVersion: "bramble://" + in.Runtime, KubeletVersion: in.Kubelet,
 		},
-		Images:           images(in.Images),
-		DeclaredFeatures: in.Features,
-		VolumesInUse:     in.VolumesUse,
+		Images: images(in.Images),
 	}
+	for _, ip := range in.IPs {
+		s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+	}
+	s.Addresses = append(s.Addresses, corev1.NodeAddress{Type: corev1.NodeHostName, Address: in.Name})
 	// Nobody listens there: the server reaches the node over the link. But clients read it.
 	s.DaemonEndpoints.KubeletEndpoint.Port = 10250
 	if in.Machine.SwapBytes > 0 {

@@ -15,7 +15,7 @@ import (
 
 func nodeInput() NodeInput {
 	return NodeInput{
-		Name: "pi", IP: "192.168.1.2", MaxPods: 110, Runtime: "0.1.0", Kubelet: "v1.37.2", Now: t0,
+		Name: "pi", IPs: []string{"192.168.1.2"}, MaxPods: 110, Runtime: "0.1.0", Kubelet: "v1.37.2", Now: t0,
 		Machine: Machine{
 			CPUs: 4, MemoryBytes: 4 << 30, DiskBytes: 32 << 30, MachineID: "m", SystemUUID: "s", BootID: "b", Kernel: "6.12", OSImage: "Debian", Architecture: "arm64",
 			HugePages: map[string]int64{"hugepages-2Mi": 8 << 20},
@@ -39,6 +39,19 @@ func TestNodeGolden(t *testing.T) {
 	want, err := os.ReadFile(path)
 	if err != nil || string(got) != string(want) {
 		t.Errorf("differs from %s:\n%s", path, got)
+	}
+}
+
+// TestNodeWithoutAddress: the cable is out since the board began. The API refuses what is no address.
+func TestNodeWithoutAddress(t *testing.T) {
+	in := nodeInput()
+	in.IPs = nil
+	if got := Node(in).Addresses; len(got) != 1 || got[0].Type != corev1.NodeHostName {
+		t.Errorf("%v", got)
+	}
+	told := Generate(Input{Pod: pod(), HostIPs: []string{"192.168.1.2"}, Now: t0})
+	if again := Generate(Input{Pod: pod(), Old: told, Now: t0}); again.HostIP != "192.168.1.2" || len(again.HostIPs) != 1 {
+		t.Errorf("what was told before is forgotten: %q %v", again.HostIP, again.HostIPs)
 	}
 }
 

@@ -166,8 +166,11 @@ func addresses(s *corev1.PodStatus, in Input) {
 	for _, ip := range in.HostIPs {
 		s.HostIPs = append(s.HostIPs, corev1.HostIP{IP: ip})
 	}
-	if len(in.HostIPs) > 0 {
-		s.HostIP = in.HostIPs[0]
+	if len(in.HostIPs) == 0 { // a board whose cable is out tells what it told
+		s.HostIPs = slices.Clone(in.Old.HostIPs)
+	}
+	if len(s.HostIPs) > 0 {
+		s.HostIP = s.HostIPs[0].IP
 	}
 }
 

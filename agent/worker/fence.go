@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/agent/fence"
-	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/seam"
 	"bramble.dev/link"
 )
@@ -78,19 +77,7 @@ func (p *planner) guarded() {
 
 // halt ends what runs of the pod. It starts again when the server is back and still wants it here.
 func (p *planner) halt() {
-	running := p.running()
-	for _, o := range running {
-		c, _ := podspec.Find(p.d.Pod, o.Name)
-		p.stop(o, p.graceOf(podspec.Container{}, ""), "",
-			"Stopping container "+o.Name+": the server has not been heard of, and may replace the pod on another node", p.turn(c, running))
-	}
-	if len(running) > 0 || p.later(p.o.Memory.End.NotBefore, maxEndRetry) {
-		return
-	}
-	for _, s := range p.o.Sandboxes {
-		if s.Ready {
-			p.do(Action{Kind: StopSandbox, ID: s.ID})
-			return
-		}
+	if p.stopContainers(": the server has not been heard of, and may replace the pod on another node") {
+		p.stopSandbox()
 	}
 }

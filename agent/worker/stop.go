@@ -8,24 +8,36 @@ import (
 	"bramble.dev/agent/seam"
 )
 
-// end ends all containers of the pod, sidecars last and in reverse order; when whole, the sandbox
-// and what the pod holds of the node go too.
+// end ends all containers of the pod; when whole, the sandbox and what the pod holds of the node go too.
 func (p *planner) end(whole bool) {
+	if p.stopContainers("") && whole && p.stopSandbox() {
+		p.do(Action{Kind: Finish})
+	}
+}
+
+// stopContainers ends the pod's containers, sidecars last and in reverse order, and says whether none runs any more. Their
+// events say why.
+func (p *planner) stopContainers(why string) bool {
 	running := p.running()
 	for _, o := range running {
 		c, _ := podspec.Find(p.d.Pod, o.Name)
-		p.stop(o, p.graceOf(podspec.Container{}, ""), "", "Stopping container "+o.Name, p.turn(c, running))
+		p.stop(o, p.graceOf(podspec.Container{}, ""), "", "Stopping container "+o.Name+why, p.turn(c, running))
 	}
-	if len(running) > 0 || !whole || p.later(p.o.Memory.End.NotBefore, maxEndRetry) {
-		return
+	return len(running) == 0
+}
+
+// stopSandbox ends the sandbox, and says whether none is left that could run anything.
+func (p *planner) stopSandbox() bool {
+	if p.later(p.o.Memory.End.NotBefore, maxEndRetry) {
+		return false
 	}
 	for _, s := range p.o.Sandboxes {
 		if s.Ready {
 			p.do(Action{Kind: StopSandbox, ID: s.ID})
-			return
+			return false
 		}
 	}
-	p.do(Action{Kind: Finish})
+	return true
 }
 
 // running are the containers that run, in the order of the specification.
