@@ -171,8 +171,8 @@ func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 			}
 		}
 	}
-	if pod.Spec.Resources != nil {
-		look(*pod.Spec.Resources)
+	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
+		look(*r)
 	} else {
 		for c := range All(pod) {
 			if c.Kind != Ephemeral {
@@ -187,6 +187,14 @@ func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 		return corev1.PodQOSGuaranteed
 	}
 	return corev1.PodQOSBurstable
+}
+
+// Priority is the pod's; 0 if none was given.
+func Priority(pod *corev1.Pod) int32 {
+	if pod.Spec.Priority == nil {
+		return 0
+	}
+	return *pod.Spec.Priority
 }
 
 // ImageRef is the reference with the default tag that an image without tag and digest has.

@@ -284,3 +284,26 @@ func TestImageRef(t *testing.T) {
 		}
 	}
 }
+
+// TestQOS: an empty spec.resources says nothing of the pod as a whole; its containers do.
+func TestQOS(t *testing.T) {
+	amount := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("64Mi")}
+	full, some := corev1.ResourceRequirements{Requests: amount, Limits: amount}, corev1.ResourceRequirements{Requests: amount}
+	for _, c := range []struct {
+		name      string
+		container corev1.ResourceRequirements
+		pod       *corev1.ResourceRequirements
+		want      corev1.PodQOSClass
+	}{
+		{"nothing", corev1.ResourceRequirements{}, nil, corev1.PodQOSBestEffort},
+		{"requests", some, nil, corev1.PodQOSBurstable},
+		{"limits", full, nil, corev1.PodQOSGuaranteed},
+		{"the pod's own", some, &full, corev1.PodQOSGuaranteed},
+		{"the pod's own, empty", full, &corev1.ResourceRequirements{}, corev1.PodQOSGuaranteed},
+	} {
+		pod := &corev1.Pod{Spec: corev1.PodSpec{Resources: c.pod, Containers: []corev1.Container{{Name: "app", Resources: c.container}}}}
+		if got := QOS(pod); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}

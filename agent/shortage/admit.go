@@ -17,7 +17,7 @@ const reason = "Evicted"
 const systemCritical = 2_000_000_000
 
 func critical(pod *corev1.Pod) bool {
-	return pod.Spec.Priority != nil && *pod.Spec.Priority >= systemCritical
+	return podspec.Priority(pod) >= systemCritical
 }
 
 // Refuse says why a board under pressure does not take a pod, or nil.

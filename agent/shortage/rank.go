@@ -6,6 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/resource"
+
+	"bramble.dev/agent/podspec"
 )
 
 // rank sorts pods by who is to go first when a signal is met: those that use more than they asked for, then those of the least
@@ -21,7 +23,7 @@ func rank(all []*Use, s Signal, split bool) {
 			}
 			return 1
 		}
-		byPriority := cmp.Compare(priority(a.Pod), priority(b.Pod))
+		byPriority := cmp.Compare(podspec.Priority(a.Pod), podspec.Priority(b.Pod))
 		if s == PIDAvailable {
 			return cmp.Or(byPriority, cmp.Compare(b.Pids, a.Pids))
 		}
@@ -50,13 +52,6 @@ func request(pod *corev1.Pod, s Signal) int64 {
 	}
 	q := resource.PodRequests(pod, resource.PodResourcesOptions{})[s.resource()]
 	return q.Value()
-}
-
-func priority(pod *corev1.Pod) int32 {
-	if pod.Spec.Priority == nil {
-		return 0
-	}
-	return *pod.Spec.Priority
 }
 
 // worthwhile are the pods whose end gives something back, the first to go at the front. A pod that holds nothing of a full

@@ -168,15 +168,9 @@ func (c claim) order(other claim) int {
 		}
 		return 0
 	}
-	priority := func(p *corev1.Pod) int32 {
-		if p.Spec.Priority == nil {
-			return 0
-		}
-		return *p.Spec.Priority
-	}
 	lesser := func(p *corev1.Pod) int { return after(podspec.QOS(p) != corev1.PodQOSGuaranteed) }
 	return cmp.Or(
-		after(c.grows)-after(other.grows), cmp.Compare(priority(other.pod), priority(c.pod)),
+		after(c.grows)-after(other.grows), cmp.Compare(podspec.Priority(other.pod), podspec.Priority(c.pod)),
 		lesser(c.pod)-lesser(other.pod), c.since.Compare(other.since), cmp.Compare(c.pod.UID, other.pod.UID),
 	)
 }

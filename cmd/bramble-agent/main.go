@@ -72,8 +72,8 @@ func command() *cobra.Command {
 	fl.StringSliceVar(&f.c.EvictionHard, "eviction-hard", nil, "what must stay free, else pods are evicted (default memory.available<100Mi or, on small boards, <10%; nodefs.available<10%, nodefs.inodesFree<5%, imagefs.available<15%, imagefs.inodesFree<5%, pid.available<10%)")
 	fl.DurationVar(&f.c.PressureTransition, "eviction-pressure-transition-period", shortage.DefaultTransition, "how long the node stays under pressure after its cause is gone")
 	fl.IntVar(&f.c.ImagesHigh, "image-gc-high-threshold", shortage.DefaultHigh, "percent of the disk with images above which images that no pod uses are removed (100: never)")
-	fl.DurationVar(&f.c.ImagesAge, "minimum-image-ttl-duration", shortage.DefaultAge, "how long an image is kept that no pod uses")
 	fl.IntVar(&f.c.ImagesLow, "image-gc-low-threshold", shortage.DefaultLow, "percent of that disk below which none is removed any more")
+	fl.DurationVar(&f.c.ImagesAge, "minimum-image-ttl-duration", shortage.DefaultAge, "how long an image is kept that no pod uses")
 	fl.StringSliceVar(&f.mirrors, "mirror", nil, "registries to ask in place of one (docker.io=https://mirror:5000; * for any), in their order")
 	fl.StringSliceVar(&f.c.InsecureRegistries, "insecure-registry", nil, "registries (host:port) that are spoken to without TLS")
 	fl.IntVar(&f.c.IngressHTTP, "ingress-http-port", 80, "port at which this board serves Ingresses over HTTP (0: none)")
@@ -116,18 +116,10 @@ func (f *flags) config() (agent.Config, error) {
 		return c, fmt.Errorf("--log-level %q: want debug, info, warn or error", f.level)
 	}
 	c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
-	c.Version, c.Labels, c.Token = version.Version, f.labels, f.token
+	c.Version, c.Labels = version.Version, f.labels
 	var err error
-	if f.tokenFile != "" && !f.teardown {
-		text, err := os.ReadFile(f.tokenFile)
-		switch {
-		case errors.Is(err, os.ErrNotExist) && agent.Joined(c.DataDir): // a token is needed once, and may be removed then
-		case errors.Is(err, os.ErrNotExist):
-			return c, fmt.Errorf("--token-file: %s does not exist, and this node has not joined yet: write a token of `bramble token create` there", f.tokenFile)
-		case err != nil:
-			return c, fmt.Errorf("--token-file: %w", err)
-		}
-		c.Token = strings.TrimSpace(string(text))
+	if c.Token, err = f.joinToken(); err != nil {
+		return c, err
 	}
 	if f.brokerCA != "" {
 		text, err := os.ReadFile(f.brokerCA)
@@ -173,17 +165,40 @@ func (f *flags) config() (agent.Config, error) {
 		}
 		c.Taints = append(c.Taints, t)
 	}
-	for _, s := range f.mirrors {
+	c.Mirrors, err = mirrors(f.mirrors)
+	return c, err
+}
+
+// joinToken is the token of --token-file, if there is one.
+func (f *flags) joinToken() (string, error) {
+	if f.tokenFile == "" || f.teardown {
+		return f.token, nil
+	}
+	text, err := os.ReadFile(f.tokenFile)
+	switch {
+	case errors.Is(err, os.ErrNotExist) && agent.Joined(f.c.DataDir): // a token is needed once, and may be removed then
+	case errors.Is(err, os.ErrNotExist):
+		return "", fmt.Errorf("--token-file: %s does not exist, and this node has not joined yet: write a token of `bramble token create` there", f.tokenFile)
+	case err != nil:
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// mirrors reads registry=mirror.
+func mirrors(given []string) (map[string][]string, error) {
+	var out map[string][]string
+	for _, s := range given {
 		registry, mirror, ok := strings.Cut(s, "=")
 		if !ok || registry == "" || mirror == "" {
-			return c, fmt.Errorf("--mirror %q: want registry=mirror, such as docker.io=http://192.168.1.2:5000", s)
+			return nil, fmt.Errorf("--mirror %q: want registry=mirror, such as docker.io=http://192.168.1.2:5000", s)
 		}
-		if c.Mirrors == nil {
-			c.Mirrors = map[string][]string{}
+		if out == nil {
+			out = map[string][]string{}
 		}
-		c.Mirrors[registry] = append(c.Mirrors[registry], mirror)
+		out[registry] = append(out[registry], mirror)
 	}
-	return c, nil
+	return out, nil
 }
 
 // reserved reads what is kept from pods.
