@@ -105,9 +105,10 @@ func (s *scheduler) nodeChanged(change cache.Change[corev1.Node]) {
 func (s *scheduler) podChanged(change cache.Change[corev1.Pod]) {
 	pod := change.New
 	if pod == nil {
+		held := s.state.has(change.Old.UID)
 		s.state.dropPod(change.Old.UID)
 		s.queue.remove(change.Old.UID)
-		if change.Old.Spec.NodeName != "" || change.Old.Status.NominatedNodeName != "" {
+		if held || change.Old.Spec.NodeName != "" || change.Old.Status.NominatedNodeName != "" {
 			s.queue.wake(nil)
 		}
 		return
@@ -126,6 +127,7 @@ func (s *scheduler) podChanged(change cache.Change[corev1.Pod]) {
 		}
 	case !s.ours(pod):
 		s.queue.remove(pod.UID)
+		s.state.forget(pod.UID)
 	case change.Old == nil || !s.ours(change.Old) || podMayFit(change.Old, pod):
 		s.queue.add(pod, caresOf(pod))
 	}
@@ -198,6 +200,7 @@ func (s *scheduler) schedule(ctx context.Context, it *item) {
 func (s *scheduler) choose(p *candidate, missing string) decision {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
+	s.state.forgetLocked(p.pod.UID) // the room that it held while its volumes were made
 	nodes := s.state.listed
 	if missing != "" && len(nodes) > 0 {
 		no := map[string]*refusal{}
@@ -210,9 +213,7 @@ func (s *scheduler) choose(p *candidate, missing string) decision {
 	d := decide(p, nodes, s.state.turn, nominated)
 	s.state.turn = (s.state.turn + d.looked) % max(len(nodes), 1)
 	if d.node != "" {
-		if len(p.volumes.unbound()) == 0 {
-			s.state.assumeLocked(p, d.node)
-		}
+		s.state.assumeLocked(p, d.node)
 		return d
 	}
 	if len(nodes) == 0 {
@@ -286,7 +287,7 @@ func (s *scheduler) Volumes() []*corev1.PersistentVolume {
 // Used implements Storage.
 func (s *scheduler) Used(claim *corev1.PersistentVolumeClaim, by *corev1.Pod) *corev1.Pod {
 	for _, pod := range s.pods.List(claim.Namespace, nil) {
-		if pod.UID != by.UID && pod.Spec.NodeName != "" && !pods.IsFinished(pod) && slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
+		if pod.UID != by.UID && (pod.Spec.NodeName != "" || s.state.has(pod.UID)) && !pods.IsFinished(pod) && slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
 			return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name
 		}) {
 			return pod

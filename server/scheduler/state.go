@@ -205,9 +205,21 @@ func (s *state) assumeLocked(p *candidate, node string) {
 func (s *state) forget(uid types.UID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.forgetLocked(uid)
+}
+
+func (s *state) forgetLocked(uid types.UID) {
 	if name, ok := s.where[uid]; ok && s.nodes[name].pods[uid].assumed {
 		s.free(uid)
 	}
+}
+
+// has says whether a pod takes room on a node, which the API may not know yet.
+func (s *state) has(uid types.UID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.where[uid]
+	return ok
 }
 
 func (s *state) nominate(pod *corev1.Pod, node string) {

@@ -113,13 +113,14 @@ func (s *scheduler) evict(ctx context.Context, preemptor *corev1.Pod, v *victims
 
 // awaitVolumes takes the volumes that are there for the pod's claims, tells the
 // provisioners of the others where the pod will run, and lets it wait: a change
-// of a claim wakes it.
+// of a claim wakes it. It keeps its room on the node: a volume that was made where
+// its pod then finds no room would hold the pod back for ever.
 func (s *scheduler) awaitVolumes(ctx context.Context, it *item, p *candidate, node string) {
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	n, ok := s.nodes.Get("", node)
 	if !ok {
-		s.queue.wait(it, true)
+		s.giveUp(it)
 		return
 	}
 	chosen, why := placeVolumes(p.volumes, n)
@@ -142,10 +143,17 @@ func (s *scheduler) awaitVolumes(ctx context.Context, it *item, p *candidate, no
 		retry = retry || err != nil
 	}
 	if retry {
-		s.queue.wait(it, true)
+		s.giveUp(it)
 		return
 	}
 	s.queue.await(it)
+}
+
+// giveUp takes a decision back, which is made again soon. Others may have the room meanwhile.
+func (s *scheduler) giveUp(it *item) {
+	s.state.forget(it.uid)
+	s.queue.wake(nil)
+	s.queue.wait(it, true)
 }
 
 // tellOfProvisioner says that a pod waits for somebody of whom nothing is known here.
