@@ -100,7 +100,7 @@ func (n *node) run(ctx context.Context) error {
 // tell reports the node as one of the boards that Bramble is for.
 func (n *node) tell() {
 	s := status.Node(status.NodeInput{
-		Name: n.name, IP: n.ip, MaxPods: 110, Runtime: "simulated", Kubelet: upstream.Version, Now: time.Now(),
+		Name: n.name, IPs: []string{n.ip}, MaxPods: 110, Runtime: "simulated", Kubelet: upstream.Version, Now: time.Now(),
 		Machine: status.Machine{CPUs: 4, MemoryBytes: 4 << 30, DiskBytes: 32 << 30, Architecture: "arm64", MachineID: n.name, SystemUUID: n.name, BootID: n.name, Kernel: "6.12", OSImage: "simulated"},
 	})
 	report := &link.NodeReport{Status: s, MAC: net.HardwareAddr{2, 0, 10, 0, 0, 1}, Labels: map[string]string{corev1.LabelHostname: n.name, corev1.LabelArchStable: "arm64", corev1.LabelOSStable: "linux"}}
