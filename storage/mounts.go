@@ -88,6 +88,9 @@ func mountOf(path string) (mountPoint, error) {
 
 // unescape undoes the octal escapes of space, tab, newline and backslash.
 func unescape(s string) string {
+	if !strings.Contains(s, `\`) { // nearly always: not worth what a Replacer costs
+		return s
+	}
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
