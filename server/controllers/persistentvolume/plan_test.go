@@ -149,6 +149,32 @@ func TestLife(t *testing.T) {
 	})
 }
 
+// A volume whose node was taken out of the cluster says so, and goes when a person deletes it.
+func TestNodeGone(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newCluster(t)
+		w.newClaim("c", ptr("local"), "1Gi", "")
+		metav1.SetMetaDataAnnotation(&w.claims["c"].ObjectMeta, storagehelpers.AnnSelectedNode, "b")
+		w.settle()
+		name := w.claims["c"].Spec.VolumeName
+		delete(w.boards, "b")
+		delete(w.claims, "c")
+		w.settle()
+		pv := w.pvs[name]
+		if pv == nil || pv.Status.Phase != corev1.VolumeFailed || !strings.Contains(pv.Status.Message, "on node b, which is not in the cluster any more") {
+			t.Fatalf("the volume says %+v", pv)
+		}
+		if w.events["VolumeFailedDelete"] != 1 {
+			t.Fatalf("told %d times", w.events["VolumeFailedDelete"])
+		}
+		w.pvs[name].DeletionTimestamp = ptr(metav1.Now())
+		w.settle()
+		if len(w.pvs) != 0 {
+			t.Fatalf("left: %v", w.pvs)
+		}
+	})
+}
+
 // What a person's volume is called or annotated with never has a node remove a folder that a person made.
 func TestProvisioned(t *testing.T) {
 	const name = "pvc-00000000-0000-0000-0000-000000000001"

@@ -103,7 +103,23 @@ func remove(pv *corev1.PersistentVolume, w world) step {
 	case provisioner == link.NFSProvisioner:
 		return assign(pv, w)
 	}
-	return step{}
+	return orphaned(pv, w)
+}
+
+// orphaned says of a volume whose node was taken out of the cluster that nobody
+// removes it. Whoever deletes it then has decided so.
+func orphaned(pv *corev1.PersistentVolume, w world) step {
+	name := pv.Annotations[link.VolumeNodeAnnotation]
+	switch {
+	case w.node(name) != nil:
+		return step{} // it does when it is there
+	case pv.DeletionTimestamp != nil:
+		return letGo(pv)
+	case pv.Status.Phase == corev1.VolumeFailed:
+		return step{}
+	}
+	message := fmt.Sprintf("what is in it is on node %s, which is not in the cluster any more: it is removed if that board joins again; if it does not, delete the volume (kubectl delete pv %s)", name, pv.Name)
+	return volumePhase(pv, corev1.VolumeFailed, message).tells(warning(pv, "VolumeFailedDelete", message))
 }
 
 const undeletable = "no driver of Bramble made this volume, so nobody removes what is in it: do that by hand and delete the volume, or keep it with persistentVolumeReclaimPolicy Retain"
