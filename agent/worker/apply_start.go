@@ -93,7 +93,12 @@ func (w *worker) pullFailed(pod *corev1.Pod, name, image string, missing []strin
 		w.startFailed(name, errInvalidName, message)
 		return
 	}
-	w.m.Events.Eventf(about, corev1.EventTypeWarning, events.Failed, "Failed to pull image %q: %v", image, err)
+	var away *seam.UnreachableError
+	remedy := ""
+	if errors.As(err, &away) {
+		remedy = "; no registry was reached: `bramble image import` on the board, or a mirror (--mirror), helps without one"
+	}
+	w.m.Events.Eventf(about, corev1.EventTypeWarning, events.Failed, "Failed to pull image %q: %v%s", image, err, remedy)
 	w.m.Events.Event(about, corev1.EventTypeWarning, events.Failed, "Error: "+errImagePull)
 	if len(missing) > 0 {
 		w.m.Events.Eventf(events.Pod(pod), corev1.EventTypeWarning, events.FailedImagePullSecret,

@@ -122,9 +122,10 @@ func missing(p *candidate, nodes []*nodeState) string {
 	return ""
 }
 
+// unlabelled names what no node has of that which a pod asks of its node.
 func unlabelled(p *candidate, nodes []*nodeState) string {
 	if len(refusedBy(selected, p, nodes)) < len(nodes) {
-		return ""
+		return unspread(p, nodes)
 	}
 	var nobody []string
 	for _, key := range slices.Sorted(maps.Keys(p.pod.Spec.NodeSelector)) {
@@ -133,10 +134,40 @@ func unlabelled(p *candidate, nodes []*nodeState) string {
 			nobody = append(nobody, key+"="+value)
 		}
 	}
-	if len(nobody) == 0 {
-		return ""
+	if len(nobody) > 0 {
+		return fmt.Sprintf("No node has the label %s (kubectl label node NAME %s).", strings.Join(nobody, ", nor "), nobody[0])
 	}
-	return fmt.Sprintf("No node has the label %s (kubectl label node NAME %s).", strings.Join(nobody, ", nor "), nobody[0])
+	if a := p.pod.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+		return fmt.Sprintf("Its node affinity asks for %s.", terms(a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution))
+	}
+	return ""
+}
+
+// unspread names a label by which pods are to be spread, and which no node has.
+func unspread(p *candidate, nodes []*nodeState) string {
+	for _, c := range p.spread {
+		if !slices.ContainsFunc(nodes, func(n *nodeState) bool { _, ok := n.node.Labels[c.key]; return ok }) {
+			return fmt.Sprintf("Its pods are to be spread over the label %s, which no node has.", c.key)
+		}
+	}
+	return ""
+}
+
+// terms is what is asked of a node, as one would write a selector.
+func terms(s *corev1.NodeSelector) string {
+	var out []string
+	for _, term := range s.NodeSelectorTerms {
+		var parts []string
+		for _, e := range slices.Concat(term.MatchExpressions, term.MatchFields) {
+			part := fmt.Sprintf("%s %s", e.Key, strings.ToLower(string(e.Operator)))
+			if len(e.Values) > 0 {
+				part += " (" + some(e.Values) + ")"
+			}
+			parts = append(parts, part)
+		}
+		out = append(out, strings.Join(parts, ", "))
+	}
+	return strings.Join(out, " or ")
 }
 
 // portsTaken names the pods that have the ports of the board which a pod asks for.

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -28,6 +29,15 @@ func TestAdvice(t *testing.T) {
 		return func(p *corev1.Pod) { p.Spec.Containers[0].Resources.Requests[name] = resource.MustParse(amount) }
 	}
 	port := func(p *corev1.Pod) { p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, ContainerPort: 80}} }
+	near := func(p *corev1.Pod) {
+		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchExpressions: []corev1.NodeSelectorRequirement{
+				{Key: corev1.LabelArchStable, Operator: corev1.NodeSelectorOpIn, Values: []string{"arm64", "arm"}}, {Key: "gpu", Operator: corev1.NodeSelectorOpExists}},
+		}}}}}
+	}
+	even := func(p *corev1.Pod) {
+		p.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: "zone", WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{}}}
+	}
 	many := []*corev1.Node{}
 	for n := range 5 {
 		many = append(many, node(fmt.Sprintf("pi%d", n), 4, 4, away))
@@ -49,6 +59,8 @@ func TestAdvice(t *testing.T) {
 		{"a label", pod("p", "1", wants(map[string]string{"disk": "ssd", corev1.LabelOSStable: "linux"})), []*corev1.Node{node("pi", 4, 4)}, nil,
 			"No node has the label disk=ssd (kubectl label node NAME disk=ssd)."},
 		{"a host port", pod("p", "1", port), []*corev1.Node{node("a", 4, 4)}, map[string]string{"a": "1"}, "Host ports are taken: 80 on a by default/on-a."},
+		{"an affinity", pod("p", "1", near), []*corev1.Node{node("pi", 4, 4)}, nil, "Its node affinity asks for kubernetes.io/arch in (arm64, arm), gpu exists."},
+		{"a label to spread over", pod("p", "1", even), []*corev1.Node{node("pi", 4, 4)}, nil, "Its pods are to be spread over the label zone, which no node has."},
 		{"nothing to add", pod("p", "1"), []*corev1.Node{node("pi", 4, 4)}, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {

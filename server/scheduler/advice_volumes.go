@@ -85,22 +85,5 @@ func where(v volume, nodes []*nodeState) string {
 	case len(from) > 0:
 		return fmt.Sprintf("The volume of claim %s is on %s.", v.claim.Name, some(from))
 	}
-	return fmt.Sprintf("The volume of claim %s (%s) is on none of the nodes: it asks for %s.", v.claim.Name, v.volume.Name, affinityOfVolume(v.volume))
-}
-
-// affinityOfVolume is what a volume asks of its node, as one would write a selector.
-func affinityOfVolume(pv *corev1.PersistentVolume) string {
-	var terms []string
-	for _, term := range pv.Spec.NodeAffinity.Required.NodeSelectorTerms {
-		var parts []string
-		for _, e := range slices.Concat(term.MatchExpressions, term.MatchFields) {
-			part := fmt.Sprintf("%s %s", e.Key, strings.ToLower(string(e.Operator)))
-			if len(e.Values) > 0 {
-				part += " (" + some(e.Values) + ")"
-			}
-			parts = append(parts, part)
-		}
-		terms = append(terms, strings.Join(parts, ", "))
-	}
-	return strings.Join(terms, " or ")
+	return fmt.Sprintf("The volume of claim %s (%s) is on none of the nodes: it asks for %s.", v.claim.Name, v.volume.Name, terms(v.volume.Spec.NodeAffinity.Required))
 }
