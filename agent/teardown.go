@@ -1,16 +1,17 @@
 package agent
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"bramble.dev/agent/control"
+	"bramble.dev/internal/mountinfo"
 	"bramble.dev/mesh"
 	"bramble.dev/mesh/ingress"
 	"bramble.dev/runtime/engine"
@@ -42,8 +43,7 @@ func Teardown(ctx context.Context, c Config) error {
 	if err == nil {
 		err = errors.Join(m.Teardown(ctx), m.Close())
 	}
-	errs = append(errs, ingress.Open(ingress.Options{Dir: c.dir("ingress"), Logger: c.Logger}).Teardown())
-	errs = append(errs, err, unmountBelow(c.dir()), os.RemoveAll(c.dir("pods")), os.Remove(control.Socket(c.DataDir)))
+	errs = append(errs, err, ingress.Open(ingress.Options{Dir: c.dir("ingress"), Logger: c.Logger}).Teardown(), unmountBelow(c.dir()), os.RemoveAll(c.dir("pods")), os.Remove(control.Socket(c.DataDir)))
 	for i, err := range errs {
 		if errors.Is(err, os.ErrNotExist) {
 			errs[i] = nil
@@ -69,32 +69,15 @@ func forget(ctx context.Context, c Config) error {
 
 // unmountBelow undoes all mounts below a folder, the innermost first.
 func unmountBelow(dir string) error {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	var points []string
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20) // an overlay's options are long
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) > 4 {
-			if point := unescape(fields[4]); strings.HasPrefix(point, dir+"/") {
-				points = append(points, point)
-			}
+	all, err := mountinfo.Self()
+	errs := []error{err}
+	for _, m := range slices.Backward(all) {
+		if !strings.HasPrefix(m.At, dir+"/") {
+			continue
 		}
-	}
-	errs := []error{lines.Err()}
-	for i := len(points) - 1; i >= 0; i-- {
-		if err := unix.Unmount(points[i], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-			errs = append(errs, fmt.Errorf("unmount %s: %w", points[i], err))
+		if err := unix.Unmount(m.At, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("unmount %s: %w", m.At, err))
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// unescape undoes the octal escapes of /proc/self/mountinfo.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }

@@ -1,10 +1,8 @@
 package storage
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,41 +11,21 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"bramble.dev/internal/mountinfo"
 )
 
-// mountPoint is a line of mountinfo (proc_pid_mountinfo(5)).
-type mountPoint struct {
-	at      string
-	device  string // of the file system: what several mounts may share
-	kind    string
-	source  string
-	options []string // the file system's own
-}
+// mountPoint is a mount with what is to be known of it here.
+type mountPoint struct{ mountinfo.Mount }
 
-// mountPoints reads mountinfo, in the order in which things were mounted. It touches no mount: asking a file system whose server
-// is away would hang.
+// mountPoints lists all, in the order in which things were mounted.
 func mountPoints() ([]mountPoint, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, err
+	all, err := mountinfo.Self()
+	out := make([]mountPoint, len(all))
+	for i, m := range all {
+		out[i] = mountPoint{m}
 	}
-	defer f.Close()
-	return parseMountInfo(f)
-}
-
-func parseMountInfo(r io.Reader) ([]mountPoint, error) {
-	var found []mountPoint
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 1<<20) // an overlay's options are long
-	for lines.Scan() {
-		before, after, _ := strings.Cut(lines.Text(), " - ")
-		place, what := strings.Fields(before), strings.Fields(after)
-		if len(place) < 5 || len(what) < 3 {
-			continue
-		}
-		found = append(found, mountPoint{unescape(place[4]), place[2], what[0], unescape(what[1]), strings.Split(what[2], ",")})
-	}
-	return found, lines.Err()
+	return out, err
 }
 
 // within tells whether a path is a folder or something in it.
@@ -63,8 +41,8 @@ func mountsBelow(dir string) ([]string, error) {
 	}
 	var found []string
 	for _, m := range all {
-		if within(m.at, dir) {
-			found = append(found, m.at)
+		if within(m.At, dir) {
+			found = append(found, m.At)
 		}
 	}
 	sort.Sort(sort.Reverse(sort.StringSlice(found)))
@@ -79,19 +57,11 @@ func mountOf(path string) (mountPoint, error) {
 	}
 	var found mountPoint
 	for _, m := range all {
-		if within(path, m.at) && len(m.at) >= len(found.at) { // what was mounted later hides what was before
+		if within(path, m.At) && len(m.At) >= len(found.At) { // what was mounted later hides what was before
 			found = m
 		}
 	}
 	return found, nil
-}
-
-// unescape undoes the octal escapes of space, tab, newline and backslash.
-func unescape(s string) string {
-	if !strings.Contains(s, `\`) { // nearly always: not worth what a Replacer costs
-		return s
-	}
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 func isMountPoint(dir string) (bool, error) {

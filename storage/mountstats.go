@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"bramble.dev/internal/mountinfo"
 )
 
 // mountStats are the counters of one NFS mount.
@@ -46,7 +48,7 @@ func parseDevice(s string) (at, kind string) {
 	_, s, _ = strings.Cut(s, " mounted on ")
 	at, s, _ = strings.Cut(s, " with fstype ")
 	kind, _, _ = strings.Cut(s, " ")
-	return unescape(at), kind
+	return mountinfo.Unescape(at), kind
 }
 
 func (m *mountStats) read(line string) {

@@ -120,8 +120,8 @@ func (v *Volumes) exportsOfPods() (map[string]mountPoint, error) {
 	}
 	found := map[string]mountPoint{}
 	for _, m := range all {
-		if m.kind == "nfs4" && filepath.Dir(filepath.Dir(m.at)) == v.dir && !within(m.at, filepath.Join(v.dir, exports)) {
-			found[m.at] = m
+		if m.Kind == "nfs4" && filepath.Dir(filepath.Dir(m.At)) == v.dir && !within(m.At, filepath.Join(v.dir, exports)) {
+			found[m.At] = m
 		}
 	}
 	return found, nil
@@ -156,10 +156,10 @@ func (v *Volumes) watch(ctx context.Context, known map[string]*vigil, mounts map
 }
 
 func (v *Volumes) watchOne(ctx context.Context, known map[string]*vigil, m mountPoint, s mountStats, answers map[string]error, tell func(Outage)) error {
-	g := known[m.at]
+	g := known[m.At]
 	if g == nil {
 		g = &vigil{}
-		known[m.at] = g
+		known[m.At] = g
 	}
 	now := time.Now()
 	ask, over := g.look(s, now)
@@ -211,7 +211,7 @@ func (v *Volumes) over(m mountPoint, g *vigil, now time.Time, tell func(Outage))
 
 // podOf is whose volume a mount is, and its name.
 func podOf(m mountPoint) (types.UID, string) {
-	return types.UID(filepath.Base(filepath.Dir(m.at))), filepath.Base(m.at)
+	return types.UID(filepath.Base(filepath.Dir(m.At))), filepath.Base(m.At)
 }
 
 // away is the folder of a pod that notes which of its volumes' servers were said to be away, so that a new agent does not say it
@@ -219,7 +219,7 @@ func podOf(m mountPoint) (types.UID, string) {
 const away = ".away"
 
 func (v *Volumes) noteOf(m mountPoint) string {
-	return filepath.Join(filepath.Dir(m.at), away, filepath.Base(m.at))
+	return filepath.Join(filepath.Dir(m.At), away, filepath.Base(m.At))
 }
 
 func (v *Volumes) told(m mountPoint) bool {
@@ -232,7 +232,7 @@ func (v *Volumes) note(m mountPoint) error {
 	if err := os.Mkdir(filepath.Dir(note), 0o750); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return os.WriteFile(note, []byte(strings.TrimSpace(m.source)+"\n"), 0o600)
+	return os.WriteFile(note, []byte(strings.TrimSpace(m.Source)+"\n"), 0o600)
 }
 
 func ignoreMissing(err error) error {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bramble.dev/internal/mountinfo"
 )
 
 // What Debian's kernel 6.1 says of two mounts of one server, shortened.
@@ -69,13 +71,13 @@ func FuzzParseMountStats(f *testing.F) {
 	})
 }
 
-func FuzzParseMountInfo(f *testing.F) {
+func FuzzMountPoint(f *testing.F) {
 	f.Add([]byte(`36 25 0:29 / /a\040b rw,relatime shared:1 - nfs4 nas:/srv/data rw,vers=4.2,addr=10.99.0.1`))
 	f.Add([]byte("36 25 0:29 / /a - x"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		all, _ := parseMountInfo(bytes.NewReader(b))
+		all, _ := mountinfo.Parse(bytes.NewReader(b))
 		for _, m := range all {
-			_, _ = m.server(), m.option("addr")
+			_, _ = mountPoint{m}.server(), mountPoint{m}.option("addr")
 		}
 	})
 }

@@ -112,19 +112,19 @@ func (r *remote) end(about string) {
 	delete(r.pending, about)
 }
 
-func (m mountPoint) remote() bool { return m.kind == "nfs" || m.kind == "nfs4" }
+func (m mountPoint) remote() bool { return m.Kind == "nfs" || m.Kind == "nfs4" }
 
 // server of an export that is mounted, as its mount names it.
 func (m mountPoint) server() string {
-	at := strings.Index(m.source, ":/")
+	at := strings.Index(m.Source, ":/")
 	if at < 0 {
-		return m.source
+		return m.Source
 	}
-	return m.source[:at]
+	return m.Source[:at]
 }
 
 func (m mountPoint) option(name string) string {
-	for _, o := range m.options {
+	for _, o := range m.Options {
 		if value, ok := strings.CutPrefix(o, name+"="); ok {
 			return value
 		}
@@ -185,14 +185,14 @@ func (v *Volumes) unmountBelow(ctx context.Context, uid types.UID) error {
 	}
 	var mine []mountPoint
 	for _, m := range all {
-		if within(m.at, dir) {
+		if within(m.At, dir) {
 			mine = append(mine, m)
 		}
 	}
-	slices.SortStableFunc(mine, func(a, b mountPoint) int { return strings.Compare(b.at, a.at) })
+	slices.SortStableFunc(mine, func(a, b mountPoint) int { return strings.Compare(b.At, a.At) })
 	for _, m := range mine {
 		if err := v.unmount(ctx, m, all); err != nil {
-			return fmt.Errorf("unmount %s: %w", m.at, err)
+			return fmt.Errorf("unmount %s: %w", m.At, err)
 		}
 	}
 	return nil
@@ -200,18 +200,18 @@ func (v *Volumes) unmountBelow(ctx context.Context, uid types.UID) error {
 
 func (v *Volumes) unmount(ctx context.Context, m mountPoint, all []mountPoint) error {
 	if !m.remote() {
-		return ignore(unix.Unmount(m.at, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH), unix.EINVAL)
+		return ignore(unix.Unmount(m.At, unix.UMOUNT_NOFOLLOW|unix.MNT_DETACH), unix.EINVAL)
 	}
 	away := m.ask(ctx) != nil
 	if !away { // what was not written yet is written now
-		if err := v.remote.do(ctx, m.server(), "unmount "+m.at, func() error { return unix.Unmount(m.at, unix.UMOUNT_NOFOLLOW) }); err == nil || errors.Is(err, unix.EINVAL) {
+		if err := v.remote.do(ctx, m.server(), "unmount "+m.At, func() error { return unix.Unmount(m.At, unix.UMOUNT_NOFOLLOW) }); err == nil || errors.Is(err, unix.EINVAL) {
 			return nil
 		}
 	} else if v.mayForce(m, all) {
 		_ = v.force(ctx, m)
 	}
-	err := v.remote.do(ctx, "", "detach "+m.at, func() error { return detach(m.at) })
-	if there, look := isMountPoint(m.at); look == nil && !there {
+	err := v.remote.do(ctx, "", "detach "+m.At, func() error { return detach(m.At) })
+	if there, look := isMountPoint(m.At); look == nil && !there {
 		return nil // what the kernel still does for it, it does by itself
 	}
 	return err
@@ -230,14 +230,14 @@ func (v *Volumes) GiveUp(ctx context.Context, uid types.UID) (servers []string, 
 	}
 	v.remote.leave(uid)
 	for _, m := range all {
-		if !m.remote() || !within(m.at, v.podDir(uid)) || slices.Contains(servers, m.server()) || m.ask(ctx) == nil {
+		if !m.remote() || !within(m.At, v.podDir(uid)) || slices.Contains(servers, m.server()) || m.ask(ctx) == nil {
 			continue
 		}
 		if !v.mayForce(m, all) {
 			return servers, fmt.Errorf("nfs server %s does not answer, and %w", m.server(), ErrShared)
 		}
 		if err := v.force(ctx, m); err != nil {
-			return servers, fmt.Errorf("give up %s: %w", m.at, err)
+			return servers, fmt.Errorf("give up %s: %w", m.At, err)
 		}
 		servers = append(servers, m.server())
 	}
@@ -246,8 +246,8 @@ func (v *Volumes) GiveUp(ctx context.Context, uid types.UID) (servers []string, 
 
 // force ends what waits for a server. Busy is the answer that is expected: the mount stays until nobody uses it.
 func (v *Volumes) force(ctx context.Context, m mountPoint) error {
-	return v.remote.do(ctx, "", "force "+m.at, func() error {
-		return ignore(unix.Unmount(m.at, unix.UMOUNT_NOFOLLOW|unix.MNT_FORCE), unix.EBUSY, unix.EINVAL)
+	return v.remote.do(ctx, "", "force "+m.At, func() error {
+		return ignore(unix.Unmount(m.At, unix.UMOUNT_NOFOLLOW|unix.MNT_FORCE), unix.EBUSY, unix.EINVAL)
 	})
 }
 
@@ -257,7 +257,7 @@ func (v *Volumes) mayForce(m mountPoint, all []mountPoint) bool {
 	v.remote.mu.Lock()
 	defer v.remote.mu.Unlock()
 	for _, other := range all {
-		if other.device == m.device && !v.ownedByLeaving(other.at) {
+		if other.Device == m.Device && !v.ownedByLeaving(other.At) {
 			return false
 		}
 	}

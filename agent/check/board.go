@@ -1,7 +1,6 @@
 package check
 
 import (
-	"bufio"
 	"cmp"
 	"errors"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/agent/hostports"
+	"bramble.dev/internal/mountinfo"
 	"bramble.dev/mesh/ingress"
 )
 
@@ -100,12 +100,14 @@ func (h Host) propagation() Result {
 		return Result{name, Degraded, err.Error(), "mount /proc"}
 	}
 	defer f.Close()
+	all, err := mountinfo.Parse(f)
+	if err != nil {
+		return Result{name, Degraded, err.Error(), "mount /proc"}
+	}
 	shared := false
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if before, _, ok := strings.Cut(lines.Text(), " - "); ok {
-			if fields := strings.Fields(before); len(fields) > 5 && fields[4] == "/" { // the last one hides those below
-				shared = slices.ContainsFunc(fields[6:], func(o string) bool { return strings.HasPrefix(o, "shared:") })
-			}
+	for _, m := range all {
+		if m.At == "/" { // the last one hides those below
+			shared = slices.ContainsFunc(m.Tags, func(tag string) bool { return strings.HasPrefix(tag, "shared:") })
 		}
 	}
 	if !shared {

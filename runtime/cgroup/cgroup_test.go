@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bramble.dev/internal/mountinfo"
 )
 
 func TestFind(t *testing.T) {
@@ -24,7 +26,11 @@ func TestFind(t *testing.T) {
 		{"none", base, "", "", "", "none is mounted"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			tree, err := find(strings.NewReader(tt.info))
+			mounts, err := mountinfo.Parse(strings.NewReader(tt.info))
+			if err != nil {
+				t.Fatal(err)
+			}
+			tree, err := find(mounts)
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Errorf("error %v", err)

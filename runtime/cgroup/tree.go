@@ -11,10 +11,8 @@
 package cgroup
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,6 +20,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"bramble.dev/internal/mountinfo"
 )
 
 // Tree is the part of the cgroup file systems below one parent.
@@ -37,12 +37,11 @@ var wanted = []string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb"}
 
 // Open finds the cgroup file systems and makes the parent.
 func Open(parent string) (*Tree, error) {
-	info, err := os.Open("/proc/self/mountinfo")
+	mounts, err := mountinfo.Self()
 	if err != nil {
 		return nil, fmt.Errorf("find cgroups: %w", err)
 	}
-	defer info.Close()
-	t, err := find(info)
+	t, err := find(mounts)
 	if err != nil {
 		return nil, err
 	}
@@ -56,23 +55,17 @@ func Open(parent string) (*Tree, error) {
 	return t, nil
 }
 
-func find(mountinfo io.Reader) (*Tree, error) {
+func find(mounts []mountinfo.Mount) (*Tree, error) {
 	t := &Tree{mounts: map[string]string{}}
 	unified := ""
-	lines := bufio.NewScanner(mountinfo)
-	for lines.Scan() {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		left, right := strings.Fields(before), strings.Fields(after)
-		if !ok || len(left) < 5 || len(right) < 3 {
-			continue
-		}
-		switch dir := left[4]; right[0] {
+	for _, m := range mounts {
+		switch dir := m.At; m.Kind {
 		case "cgroup2":
 			if unified == "" || len(dir) < len(unified) {
 				unified = dir
 			}
 		case "cgroup":
-			for _, option := range strings.Split(right[2], ",") {
+			for _, option := range m.Options {
 				if _, have := t.mounts[option]; !have && option != "rw" && option != "ro" {
 					t.mounts[option] = dir
 				}

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"bramble.dev/internal/mountinfo"
 )
 
 // Mount makes a container's root file system from layers, the lowest first, and returns its path.
@@ -71,21 +72,17 @@ func (s *Store) Show(target string, layers []string) error {
 // Shown lists what Show has mounted: the layers of each, the highest first. The kernel is asked, so that it is true whoever
 // mounted it, and whatever was unmounted since.
 func Shown() ([][]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	mounts, err := mountinfo.Self()
 	if err != nil {
 		return nil, fmt.Errorf("list images that are shown: %w", err)
 	}
-	defer f.Close()
 	var all [][]string
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		_, after, _ := strings.Cut(lines.Text(), " - overlay ")
-		fields := strings.Fields(after)
-		if len(fields) < 2 || strings.Contains(fields[1], "upperdir=") {
+	for _, m := range mounts {
+		writable := slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "upperdir=") })
+		if m.Kind != "overlay" || writable {
 			continue
 		}
-		for _, option := range strings.Split(fields[1], ",") {
+		for _, option := range m.Options {
 			lower, ok := strings.CutPrefix(option, "lowerdir=")
 			if !ok {
 				continue
@@ -99,7 +96,7 @@ func Shown() ([][]string, error) {
 			all = append(all, layers)
 		}
 	}
-	return all, lines.Err()
+	return all, nil
 }
 
 func (s *Store) overlay(target, options string) error {
