@@ -46,6 +46,7 @@ func (r Result) String() string {
 type Host struct {
 	Root         string // "/" on a real machine
 	Data         string // the data folder, which need not be there yet
+	User         int    // who asks
 	Now          func() time.Time
 	Capabilities func() (uint64, error) // the effective set, one bit a capability
 	Probe        func(feature string) error
@@ -54,7 +55,7 @@ type Host struct {
 
 // System is the machine that this process runs on.
 func System(data string) Host {
-	return Host{Root: "/", Data: data, Now: time.Now, Capabilities: effective, Probe: probe, Stat: statfs}
+	return Host{Root: "/", Data: data, User: os.Geteuid(), Now: time.Now, Capabilities: effective, Probe: probe, Stat: statfs}
 }
 
 // Run makes every check, in the order in which a reader should mend them.
@@ -78,11 +79,13 @@ func Run(h Host) []Result {
 
 func (h Host) root() Result {
 	r := Result{Name: "user", Found: "root"}
-	if id := os.Geteuid(); id != 0 {
-		r = Result{"user", Missing, fmt.Sprintf("uid %d", id), "run the agent as root: `sudo bramble ...`, or by its systemd unit"}
+	if h.User != 0 {
+		r = Result{"user", Missing, fmt.Sprintf("uid %d", h.User), asRoot}
 	}
 	return r
 }
+
+const asRoot = "run `sudo bramble check`; the agent runs as root too, by `sudo` or its systemd unit"
 
 // needed capabilities and what is lost without each.
 var needed = []struct {
@@ -115,6 +118,9 @@ func (h Host) capabilities() Result {
 	if len(lost) > 0 {
 		r.Found = "lacks " + strings.Join(lost, "; ")
 		r.Remedy = "start the agent outside a container, or give that container the capability"
+		if h.User != 0 {
+			r.Found, r.Remedy = "not root's", asRoot
+		}
 	}
 	return r
 }
@@ -157,7 +163,10 @@ func (h Host) memoryCgroup() Result {
 }
 
 func (h Host) feature(name, feature string, level Level, remedy string) Result {
-	if err := h.Probe(feature); err != nil {
+	switch err := h.Probe(feature); {
+	case err != nil && h.User != 0: // it says nothing of the kernel
+		return Result{name, Degraded, "cannot be tried: " + err.Error(), asRoot}
+	case err != nil:
 		return Result{name, level, err.Error(), remedy}
 	}
 	return Result{Name: name, Found: "works"}

@@ -111,6 +111,9 @@ func TestRun(t *testing.T) {
 				return nil
 			}
 		}, check: "vxlan", level: Missing, words: "modprobe vxlan"},
+		{name: "not root", files: good, spoil: func(h *Host) {
+			h.User, h.Probe = 1000, func(string) error { return unix.EPERM }
+		}, check: "overlayfs", level: Degraded, words: "sudo bramble check"},
 		{name: "no CAP_SYS_RESOURCE", files: good, spoil: func(h *Host) {
 			h.Capabilities = func() (uint64, error) { return ^uint64(1 << 24), nil }
 		}, check: "capabilities", level: Degraded, words: "negative oom scores"},
