@@ -3,7 +3,9 @@
 // in; this package counts anew whenever something changed.
 //
 // Invariant: usage is a function of what the namespace holds, for exactly the
-// resources that the quota names; nothing is written when it is right.
+// resources that the quota names; nothing is written when it is right. What
+// admission has just let in is counted although it is not there yet, or others
+// would be let in in its place.
 //
 //	l := resourcequota.New(resourcequota.Inputs{...})
 //	l.Run(ctx)
@@ -32,6 +34,9 @@ import (
 // what a pod holds that should have ended.
 const recount = 5 * time.Minute
 
+// underway is how long what admission has counted may take to be there.
+const underway = time.Second
+
 // Inputs is what the controller reads and writes with.
 type Inputs struct {
 	Client         kubernetes.Interface
@@ -50,13 +55,17 @@ type controller struct {
 
 	mu      sync.Mutex
 	counted map[schema.GroupResource]*cache.Counter // that this controller listens to
+	raised  map[loop.Key]time.Time                  // when admission last let something in
 }
 
 // New makes the controller.
 func New(in Inputs) *loop.Loop {
-	c := &controller{Inputs: in, counted: map[schema.GroupResource]*cache.Counter{}}
+	c := &controller{Inputs: in, counted: map[schema.GroupResource]*cache.Counter{}, raised: map[loop.Key]time.Time{}}
 	c.loop = loop.New("resourcequota-controller", in.Log, c.reconcile)
-	loop.Watch(c.loop, in.ResourceQuotas, loop.Self)
+	loop.Watch(c.loop, in.ResourceQuotas, func(change cache.Change[corev1.ResourceQuota]) []loop.Key {
+		c.admitted(change)
+		return []loop.Key{change.Key()}
+	})
 	loop.Watch(c.loop, in.Pods, func(change cache.Change[corev1.Pod]) []loop.Key {
 		if change.Old != nil && change.New != nil && countsAlike(change.Old, change.New) {
 			return nil
@@ -68,6 +77,35 @@ func New(in Inputs) *loop.Loop {
 		return c.quotasOf(change.Key().Namespace)
 	})
 	return c.loop
+}
+
+// admitted notes that a quota's status was counted up.
+func (c *controller) admitted(change cache.Change[corev1.ResourceQuota]) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case change.New == nil:
+		delete(c.raised, change.Key())
+	case change.Old != nil && exceeds(change.New.Status.Used, change.Old.Status.Used):
+		c.raised[change.Key()] = time.Now()
+	}
+}
+
+// early says how long it is too early to count down what was just counted up.
+func (c *controller) early(key loop.Key) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return underway - time.Since(c.raised[key])
+}
+
+// exceeds says whether any amount is larger than in another list that has it.
+func exceeds(a, b corev1.ResourceList) bool {
+	for name, q := range a {
+		if other, ok := b[name]; ok && q.Cmp(other) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *controller) quotasOf(namespace string) []loop.Key {
@@ -113,6 +151,10 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	})
 	wanted := corev1.ResourceQuotaStatus{Hard: quota.Spec.Hard, Used: used}
 	if equality.Semantic.DeepEqual(quota.Status, wanted) {
+		return nil
+	}
+	if wait := c.early(key); wait > 0 && exceeds(quota.Status.Used, used) {
+		c.loop.After(key, wait)
 		return nil
 	}
 	quota = quota.DeepCopy()
