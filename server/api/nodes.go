@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -58,9 +59,39 @@ func (k *kubelets) GetConnectionInfo(_ context.Context, name types.NodeName) (*k
 	if _, err := k.nodes.Get(string(name)); err != nil {
 		return nil, err
 	}
-	return &kubeletclient.ConnectionInfo{
-		Scheme: "http", Hostname: string(name), Port: strconv.Itoa(kubeletPort), Transport: k.transport, InsecureSkipTLSVerifyTransport: k.transport,
-	}, nil
+	t := endApart{k.transport}
+	return &kubeletclient.ConnectionInfo{Scheme: "http", Hostname: string(name), Port: strconv.Itoa(kubeletPort), Transport: t, InsecureSkipTLSVerifyTransport: t}, nil
+}
+
+// endApart is a transport whose answers give their last bytes first and io.EOF after: upstream's way of a log into a
+// WebSocket (wsstream) drops bytes that come together with it, and a short log comes over the link as one piece.
+type endApart struct{ *http.Transport }
+
+// WrappedRoundTripper implements utilnet.RoundTripperWrapper, which finds the dialer of exec and attach.
+func (t endApart) WrappedRoundTripper() http.RoundTripper { return t.Transport }
+
+func (t endApart) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := t.Transport.RoundTrip(r)
+	if err == nil && answer.StatusCode != http.StatusSwitchingProtocols { // that body is written to as well
+		answer.Body = &apart{ReadCloser: answer.Body}
+	}
+	return answer, err
+}
+
+type apart struct {
+	io.ReadCloser
+	end error
+}
+
+func (a *apart) Read(p []byte) (int, error) {
+	if a.end != nil {
+		return 0, a.end
+	}
+	n, err := a.ReadCloser.Read(p)
+	if n > 0 && err != nil {
+		a.end, err = err, nil
+	}
+	return n, err
 }
 
 // usage is what metrics.k8s.io asks nodes with.
