@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -136,23 +135,55 @@ const (
 	groupReads  fs.FileMode = 0o440
 )
 
-// own gives a tree to a group; new files inherit it.
+// own gives a tree to a group; new files inherit it. Another pod may have the volume too and exchange a folder for a link while this
+// goes on, so nothing is done through a path that could lead out of it (os.Root).
 func own(dir string, group int64, may fs.FileMode) error {
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := ownOne(root, ".", group, may); err != nil {
+		return err
+	}
+	return ownBelow(root, group, may)
+}
+
+func ownBelow(root *os.Root, group int64, may fs.FileMode) error {
+	f, err := root.Open(".")
+	if err != nil {
+		return err
+	}
+	entries, err := f.ReadDir(-1)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		err := ownOne(root, e.Name(), group, may)
+		if err == nil && e.IsDir() {
+			var below *os.Root
+			if below, err = root.OpenRoot(e.Name()); err == nil {
+				err = errors.Join(ownBelow(below, group, may), below.Close())
+			}
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // it was removed meanwhile
 			return err
 		}
-		if err := os.Lchown(path, -1, int(group)); err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil || info.Mode()&fs.ModeSymlink != 0 {
-			return err
-		}
-		mode := info.Mode() | may
-		if d.IsDir() {
-			mode |= 0o110 | fs.ModeSetgid
-		}
-		return os.Chmod(path, mode)
-	})
+	}
+	return nil
+}
+
+func ownOne(root *os.Root, name string, group int64, may fs.FileMode) error {
+	if err := root.Lchown(name, -1, int(group)); err != nil {
+		return err
+	}
+	info, err := root.Lstat(name)
+	if err != nil || info.Mode()&fs.ModeSymlink != 0 {
+		return err
+	}
+	mode := info.Mode() | may
+	if info.IsDir() {
+		mode |= 0o110 | fs.ModeSetgid
+	}
+	return root.Chmod(name, mode)
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -324,6 +325,50 @@ func TestGroupAndUser(t *testing.T) {
 
 // A volume in which the pod writes gets its group before the pod starts, and is left alone after that: also by the agent that
 // comes after a killed one.
+// What a volume holds is given to the group, whatever it is, and what its links lead to is not.
+func TestOwn(t *testing.T) {
+	dir, outside := t.TempDir(), filepath.Join(t.TempDir(), "shadow")
+	for path, mode := range map[string]os.FileMode{outside: 0o600, filepath.Join(dir, "a/b/deep"): 0o600, filepath.Join(dir, "not utf-8 \xff"): 0o640} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, nil, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(os.Chmod(dir, 0o700), os.Symlink(outside, filepath.Join(dir, "out")), os.Symlink(filepath.Dir(outside), filepath.Join(dir, "a/up")), unix.Mkfifo(filepath.Join(dir, "pipe"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := own(dir, 1234, groupWrites); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		dir: "1234 drwxrws---", filepath.Join(dir, "a/b"): "1234 drwxrws---", filepath.Join(dir, "a/b/deep"): "1234 -rw-rw----", filepath.Join(dir, "pipe"): "1234 prw-rw----",
+		filepath.Join(dir, "not utf-8 \xff"): "1234 -rw-rw----", outside: "0 -rw-------",
+	} {
+		var st unix.Stat_t
+		info, err := os.Lstat(path)
+		if err := errors.Join(err, unix.Lstat(path, &st)); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%d %s", st.Gid, unixMode(info.Mode())); got != want {
+			t.Errorf("%q is %s, want %s", path, got, want)
+		}
+	}
+}
+
+// unixMode writes a mode as ls does.
+func unixMode(m os.FileMode) string {
+	s := []byte("-" + m.Perm().String()[1:])
+	switch {
+	case m.IsDir():
+		s[0] = 'd'
+	case m&os.ModeNamedPipe != 0:
+		s[0] = 'p'
+	}
+	if m&os.ModeSetgid != 0 {
+		s[6] = 's'
+	}
+	return string(s)
+}
+
 func TestGroupOnce(t *testing.T) {
 	local := t.TempDir()
 	claim := func(policy corev1.PodFSGroupChangePolicy) *corev1.Pod {
