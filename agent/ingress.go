@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/agent/events"
 	"bramble.dev/agent/hostports"
 	"bramble.dev/link"
 	"bramble.dev/mesh"
@@ -40,7 +41,7 @@ func (n *network) setIngress(ctx context.Context, c mesh.Config) error {
 		key := string(in.UID) + " " + p.Text
 		if now[key] = true; !n.complained[key] {
 			ref := corev1.ObjectReference{Kind: "Ingress", APIVersion: "networking.k8s.io/v1", Namespace: in.Namespace, Name: in.Name, UID: in.UID}
-			n.event(ref, corev1.EventTypeWarning, "IngressNotServed", p.Text)
+			n.event(ref, corev1.EventTypeWarning, events.IngressNotServed, p.Text)
 		}
 	}
 	n.complained = now

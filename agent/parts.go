@@ -17,6 +17,7 @@ import (
 	"bramble.dev/agent/apiproxy"
 	"bramble.dev/agent/clock"
 	"bramble.dev/agent/control"
+	"bramble.dev/agent/events"
 	"bramble.dev/agent/status"
 	"bramble.dev/mesh"
 	"bramble.dev/runtime/engine"
@@ -85,7 +86,7 @@ func (a *agent) announces(address netip.Addr, on string) {
 		for _, in := range s.Status.LoadBalancer.Ingress {
 			if in.IP == address.String() {
 				ref := corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: s.Namespace, Name: s.Name, UID: s.UID}
-				a.events.Eventf(ref, corev1.EventTypeNormal, "AddressAnnounced", "Node %s announces %s on %s", a.config.NodeName, address, on)
+				a.events.Eventf(ref, corev1.EventTypeNormal, events.AddressAnnounced, "Node %s announces %s on %s", a.config.NodeName, address, on)
 			}
 		}
 	}
@@ -94,7 +95,7 @@ func (a *agent) announces(address netip.Addr, on string) {
 // unasked tells a Service's reader that load balancers outside cannot ask this node for it, in upstream's words.
 func (a *agent) unasked(s *corev1.Service, err error) {
 	ref := corev1.ObjectReference{Kind: "Service", APIVersion: "v1", Namespace: s.Namespace, Name: s.Name, UID: s.UID}
-	a.events.Eventf(ref, corev1.EventTypeWarning, "FailedToStartServiceHealthcheck", "node %s failed to start healthcheck %q on port %d: %v",
+	a.events.Eventf(ref, corev1.EventTypeWarning, events.HealthcheckFailed, "node %s failed to start healthcheck %q on port %d: %v",
 		a.config.NodeName, s.Namespace+"/"+s.Name, s.Spec.HealthCheckNodePort, err)
 }
 

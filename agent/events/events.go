@@ -12,6 +12,7 @@ package events
 import (
 	"fmt"
 	"hash/fnv"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,18 +50,29 @@ const (
 	ResizeCompleted        = "ResizeCompleted"
 	ResizeDeferred         = "ResizeDeferred"
 	ResizeError            = "ResizeError"
+	Evicted                = "Evicted"
+	EvictionThresholdMet   = "EvictionThresholdMet"
+	FreeDiskSpaceFailed    = "FreeDiskSpaceFailed"
+	ImageGCFailed          = "ImageGCFailed"
 )
 
-// Reasons of our own: the kubelet says nothing of file servers that go away while a pod uses them.
+// HealthcheckFailed is kube-proxy's.
+const HealthcheckFailed = "FailedToStartServiceHealthcheck"
+
+// Reasons of our own, for what no kubelet tells.
 const (
-	NFSServerAway = "NFSServerAway"
-	NFSServerBack = "NFSServerBack"
+	NFSServerAway        = "NFSServerAway" // while a pod uses it
+	NFSServerBack        = "NFSServerBack"
+	ImportedImageRemoved = "ImportedImageRemoved"
+	AddressAnnounced     = "AddressAnnounced" // of a load balancer
+	IngressNotServed     = "IngressNotServed"
 )
 
 const (
 	remembered = 1024
 	burst      = 25
 	refill     = 5 * time.Minute
+	longest    = 1024 // bytes of a message that the API takes
 )
 
 type key struct {
@@ -124,8 +136,8 @@ func Node(name string) corev1.ObjectReference {
 
 // Event records one.
 func (r *Recorder) Event(ref corev1.ObjectReference, kind, reason, message string) {
-	if len(message) > 1024 { // the API takes no longer ones
-		message = message[:1021] + "..."
+	if len(message) > longest {
+		message = strings.ToValidUTF8(message[:longest-3], "") + "..."
 	}
 	now := r.now()
 	r.mu.Lock()

@@ -1,8 +1,10 @@
 package events
 
 import (
+	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -48,5 +50,15 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 	if len(r.known) > remembered {
 		t.Errorf("%d remembered", len(r.known))
+	}
+}
+
+// TestLongMessage: the API takes 1,024 bytes, and no half of a letter.
+func TestLongMessage(t *testing.T) {
+	var got *corev1.Event
+	r := New("pi", func(e *corev1.Event) { got = e }, time.Now)
+	r.Event(corev1.ObjectReference{UID: "u"}, corev1.EventTypeWarning, Failed, strings.Repeat("я", 1000))
+	if n := len(got.Message); n > longest || n < longest-4 || !utf8.ValidString(got.Message) || !strings.HasSuffix(got.Message, "я...") {
+		t.Errorf("%d bytes: %q", n, got.Message)
 	}
 }

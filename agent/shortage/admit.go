@@ -6,12 +6,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/agent/events"
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/status"
 )
-
-// reason of a pod that was evicted, or not taken in.
-const reason = "Evicted"
 
 // systemCritical is the least priority of pods that the node cannot do without; such are never evicted.
 const systemCritical = 2_000_000_000
@@ -34,5 +32,5 @@ func Refuse(pod *corev1.Pod, p status.Pressure) *status.Waiting {
 			return nil
 		}
 	}
-	return &status.Waiting{Reason: reason, Message: fmt.Sprintf("The node had condition: %v. ", under)}
+	return &status.Waiting{Reason: events.Evicted, Message: fmt.Sprintf("The node had condition: %v. ", under)}
 }

@@ -75,10 +75,10 @@ func (g *Guard) collect(ctx context.Context, views []worker.View, l Levels, now 
 		if len(imported) > 0 {
 			failed += fmt.Sprintf(" %d unused images that were imported by hand are kept.", len(imported))
 		}
-		g.tell("FreeDiskSpaceFailed", failed, now)
+		g.tell(events.FreeDiskSpaceFailed, failed, now)
 	}
 	if failed != "" && g.failing {
-		g.tell("ImageGCFailed", failed, now)
+		g.tell(events.ImageGCFailed, failed, now)
 	}
 	g.failing = failed != ""
 }
@@ -147,7 +147,7 @@ func (g *Guard) empty(ctx context.Context, images []seam.Image, t Threshold) (re
 // removeImported removes images that were imported by hand, and says so where their owner looks.
 func (g *Guard) removeImported(ctx context.Context, images []seam.Image, t Threshold) {
 	for _, i := range g.empty(ctx, images, t) {
-		g.Events.Eventf(events.Node(g.Node), corev1.EventTypeWarning, "ImportedImageRemoved",
+		g.Events.Eventf(events.Node(g.Node), corev1.EventTypeWarning, events.ImportedImageRemoved,
 			"Removed image %s, which was imported by hand and which no pod here uses, because the disk is full; make room and import it again", name(i))
 	}
 }

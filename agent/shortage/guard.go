@@ -218,7 +218,7 @@ func (g *Guard) relieve(ctx context.Context, views []worker.View, t Threshold, n
 }
 
 func (g *Guard) attempt(t Threshold) {
-	g.Events.Eventf(events.Node(g.Node), corev1.EventTypeWarning, "EvictionThresholdMet", "Attempting to reclaim %s", t.Signal.resource())
+	g.Events.Eventf(events.Node(g.Node), corev1.EventTypeWarning, events.EvictionThresholdMet, "Attempting to reclaim %s", t.Signal.resource())
 }
 
 // meets says whether a threshold is met now.

@@ -15,9 +15,6 @@ type Eviction struct {
 	Disruption *corev1.PodCondition
 }
 
-// evicted is the reason of a pod's failure, and of the event.
-const evicted = "Evicted"
-
 // Evict ends a pod, which fails by it. It says whether there is such a pod that is not being ended already.
 func (m *Manager) Evict(uid types.UID, e Eviction) bool {
 	m.mu.Lock()
@@ -30,7 +27,7 @@ func (m *Manager) Evict(uid types.UID, e Eviction) bool {
 	if v.Ending || v.Finished || status.Terminal(v.Status.Phase) {
 		return false
 	}
-	m.Events.Event(events.Pod(v.Pod), corev1.EventTypeWarning, evicted, e.Message)
+	m.Events.Event(events.Pod(v.Pod), corev1.EventTypeWarning, events.Evicted, e.Message)
 	w.box.evicted(e)
 	return true
 }
@@ -40,6 +37,6 @@ func (w *worker) evict(d Desired, e *Eviction) {
 	if e == nil || d.Ending() || w.memory.Evicted != nil || w.memory.Finished || status.Terminal(w.memory.Status.Phase) {
 		return
 	}
-	w.memory.Evicted = &status.Waiting{Reason: evicted, Message: e.Message}
+	w.memory.Evicted = &status.Waiting{Reason: events.Evicted, Message: e.Message}
 	w.memory.Hurried, w.memory.Disruption = true, e.Disruption
 }

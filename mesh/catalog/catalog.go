@@ -13,6 +13,7 @@ package catalog
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -33,6 +34,21 @@ func Compare(a, b Key) int {
 type Entry struct {
 	Service *corev1.Service
 	Slices  []*discoveryv1.EndpointSlice
+}
+
+// ClusterIPs are a Service's own addresses; none if it is headless.
+func ClusterIPs(svc *corev1.Service) []netip.Addr {
+	list := svc.Spec.ClusterIPs
+	if len(list) == 0 { // of an old client
+		list = []string{svc.Spec.ClusterIP}
+	}
+	var out []netip.Addr
+	for _, s := range list {
+		if a, err := netip.ParseAddr(s); err == nil {
+			out = append(out, a.Unmap())
+		}
+	}
+	return out
 }
 
 // Catalog holds what the last Update was given. It is not for concurrent use.

@@ -12,20 +12,6 @@ import (
 
 func headless(s *corev1.Service) bool { return s.Spec.ClusterIP == corev1.ClusterIPNone }
 
-func clusterIPs(s *corev1.Service) []netip.Addr {
-	var out []netip.Addr
-	list := s.Spec.ClusterIPs
-	if len(list) == 0 {
-		list = []string{s.Spec.ClusterIP}
-	}
-	for _, v := range list {
-		if a, err := netip.ParseAddr(v); err == nil {
-			out = append(out, a.Unmap())
-		}
-	}
-	return out
-}
-
 // endpoint is one address and port of a Service that names may lead to.
 type endpoint struct {
 	addr     netip.Addr

@@ -37,7 +37,7 @@ func (z *zone) service(name string, labels []string, qtype uint16) result {
 		if headless(e.Service) {
 			return z.address(name, qtype, endpointAddresses(e, "")...)
 		}
-		return z.address(name, qtype, clusterIPs(e.Service)...)
+		return z.address(name, qtype, catalog.ClusterIPs(e.Service)...)
 	case len(rest) == 1 && strings.HasPrefix(rest[0], "_"): // _tcp above the ports: no data of its own
 		return existing(len(z.srv(e, name, base, "", rest[0][1:]).answer) > 0)
 	case len(rest) == 1:
@@ -113,7 +113,7 @@ func (z *zone) srv(e catalog.Entry, name, base, port, proto string) result {
 		}
 	} else {
 		for _, p := range e.Service.Spec.Ports {
-			for _, a := range clusterIPs(e.Service) {
+			for _, a := range catalog.ClusterIPs(e.Service) {
 				if match(p.Name, p.Protocol) {
 					add(base, uint16(p.Port), a)
 				}

@@ -57,7 +57,7 @@ func (z *zone) update(c Config) {
 
 // addressesOf lists the addresses whose reverse names lead to a Service.
 func addressesOf(e catalog.Entry) []netip.Addr {
-	out := clusterIPs(e.Service)
+	out := catalog.ClusterIPs(e.Service)
 	for _, ep := range endpointsOf(e) {
 		out = append(out, ep.addr)
 	}
@@ -196,7 +196,7 @@ func (z *zone) pointer(name string, a netip.Addr, qtype uint16) (result, bool) {
 	for _, k := range keys {
 		e, _ := z.catalog.Get(k)
 		base := k.Name + "." + k.Namespace + ".svc." + z.domain
-		if slices.Contains(clusterIPs(e.Service), a) {
+		if slices.Contains(catalog.ClusterIPs(e.Service), a) {
 			r.answer = append(r.answer, &dns.PTR{Hdr: header(name, dns.TypePTR), Ptr: base})
 			continue
 		}

@@ -116,7 +116,10 @@ func (p *port) plan(sp corev1.ServicePort, eps endpoints) {
 	if internal || external {
 		local = p.slots("local", eps.local)
 	}
-	for _, a := range clusterIPs(p.svc) {
+	for _, a := range catalog.ClusterIPs(p.svc) {
+		if !a.Is4() {
+			continue
+		}
 		if internal {
 			p.front(vipFront(a, p), nil, local, len(all) == 0)
 		} else {
@@ -149,20 +152,6 @@ func (p *port) plan(sp corev1.ServicePort, eps endpoints) {
 	if sp.NodePort > 0 && sp.NodePort <= 65535 {
 		outer(portFront(uint16(sp.NodePort), p))
 	}
-}
-
-func clusterIPs(svc *corev1.Service) []netip.Addr {
-	var out []netip.Addr
-	list := svc.Spec.ClusterIPs
-	if len(list) == 0 {
-		list = []string{svc.Spec.ClusterIP}
-	}
-	for _, s := range list {
-		if a, err := netip.ParseAddr(s); err == nil && a.Is4() {
-			out = append(out, a)
-		}
-	}
-	return out
 }
 
 func prefixes(list []string) []netip.Prefix {

@@ -259,11 +259,13 @@ func (e *Engine) giveBack(ctx context.Context, t *task) error {
 	return nil
 }
 
+const unsaid = "the container could not be started, and runc did not say why"
+
 // runcSays finds what runc complained of in its log.
 func (e *Engine) runcSays(file string) string {
 	b, err := readUpTo(file, 64<<10)
 	if err != nil {
-		return "the container could not be started, and runc did not say why"
+		return unsaid
 	}
 	return lastError(string(b))
 }
@@ -277,7 +279,7 @@ func lastError(log string) string {
 		}
 	}
 	if said == "" {
-		said = "the container could not be started, and runc did not say why"
+		said = unsaid
 	}
 	return said
 }

@@ -1,5 +1,6 @@
 // Package entrance says which nodes may be told to the outside, for Services of
-// type LoadBalancer and for Ingresses, and at which address.
+// type LoadBalancer and for Ingresses, at which address, and which of its ports
+// are a pod's (hostPort) and so nobody else's.
 //
 // Invariant: a node that is not ready, that is going, or that its label
 // node.kubernetes.io/exclude-from-external-load-balancers keeps out is not told.

@@ -10,7 +10,7 @@ import (
 	"bramble.dev/server/cache"
 )
 
-// Port is one of a node's own addresses.
+// Port is a port at a node's own addresses.
 type Port struct {
 	Protocol corev1.Protocol
 	Number   int32
