@@ -2,7 +2,10 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/component-helpers/storage/ephemeral"
@@ -64,8 +67,13 @@ func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume
 // mountLocal gives a folder of this node, which the pod's fsGroup gets, other than that of a hostPath.
 func (v volume) mountLocal(ctx context.Context, path string) (string, error) {
 	return path, v.Touch(ctx, path, func(context.Context) error {
-		if err := checkHostPath(path, corev1.HostPathDirectory); err != nil {
+		switch info, err := os.Stat(path); {
+		case errors.Is(err, fs.ErrNotExist):
+			return fmt.Errorf("path %q does not exist: a local volume is a folder that you make, or mount, on its node", path)
+		case err != nil:
 			return err
+		case !info.IsDir():
+			return fmt.Errorf("path %q is not a folder: a local volume is one, of its node", path)
 		}
 		return v.setGroupOnce(path)
 	})

@@ -62,6 +62,9 @@ func lodged(p *candidate, nodes []*nodeState) string {
 				out = append(out, fmt.Sprintf("Claim %s cannot be met: %v.", v.claim.Name, err))
 			} else if at := v.claim.Annotations[storagehelpers.AnnSelectedNode]; at != "" {
 				out = append(out, fmt.Sprintf("The volume of claim %s is being made on %s.", v.claim.Name, at))
+			} else if v.class.Provisioner == "" || v.class.Provisioner == persistentvolume.NoProvisioner {
+				out = append(out, fmt.Sprintf("Claim %s is of the storage class %s, whose volumes are made by hand: none is free on these nodes and fits it (%s, %s).",
+					v.claim.Name, v.class.Name, size(v), modes(v.claim)))
 			}
 		}
 	}

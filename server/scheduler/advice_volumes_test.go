@@ -77,8 +77,9 @@ func TestAdviceOnVolumes(t *testing.T) {
 	ofOther.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "other", Name: "theirs", UID: "1"}
 	delayed, immediate := storagev1.VolumeBindingWaitForFirstConsumer, storagev1.VolumeBindingImmediate
 	classes := map[string]*storagev1.StorageClass{
-		"local": {ObjectMeta: metav1.ObjectMeta{Name: "local"}, Provisioner: link.LocalProvisioner, VolumeBindingMode: &delayed},
-		"cloud": {ObjectMeta: metav1.ObjectMeta{Name: "cloud"}, Provisioner: "example.com/disk", VolumeBindingMode: &immediate},
+		"local":  {ObjectMeta: metav1.ObjectMeta{Name: "local"}, Provisioner: link.LocalProvisioner, VolumeBindingMode: &delayed},
+		"manual": {ObjectMeta: metav1.ObjectMeta{Name: "manual"}, Provisioner: "kubernetes.io/no-provisioner", VolumeBindingMode: &delayed},
+		"cloud":  {ObjectMeta: metav1.ObjectMeta{Name: "cloud"}, Provisioner: "example.com/disk", VolumeBindingMode: &immediate},
 	}
 	const immediateWords = "pod has unbound immediate PersistentVolumeClaims"
 	for _, tt := range []struct {
@@ -99,6 +100,8 @@ func TestAdviceOnVolumes(t *testing.T) {
 			want: "Claim data waits for a volume from example.com/disk (kubectl describe pvc data says more)."},
 		{name: "for many nodes", claim: claim("local", mode(corev1.ReadWriteMany)),
 			want: "Claim data cannot be met: a folder of one node cannot be mounted by many (ReadWriteMany, ReadOnlyMany): ask for ReadWriteOnce, or use a class with provisioner bramble.dev/nfs."},
+		{name: "made by hand", claim: claim("manual"),
+			want: "Claim data is of the storage class manual, whose volumes are made by hand: none is free on these nodes and fits it (5Gi, ReadWriteOnce)."},
 		{name: "can be made", claim: claim("local")},
 		{name: "on one node", claim: claim("local", bound), volume: on("a"), want: "The volume of claim data is on a."},
 		{name: "on a node that is gone", claim: claim("local", bound), volume: on("gone"),
