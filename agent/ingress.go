@@ -59,12 +59,12 @@ func told(s *corev1.Service, self netip.Addr) bool {
 }
 
 // ingress notes which ports Ingresses want and do not have; changed says whether that is news.
-func (p *ports) ingress(any bool, r *ingress.Runner, except map[int]string) (changed bool) {
+func (p *ports) ingress(wanted bool, r *ingress.Runner, except map[int]string) (changed bool) {
 	var lacks []link.PortInUse
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range r.Taken() {
-		if !any {
+		if !wanted {
 			break
 		}
 		in := link.PortInUse{Protocol: corev1.ProtocolTCP, Port: uint16(t.Port), By: except[t.Port]}

@@ -9,8 +9,8 @@
 //
 // Invariants: everything between the two ends is sealed and authenticated (see Initiator and
 // Responder), so that who carries it can only delay or lose it; what a peer can make this package
-// hold in memory is bounded; nothing here does I/O or reads a clock: a driver passes the time,
-// payloads that arrived, and sends what Next returns.
+// hold in memory is bounded; nothing here does I/O or reads a clock, but for Splice: a driver passes
+// the time, payloads that arrived, and sends what Next returns.
 //
 //	set := link.NewSet()
 //	set.Put("configmaps/default/motd", value)
