@@ -116,7 +116,7 @@ func (r *Runner) lacking(wanted []int, except map[int]string) (out []Taken) {
 	}
 	for _, port := range []int{r.HTTP, r.HTTPS} {
 		if who, ok := except[port]; ok && port != 0 {
-			out = append(out, Taken{port, errors.New(who), true})
+			out = append(out, Taken{Port: port, Err: errors.New(who), Left: true})
 		}
 	}
 	return out
@@ -340,7 +340,7 @@ func (r *Runner) start(wanted []int) error {
 		}
 		l, err := bind(wanted[i])
 		if err != nil {
-			taken = append(taken, Taken{wanted[i], err, false})
+			taken = append(taken, Taken{Port: wanted[i], Err: err})
 			continue
 		}
 		defer l.Close()

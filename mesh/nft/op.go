@@ -80,9 +80,9 @@ type Kernel interface {
 	Sets(table string) ([]string, error)
 }
 
-// Switch applies ops after made, which are what ops will lead packets to. New chains get a transaction of their own before:
-// a packet that is under way when the kernel changes over sees the elements of after and the rules of before, and would
-// meet an empty chain in one that is made in the same transaction. An error may leave made behind.
+// Switch makes what packets are to be led to, and then does ops, which lead them there. If made has new chains it is a
+// transaction of its own: a packet that is under way when the kernel changes over sees the new elements and the old rules, so
+// that a chain of the same transaction would be empty to it. An error may leave made behind.
 func Switch(k Kernel, made, ops []Op) error {
 	if slices.ContainsFunc(made, func(o Op) bool { _, ok := o.(AddChain); return ok }) {
 		if err := k.Apply(made); err != nil {

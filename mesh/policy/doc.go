@@ -2,8 +2,9 @@
 // its isolated pods may receive and make.
 //
 // Set is given the whole configuration each time; what differs from the last one becomes one
-// transaction, so that no packet meets half of a change. The invariant: applying a change to any
-// earlier state gives the same table as loading the configuration into an empty kernel.
+// transaction, after one that makes the chains which are new to it (nft.Switch), so that no packet
+// meets half of a change. The invariant: applying a change to any earlier state gives the same table
+// as loading the configuration into an empty kernel.
 //
 // # What passes
 //

@@ -2,9 +2,11 @@
 // new connection to a ClusterIP, node port, external or load-balancer address to one ready endpoint.
 //
 // Set is given the whole configuration each time; what differs from the last one becomes one
-// transaction, so that no packet ever meets half of a change and a new connection never fails while a
-// Deployment is rolled: see nft.Switch, balance and spread for what the kernel alone does not give. The invariant: applying a change to any earlier state gives the same table as
-// loading the configuration into an empty kernel, up to the order of endpoints.
+// transaction, after one that makes the chains which are new to it, so that no packet ever meets half
+// of a change and a new connection never fails while a Deployment is rolled (nft.Switch, balance and
+// spread see to what the kernel alone does not give). The invariant: applying a change to any earlier
+// state gives the same table as loading the configuration into an empty kernel, up to the order of
+// endpoints.
 //
 // # The table
 //

@@ -58,8 +58,8 @@ func lodged(p *candidate, nodes []*nodeState) string {
 		case v.bound && v.volume != nil:
 			out = append(out, where(v, nodes))
 		case !v.bound:
-			if err := persistentvolume.Impossible(v.claim, v.class); err != nil {
-				out = append(out, fmt.Sprintf("Claim %s cannot be met: %v.", v.claim.Name, err))
+			if v.impossible != nil {
+				out = append(out, fmt.Sprintf("Claim %s cannot be met: %v.", v.claim.Name, v.impossible))
 			} else if at := v.claim.Annotations[storagehelpers.AnnSelectedNode]; at != "" {
 				out = append(out, fmt.Sprintf("The volume of claim %s is being made on %s.", v.claim.Name, at))
 			} else if v.class.Provisioner == "" || v.class.Provisioner == persistentvolume.NoProvisioner {

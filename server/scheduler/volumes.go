@@ -22,6 +22,8 @@ type volume struct {
 	volume *corev1.PersistentVolume // nil while it is not bound
 	class  *storagev1.StorageClass  // of one that waits for this decision
 	bound  bool
+	// impossible is why its class makes no volume for a claim that waits, whatever the node; nil if it may.
+	impossible error
 }
 
 // volumes are the claims of a pod.
@@ -76,6 +78,9 @@ func volumesOf(pod *corev1.Pod, s Storage) (out volumes, message string) {
 			one.volume, _ = s.Volume(claim.Spec.VolumeName)
 		} else if one.class = waitsForConsumer(claim, s); one.class == nil {
 			return volumes{advice: unbound(claim, s)}, "pod has unbound immediate PersistentVolumeClaims"
+		}
+		if one.class != nil {
+			one.impossible = persistentvolume.Impossible(claim, one.class)
 		}
 		out.all = append(out.all, one)
 		if out.taken == nil && slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
@@ -166,7 +171,7 @@ func placeVolumes(v volumes, n *corev1.Node) (out placement, refusal string) {
 			taken[pv.Name] = pv
 		case one.class.Provisioner == "" || one.class.Provisioner == persistentvolume.NoProvisioner, one.claim.Spec.VolumeName != "":
 			return out, noVolume
-		case !persistentvolume.Allowed(one.class, n), persistentvolume.Impossible(one.claim, one.class) != nil:
+		case one.impossible != nil, !persistentvolume.Allowed(one.class, n):
 			return out, noVolume
 		default:
 			out.provision = append(out.provision, one.claim)
