@@ -114,6 +114,27 @@ func ShouldRestart(spec *corev1.PodSpec, c *corev1.Container, code int32) bool {
 	return true
 }
 
+// RestartingAll is the reason of a container's end that was taken away to be started anew with all others of its pod.
+const RestartingAll = "RestartingAllContainers"
+
+// RestartsAll says whether the end of a container with this code starts its whole pod anew, in its place (KEP-5532).
+func RestartsAll(c *corev1.Container, code int32) bool {
+	rule, ok := MatchingRule(c, code)
+	return ok && rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers
+}
+
+// CouldRestartAll says whether any container of the pod has a rule that starts the whole pod anew.
+func CouldRestartAll(pod *corev1.Pod) bool {
+	for c := range All(pod) {
+		for _, rule := range c.RestartPolicyRules {
+			if rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // MatchingRule returns the first restart rule of the container that the exit code matches.
 func MatchingRule(c *corev1.Container, code int32) (corev1.ContainerRestartRule, bool) {
 	for _, rule := range c.RestartPolicyRules {

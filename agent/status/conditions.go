@@ -18,13 +18,14 @@ const (
 	reasonNotInitialized = "ContainersNotInitialized"
 	reasonGatesNotReady  = "ReadinessGatesNotReady"
 	reasonNoSandbox      = "PodSandboxNotReady"
+	reasonRestartingAll  = "RestartAllContainersStarted"
 )
 
 // owned are the conditions that the node writes; it carries all others as they are.
 func owned(t corev1.PodConditionType) bool {
 	switch t {
 	case corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized, corev1.ContainersReady, corev1.PodReadyToStartContainers,
-		corev1.PodResizePending, corev1.PodResizeInProgress:
+		corev1.PodResizePending, corev1.PodResizeInProgress, corev1.AllContainersRestarting:
 		return true
 	}
 	return false
@@ -39,9 +40,13 @@ func (v *view) conditions(s *corev1.PodStatus) {
 	foreign := s.Conditions
 	v.resizing(s)
 	ready := v.containersReady(s)
-	for _, c := range []corev1.PodCondition{
+	own := []corev1.PodCondition{
 		v.readyToStart(), v.initialized(s), v.podReady(ready, foreign), ready, {Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
-	} {
+	}
+	if podspec.CouldRestartAll(v.in.Pod) {
+		own = append(own, v.restartingAll(s))
+	}
+	for _, c := range own {
 		c.ObservedGeneration = v.in.Pod.Generation
 		c.LastTransitionTime = v.since(c)
 		s.Conditions = append(s.Conditions, c)
@@ -140,6 +145,20 @@ func (v *view) statuses(s *corev1.PodStatus, want func(podspec.Container) bool, 
 	return unknown, bad
 }
 
+// restartingAll says that the pod is on its way to a new start in its place: its containers are being taken away (KEP-5532).
+func (v *view) restartingAll(s *corev1.PodStatus) corev1.PodCondition {
+	c := corev1.PodCondition{Type: corev1.AllContainersRestarting, Status: corev1.ConditionFalse}
+	switch {
+	case s.Phase == corev1.PodSucceeded:
+		c.Reason = reasonPodCompleted
+	case s.Phase == corev1.PodFailed:
+		c.Reason = reasonPodFailed
+	case v.resetting && !v.emptied():
+		c.Status, c.Reason, c.Message = corev1.ConditionTrue, reasonRestartingAll, "container exited with restart policy rule"
+	}
+	return c
+}
+
 func joined(word string, unknown, bad []string) string {
 	var parts []string
 	if len(unknown) > 0 {
@@ -220,7 +239,9 @@ func (v *view) initialized(s *corev1.PodStatus) corev1.PodCondition {
 			return c
 		}
 	}
-	if message := joined("incomplete", unknown, incomplete); message != "" {
+	// A pod that was initialized once stays so, also when its init containers run again.
+	before := find(v.in.Old.Conditions, c.Type)
+	if message := joined("incomplete", unknown, incomplete); message != "" && (before == nil || before.Status != corev1.ConditionTrue) {
 		c.Status, c.Reason, c.Message = corev1.ConditionFalse, reasonNotInitialized, message
 	}
 	return c

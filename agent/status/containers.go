@@ -21,6 +21,8 @@ type view struct {
 	in     Input
 	byName map[string][]seam.Container // newest first, those still starting left out
 	active map[string]bool             // IDs in the newest sandbox
+	// resetting: a container's end has asked for the start of all, and the others are being taken away.
+	resetting bool
 }
 
 func look(in Input) *view {
@@ -39,7 +41,21 @@ func look(in Input) *view {
 	for _, list := range v.byName {
 		slices.SortStableFunc(list, newestFirst)
 	}
+	v.resetting = v.reset()
 	return v
+}
+
+// reset says that the pod is starting anew in its place, or has just been emptied for that.
+func (v *view) reset() bool {
+	if c := find(v.in.Old.Conditions, corev1.AllContainersRestarting); c != nil && c.Status == corev1.ConditionTrue {
+		return true
+	}
+	for c := range podspec.All(v.in.Pod) {
+		if o, ok := v.newest(c.Name); ok && o.State == seam.Exited && podspec.RestartsAll(c.Container, o.ExitCode) {
+			return true
+		}
+	}
+	return false
 }
 
 func newestFirst(a, b seam.Container) int {
@@ -140,6 +156,8 @@ func (v *view) containerStatus(c podspec.Container, old corev1.ContainerStatus, 
 		} else {
 			st.LastTerminationState = v.lastState(observed[0], old, had)
 		}
+	case v.resetting && had && c.Kind != podspec.Ephemeral && (old.State.Waiting == nil || old.State.Waiting.Reason == podspec.RestartingAll):
+		return v.taken(c, old)
 	case had && old.State.Terminated != nil:
 		st = *old.DeepCopy()
 	default:
@@ -175,6 +193,16 @@ func (v *view) base(c podspec.Container) corev1.ContainerStatus {
 	return st
 }
 
+// emptied says that nothing is left of the containers that a start anew takes away.
+func (v *view) emptied() bool {
+	for c := range podspec.All(v.in.Pod) {
+		if _, ok := v.newest(c.Name); ok && c.Kind != podspec.Ephemeral {
+			return false
+		}
+	}
+	return true
+}
+
 // unseen is the status of a container that the runtime does not have.
 func (v *view) unseen(c podspec.Container, old corev1.ContainerStatus, had bool) corev1.ContainerStatus {
 	st := v.base(c)
@@ -198,6 +226,19 @@ func (v *view) unseen(c podspec.Container, old corev1.ContainerStatus, had bool)
 	if v.in.Pod.DeletionTimestamp == nil {
 		st.RestartCount++
 	}
+	return st
+}
+
+// taken is the status of a container that was taken away to be started anew.
+func (v *view) taken(c podspec.Container, old corev1.ContainerStatus) corev1.ContainerStatus {
+	const message = "The container is removed because RestartAllContainers in place"
+	if old.State.Waiting != nil { // it was said already
+		return *old.DeepCopy()
+	}
+	st := v.base(c)
+	st.RestartCount = old.RestartCount + 1
+	st.State.Waiting = &corev1.ContainerStateWaiting{Reason: podspec.RestartingAll, Message: message}
+	st.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{Reason: podspec.RestartingAll, Message: message, ExitCode: 137}
 	return st
 }
 

@@ -60,7 +60,7 @@ func (t *tally) init(spec *corev1.PodSpec, c podspec.Container, st corev1.Contai
 	switch {
 	case st.State.Running != nil || end == nil:
 		t.pendingInit++
-	case end.ExitCode != 0 && !podspec.ShouldRestart(spec, c.Container, end.ExitCode):
+	case end.ExitCode != 0 && !restarts(spec, c, end):
 		t.failedInit++
 	}
 }
@@ -90,7 +90,7 @@ func (t *tally) app(spec *corev1.PodSpec, c podspec.Container, st corev1.Contain
 		t.running++
 	case st.State.Terminated != nil:
 		t.stopped++
-		if !again && !podspec.ShouldRestart(spec, c.Container, st.State.Terminated.ExitCode) {
+		if !again && !restarts(spec, c, st.State.Terminated) {
 			t.ended++
 		}
 		if st.State.Terminated.ExitCode == 0 {
@@ -103,10 +103,15 @@ func (t *tally) app(spec *corev1.PodSpec, c podspec.Container, st corev1.Contain
 			return
 		}
 		t.stopped++
-		if !again && !podspec.ShouldRestart(spec, c.Container, last.ExitCode) {
+		if !again && !restarts(spec, c, last) {
 			t.ended++
 		}
 	default:
 		t.unknown++
 	}
+}
+
+// restarts says whether a container that ended so is started again.
+func restarts(spec *corev1.PodSpec, c podspec.Container, end *corev1.ContainerStateTerminated) bool {
+	return end.Reason == podspec.RestartingAll || podspec.ShouldRestart(spec, c.Container, end.ExitCode)
 }

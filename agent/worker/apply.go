@@ -282,6 +282,10 @@ func (w *worker) removeContainer(ctx context.Context, a Action) {
 	if err := w.m.Runtime.RemoveContainer(ctx, a.ID); err != nil {
 		w.log.Error("a container could not be removed", "container", a.Container, "id", a.ID, "err", err)
 		w.wait(ctx, time.Now().Add(time.Second))
+		return
+	}
+	if a.Reason == resets { // what held it back is over with it
+		w.past(a.Container, func(p *Past) { p.Waiting, p.NotBefore = nil, time.Time{} })
 	}
 }
 

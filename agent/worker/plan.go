@@ -129,7 +129,7 @@ func (p *planner) run() {
 		}
 		return
 	}
-	if !p.sandbox() {
+	if p.reset() || !p.sandbox() {
 		return
 	}
 	if !p.resize() {
@@ -231,8 +231,9 @@ func (p *planner) inSandbox(name string) (seam.Container, bool) {
 
 // end is how a container last ended.
 type end struct {
-	code int32
-	at   time.Time
+	code  int32
+	at    time.Time
+	reset bool // it was taken away to be started anew
 }
 
 // last is how the newest attempt of a container ended, as far as anybody knows.
@@ -240,9 +241,9 @@ func (p *planner) last(name string) (end, bool) {
 	if list := p.byName[name]; len(list) > 0 {
 		switch c := list[0]; c.State {
 		case seam.Exited:
-			return end{c.ExitCode, c.FinishedAt}, true
+			return end{code: c.ExitCode, at: c.FinishedAt}, true
 		case seam.Unknown:
-			return end{137, c.FinishedAt}, true
+			return end{code: 137, at: c.FinishedAt}, true
 		default:
 			return end{}, false
 		}
@@ -255,7 +256,7 @@ func (p *planner) last(name string) (end, bool) {
 			}
 			for _, state := range []corev1.ContainerState{c.State, c.LastTerminationState} {
 				if t := state.Terminated; t != nil {
-					return end{t.ExitCode, t.FinishedAt.Time}, true
+					return end{t.ExitCode, t.FinishedAt.Time, wasReset(state)}, true
 				}
 			}
 		}
@@ -266,7 +267,7 @@ func (p *planner) last(name string) (end, bool) {
 // done says that a container has ended and is not started again.
 func (p *planner) done(c podspec.Container) bool {
 	e, ok := p.last(c.Name)
-	return ok && !p.again(c.Name) && !podspec.ShouldRestart(&p.d.Pod.Spec, c.Container, e.code)
+	return ok && !e.reset && !p.again(c.Name) && !podspec.ShouldRestart(&p.d.Pod.Spec, c.Container, e.code)
 }
 
 // again says that a container was ended to be started anew.

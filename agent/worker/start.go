@@ -91,7 +91,7 @@ func (p *planner) attempt(name string) uint32 {
 // crashLoop holds a container back that ended a short time ago, and ended before.
 func (p *planner) crashLoop(c podspec.Container, past Past) bool {
 	e, ok := p.last(c.Name)
-	if !ok || past.BackOff == 0 || p.again(c.Name) || e.at.Sub(past.BackOffAt) > forgetBackOff {
+	if !ok || e.reset || past.BackOff == 0 || p.again(c.Name) || e.at.Sub(past.BackOffAt) > forgetBackOff {
 		return false
 	}
 	if !p.later(e.at.Add(past.BackOff), past.BackOff) {
