@@ -32,12 +32,8 @@ func owned(t corev1.PodConditionType) bool {
 }
 
 func (v *view) conditions(s *corev1.PodStatus) {
-	for _, c := range v.in.Pod.Status.Conditions {
-		if !owned(c.Type) {
-			s.Conditions = append(s.Conditions, c)
-		}
-	}
-	foreign := s.Conditions
+	foreign := v.foreign()
+	s.Conditions = foreign
 	v.resizing(s)
 	ready := v.containersReady(s)
 	own := []corev1.PodCondition{
@@ -51,6 +47,17 @@ func (v *view) conditions(s *corev1.PodStatus) {
 		c.LastTransitionTime = v.since(c)
 		s.Conditions = append(s.Conditions, c)
 	}
+}
+
+// foreign are the conditions that others have written.
+func (v *view) foreign() []corev1.PodCondition {
+	var out []corev1.PodCondition
+	for _, c := range v.in.Pod.Status.Conditions {
+		if !owned(c.Type) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // resizing says how far a change of the pod's resources is.

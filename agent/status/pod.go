@@ -65,6 +65,8 @@ type Input struct {
 	Pending, Resizing *Resize
 	// Evicted is set once the node decided to end the pod (deadline, pressure, not admitted).
 	Evicted *Waiting
+	// Rejected: the node never took the pod in; Evicted says why.
+	Rejected bool
 	// Disruption is told with the pod's failure; nil: nothing of the kind.
 	Disruption *corev1.PodCondition
 	// Stopped: no container runs and none will be started again.
@@ -84,6 +86,14 @@ func Generate(in Input) corev1.PodStatus {
 		QOSClass:           podspec.QOS(in.Pod),
 		ObservedGeneration: max(in.Pod.Generation, in.Old.ObservedGeneration),
 		NominatedNodeName:  in.Pod.Status.NominatedNodeName,
+	}
+	if in.Rejected {
+		// There is nothing to tell of containers that nobody ever meant to start.
+		s.Phase, s.Reason, s.Message = corev1.PodFailed, in.Evicted.Reason, in.Evicted.Message
+		s.Conditions = v.foreign()
+		start(&s, in)
+		normalize(&s, in.Pod)
+		return s
 	}
 	addresses(&s, in)
 	v.containerStatuses(&s)

@@ -240,7 +240,7 @@ func (w *worker) input(d Desired, o Observed) status.Input {
 	in := status.Input{
 		Pod: d.Pod, Old: w.memory.Status, Sandboxes: o.Sandboxes, PodIPs: o.PodIPs, HostIPs: w.m.Facts().HostIPs,
 		Waiting: map[string]status.Waiting{}, Probes: o.Probes, Starting: map[string]bool{},
-		Again: map[string]bool{}, Pending: w.memory.Resize.Pending, Resizing: w.memory.Resize.Running, Evicted: w.memory.Evicted, Disruption: w.memory.Disruption, Finished: w.memory.Finished, Now: time.Now(),
+		Again: map[string]bool{}, Pending: w.memory.Resize.Pending, Resizing: w.memory.Resize.Running, Evicted: w.memory.Evicted, Rejected: w.memory.Rejected, Disruption: w.memory.Disruption, Finished: w.memory.Finished, Now: time.Now(),
 	}
 	for name, past := range w.memory.Containers {
 		if past.Waiting != nil {

@@ -27,6 +27,7 @@ import (
 	"bramble.dev/agent/probe"
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/state"
+	"bramble.dev/agent/status"
 )
 
 // memStore is a store without a disk.
@@ -836,5 +837,32 @@ func TestReadinessGateOfTheServer(t *testing.T) {
 		if ready() != corev1.ConditionTrue {
 			t.Error("not ready with its gate")
 		}
+	})
+}
+
+// TestRejectedPod: of a pod that the node never took in there is a reason to tell, and nothing of containers, also to an
+// agent that comes after.
+func TestRejectedPod(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.m.Admit = func(*corev1.Pod, []*corev1.Pod) *status.Waiting {
+			return &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed"}
+		}
+		p := pod(func(p *corev1.Pod) {
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}, {Type: "example.com/gate", Status: corev1.ConditionTrue}}
+		})
+		for range 2 {
+			n.m.Set([]*corev1.Pod{p})
+			n.after(time.Minute)
+			s := n.status("u1")
+			if s.Phase != corev1.PodFailed || s.Reason != "NodePorts" || s.Message != "Pod was rejected: Predicate NodePorts failed" || s.StartTime == nil {
+				t.Errorf("%+v", s)
+			}
+			if len(s.ContainerStatuses) != 0 || len(s.Conditions) != 1 || s.Conditions[0].Type != "example.com/gate" {
+				t.Errorf("containers %+v, conditions %+v", s.ContainerStatuses, s.Conditions)
+			}
+			n.stop()
+			n.start()
+		}
+		n.sawEvent("Warning NodePorts: Predicate NodePorts failed")
 	})
 }

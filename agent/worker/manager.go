@@ -118,6 +118,7 @@ func (m *Manager) begin(pod *corev1.Pod, gone bool) {
 		if why := m.Admit(pod, m.active(pod.UID)); why != nil {
 			m.Events.Event(events.Pod(pod), corev1.EventTypeWarning, why.Reason, why.Message)
 			w.memory.Evicted = &status.Waiting{Reason: why.Reason, Message: "Pod was rejected: " + why.Message}
+			w.memory.Rejected = true
 		}
 	}
 	if gone {

@@ -67,6 +67,8 @@ type Memory struct {
 	Pod     *corev1.Pod      `json:"-"` // the last version seen, kept apart
 	Status  corev1.PodStatus `json:"-"` // the last one generated, kept apart
 	Evicted *status.Waiting  `json:"evicted,omitempty"`
+	// Rejected: the node did not take the pod in. Evicted says why.
+	Rejected bool `json:"rejected,omitempty"`
 	// Hurried: the pod was evicted because the board is short of something, which cannot wait.
 	Hurried    bool                 `json:"hurried,omitempty"`
 	Disruption *corev1.PodCondition `json:"disruption,omitempty"` // that says so
