@@ -12,6 +12,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	groupadder "k8s.io/apiserver/pkg/authentication/group"
 	"k8s.io/apiserver/pkg/authentication/request/anonymous"
@@ -25,6 +26,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/kubernetes/pkg/serviceaccount"
+	"k8s.io/kubernetes/plugin/pkg/auth/authenticator/token/bootstrap"
 
 	"bramble.dev/link"
 	"bramble.dev/server/auth"
@@ -38,7 +40,8 @@ const knownFor = 10 * time.Second
 
 var audiences = authenticator.Audiences{Issuer}
 
-// newAuthenticator knows who sends a request: client certificates of our authority, service-account tokens, or nobody in particular.
+// newAuthenticator knows who sends a request: client certificates of our authority, tokens of service accounts or of who is
+// about to join, or nobody in particular.
 func newAuthenticator(pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f informers.SharedInformerFactory, client kubernetes.Interface) (authenticator.Request, error) {
 	getter := tokenObjects{f}
 	legacy, err := serviceaccount.NewLegacyValidator(true, getter, client.CoreV1())
@@ -48,6 +51,7 @@ func newAuthenticator(pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f inf
 	tokens := tokencache.New(tokenunion.New(
 		serviceaccount.JWTTokenAuthenticator([]string{serviceaccount.LegacyIssuer}, keys, audiences, legacy),
 		serviceaccount.JWTTokenAuthenticator([]string{Issuer}, keys, audiences, serviceaccount.NewValidator(getter)),
+		bootstrap.NewTokenAuthenticator(f.Core().V1().Secrets().Lister().Secrets(metav1.NamespaceSystem)),
 	), true, knownFor, 0)
 	options := x509.VerifyOptions{Roots: pki.CAPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	known := groupadder.NewAuthenticatedGroupAdder(union.New(

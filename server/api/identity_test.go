@@ -4,8 +4,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
+	"slices"
 	"testing"
+	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -42,6 +45,36 @@ func TestReplacedBoard(t *testing.T) {
 		r := &http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{RawSubjectPublicKeyInfo: tt.key}}}}
 		if response, ok, err := a.AuthenticateRequest(r); ok != tt.want || (err == nil) != tt.want || (response != nil) != tt.want {
 			t.Errorf("%s: %v %v %v", tt.name, response, ok, err)
+		}
+	}
+}
+
+// TestBootstrapTokens: what kubeadm calls a bootstrap token is somebody to the API, for as long as it is good.
+func TestBootstrapTokens(t *testing.T) {
+	c, _ := shared(t)
+	create := func(id string, change func(*corev1.Secret)) string {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + id}, Type: corev1.SecretTypeBootstrapToken, StringData: map[string]string{
+			"token-id": id, "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true", "auth-extra-groups": "system:bootstrappers:garden",
+			"expiration": time.Now().Add(time.Hour).UTC().Format(time.RFC3339),
+		}}
+		change(s)
+		must(c.client.CoreV1().Secrets(metav1.NamespaceSystem).Create(t.Context(), s, metav1.CreateOptions{}))(t)
+		return id + ".0123456789abcdef"
+	}
+	good := clientOf(t, c.with(create("good00", func(*corev1.Secret) {})))
+	me := must(good.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{}))(t).Status.UserInfo
+	if me.Username != "system:bootstrap:good00" || !slices.Equal(me.Groups, []string{"system:bootstrappers", "system:bootstrappers:garden", "system:authenticated"}) {
+		t.Errorf("the token is %+v", me)
+	}
+	for id, change := range map[string]func(*corev1.Secret){
+		"past00": func(s *corev1.Secret) { s.StringData["expiration"] = "2020-01-01T00:00:00Z" },
+		"join00": func(s *corev1.Secret) { delete(s.StringData, "usage-bootstrap-authentication") }, // as bramble token create makes them
+		"other0": func(s *corev1.Secret) { s.StringData["token-secret"] = "another0another0" },
+		"opaque": func(s *corev1.Secret) { s.Type = corev1.SecretTypeOpaque },
+		"groups": func(s *corev1.Secret) { s.StringData["auth-extra-groups"] = "system:masters" },
+	} {
+		if a := ask(t, c.with(create(id, change)), "GET", "/version", ""); a.code != 401 {
+			t.Errorf("%s: %d", id, a.code)
 		}
 	}
 }

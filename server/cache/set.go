@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	appsv1 "k8s.io/api/apps/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -103,6 +104,43 @@ func (s *Set) Counts(gr schema.GroupResource) *Counter {
 	f, err := c.start()
 	s.wg.Go(func() { run(s.ctx, s.log, c.start, c.follow, f, err) })
 	return c
+}
+
+// OnKey calls handler with the key of every object of a resource that is there, and of each that changes or goes from then on,
+// until stop is called: for a resource of which nobody needs all objects. An empty key says that others may have changed or
+// gone too, because the source has lost its place. A handler enqueues and returns.
+func (s *Set) OnKey(gr schema.GroupResource, handler func(types.NamespacedName)) (stop func()) {
+	prefix := s.prefix(gr)
+	tell := func(key string) {
+		namespace, name := nameOf(prefix, key)
+		handler(types.NamespacedName{Namespace: namespace, Name: name})
+	}
+	start := func() (Follower, error) {
+		f, err := s.source.Follow(prefix)
+		if err != nil {
+			return nil, err
+		}
+		handler(types.NamespacedName{})
+		for _, kv := range f.Snapshot() {
+			tell(kv.Key)
+		}
+		return f, nil
+	}
+	follow := func(ctx context.Context, f Follower) error {
+		for {
+			events, err := f.Next(ctx)
+			if err != nil {
+				return err
+			}
+			for _, e := range events {
+				tell(e.Key)
+			}
+		}
+	}
+	ctx, stop := context.WithCancel(s.ctx)
+	f, err := start()
+	s.wg.Go(func() { run(ctx, s.log.With("prefix", prefix), start, follow, f, err) })
+	return stop
 }
 
 func (s *Set) Pods() *Cache[corev1.Pod]             { return Of[corev1.Pod](s, "", "pods") }

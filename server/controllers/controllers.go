@@ -51,6 +51,7 @@ import (
 	"bramble.dev/server/controllers/serviceaccount"
 	"bramble.dev/server/controllers/statefulset"
 	"bramble.dev/server/controllers/tainteviction"
+	"bramble.dev/server/controllers/tokencleaner"
 	"bramble.dev/server/controllers/ttlafterfinished"
 )
 
@@ -228,6 +229,7 @@ func (k kit) house() []runner {
 			Client: k.Client("resourcequota-controller"), ResourceQuotas: s.ResourceQuotas(), Pods: s.Pods(), Services: s.Services(),
 			Claims: s.PersistentVolumeClaims(), Counts: s.Counts, Log: log,
 		}),
+		tokencleaner.New(tokencleaner.Inputs{Client: k.Client("token-cleaner"), Caches: s, Log: log}),
 		clusterrole.New(clusterrole.Inputs{Client: k.Client("clusterrole-aggregation-controller"), ClusterRoles: s.ClusterRoles(), Log: log}),
 	}
 }

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 
@@ -68,6 +69,17 @@ func Watch[T any](l *Loop, c *cache.Cache[T], keys func(cache.Change[T]) []Key) 
 	l.inputs = append(l.inputs, func() func() {
 		return c.OnChange(func(change cache.Change[T]) {
 			for _, key := range keys(change) {
+				l.queue.Add(key)
+			}
+		})
+	})
+}
+
+// WatchKeys makes each change of a resource, which nobody keeps in memory, enqueue its key if that is of interest.
+func WatchKeys(l *Loop, s *cache.Set, gr schema.GroupResource, of func(Key) bool) {
+	l.inputs = append(l.inputs, func() func() {
+		return s.OnKey(gr, func(key Key) {
+			if of(key) {
 				l.queue.Add(key)
 			}
 		})
