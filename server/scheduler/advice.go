@@ -20,7 +20,7 @@ const mostNamed = 3
 // not part of the condition, which would be written with each change of what is free.
 func advice(p *candidate, nodes []*nodeState) string {
 	var out []string
-	for _, say := range []func(*candidate, []*nodeState) string{cordoned, tainted, missing, unlabelled, portsTaken, lodged} {
+	for _, say := range []func(*candidate, []*nodeState) string{cordoned, tainted, missing, unlabelled, portsTaken, lodged, driverless} {
 		if s := say(p, nodes); s != "" {
 			out = append(out, s)
 		}

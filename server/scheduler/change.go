@@ -23,8 +23,8 @@ func nodeMayHelp(old, now *corev1.Node) bool {
 }
 
 // podMayFit says whether a waiting pod's own change may let it in somewhere. A
-// change of its status is the scheduler's own doing.
+// change of its status is the scheduler's own doing, but for the names of claims that were made for it.
 func podMayFit(old, now *corev1.Pod) bool {
 	return !maps.Equal(old.Labels, now.Labels) || !slices.Equal(old.Spec.SchedulingGates, now.Spec.SchedulingGates) ||
-		!equality.Semantic.DeepEqual(old.Spec, now.Spec)
+		!equality.Semantic.DeepEqual(old.Spec, now.Spec) || !equality.Semantic.DeepEqual(old.Status.ResourceClaimStatuses, now.Status.ResourceClaimStatuses)
 }

@@ -28,7 +28,7 @@ type filter func(*candidate, *nodeState) *refusal
 // filters in the order in which they are asked; the first refusal is the one
 // that is told, as upstream does.
 var filters = []filter{
-	schedulable, named, tolerated, selected, platform, freePorts, fit, reachableVolumes, spread, affine,
+	schedulable, named, tolerated, selected, platform, freePorts, fit, reachableVolumes, spread, affine, allocated,
 }
 
 // refuse asks all filters about one node.

@@ -40,7 +40,7 @@ type item struct {
 }
 
 // cares is what may help a pod beside nodes and room on them.
-type cares struct{ others, volumes bool }
+type cares struct{ others, volumes, devices bool }
 
 // queue hands out waiting pods, the most urgent first. It is bounded by the
 // number of pods that have no node.

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
@@ -84,10 +86,12 @@ func (s *scheduler) watch() (stops []func()) {
 		s.Caches.PersistentVolumeClaims().OnChange(func(cache.Change[corev1.PersistentVolumeClaim]) { s.queue.wake(needsVolumes) }),
 		s.Caches.PersistentVolumes().OnChange(func(cache.Change[corev1.PersistentVolume]) { s.queue.wake(needsVolumes) }),
 		s.Caches.StorageClasses().OnChange(func(cache.Change[storagev1.StorageClass]) { s.queue.wake(needsVolumes) }),
+		s.Caches.OnKey(schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}, func(types.NamespacedName) { s.queue.wake(needsDevices) }),
 	}
 }
 
 func needsVolumes(c cares) bool { return c.volumes }
+func needsDevices(c cares) bool { return c.devices }
 func needsOthers(c cares) bool  { return c.others }
 
 func (s *scheduler) nodeChanged(change cache.Change[corev1.Node]) {
@@ -142,7 +146,7 @@ func (s *scheduler) ours(pod *corev1.Pod) bool {
 // caresOf says what may help a pod that fits nowhere: the coming of another pod
 // helps only one that looks for company or for an even spread.
 func caresOf(pod *corev1.Pod) cares {
-	c := cares{others: len(affinityOf(pod).near) > 0 || len(pod.Spec.TopologySpreadConstraints) > 0}
+	c := cares{others: len(affinityOf(pod).near) > 0 || len(pod.Spec.TopologySpreadConstraints) > 0, devices: len(pod.Spec.ResourceClaims) > 0}
 	for i := range pod.Spec.Volumes {
 		c.volumes = c.volumes || pod.Spec.Volumes[i].PersistentVolumeClaim != nil || pod.Spec.Volumes[i].Ephemeral != nil
 	}
@@ -179,7 +183,9 @@ func (s *scheduler) schedule(ctx context.Context, it *item) {
 		p.platforms[image] = s.platforms(image)
 	}
 	var missing string
-	p.volumes, missing = volumesOf(pod, s)
+	if p.volumes, missing = volumesOf(pod, s); missing == "" {
+		missing = s.claimsOf(ctx, pod)
+	}
 
 	d := s.choose(p, missing)
 	switch {
@@ -207,7 +213,7 @@ func (s *scheduler) choose(p *candidate, missing string) decision {
 		for _, n := range nodes {
 			no[n.node.Name] = never("Preemption is not helpful for scheduling")
 		}
-		return decision{advice: p.volumes.advice, message: strings.TrimSuffix(explain(len(nodes), nil), ":") + ": " + missing + ". preemption: " + explain(len(nodes), no)}
+		return decision{advice: strings.TrimSpace(p.volumes.advice + " " + driverless(p, nodes)), message: strings.TrimSuffix(explain(len(nodes), nil), ":") + ": " + missing + ". preemption: " + explain(len(nodes), no)}
 	}
 	nominated := s.state.waitingFor(p)
 	d := decide(p, nodes, s.state.turn, nominated)
