@@ -73,7 +73,7 @@ type Touched struct {
 	Network    bool            // services, endpoints, peers, policies, the cluster, this node
 	Node       bool            // this node's object
 	Namespaces map[string]bool // in which an object that pods may refer to changed
-	Volumes    bool            // a volume or a trust bundle changed, which have no namespace
+	Volumes    bool            // a volume, a trust bundle or a handler changed, which have no namespace
 	Removals   bool            // of volumes
 	Secrets    bool            // a Secret changed, which an Ingress may name
 }
@@ -147,7 +147,7 @@ func (t *Touched) add(key string) {
 		t.Node, t.Network = true, true
 	case "services", "endpointslices", "peers", "cluster", "ingresses", "networkpolicies", "policypeers", "namespaces":
 		t.Network = true
-	case "persistentvolumes", "clustertrustbundles":
+	case "persistentvolumes", "clustertrustbundles", "handlers":
 		t.Volumes = true
 	case "volumeremovals":
 		t.Removals = true
@@ -359,6 +359,12 @@ func (c *Catalog) ConfigMap(namespace, name string) (*corev1.ConfigMap, bool) {
 func (c *Catalog) Secret(namespace, name string) (*corev1.Secret, bool) {
 	v := &corev1.Secret{}
 	return v, c.read("secrets/"+namespace+"/"+name, v.Unmarshal)
+}
+
+// RuntimeHandler reads the handler of a RuntimeClass that a pod of this node names.
+func (c *Catalog) RuntimeHandler(class string) (handler string, ok bool) {
+	ok = c.read("handlers/"+class, func(b []byte) error { handler = string(b); return nil })
+	return handler, ok
 }
 
 func (c *Catalog) read(key string, unmarshal func([]byte) error) bool {

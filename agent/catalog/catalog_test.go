@@ -39,6 +39,7 @@ func TestWhatWasAppliedIsThereAfterARestart(t *testing.T) {
 	touched, err := c.Apply(ctx, Node, []link.Change{
 		{Key: "pods/shop/web", Value: encode(t, &corev1.Pod{ObjectMeta: meta("web")})},
 		{Key: "secrets/shop/s", Value: encode(t, &corev1.Secret{ObjectMeta: meta("s"), Data: map[string][]byte{"k": []byte("v")}})},
+		{Key: "handlers/sandboxed", Value: []byte("kata")},
 		{Key: "configmaps/shop/c", Value: encode(t, &corev1.ConfigMap{ObjectMeta: meta("c")})},
 		{Key: "node/pi", Value: encode(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "pi"}})},
 	})
@@ -82,8 +83,14 @@ func TestWhatWasAppliedIsThereAfterARestart(t *testing.T) {
 	if _, ok := c.Secret("shop", "gone"); ok {
 		t.Error("a secret that is not there")
 	}
+	if h, ok := c.RuntimeHandler("sandboxed"); !ok || h != "kata" {
+		t.Errorf("%v %v", h, ok)
+	}
+	if _, ok := c.RuntimeHandler("gone"); ok {
+		t.Error("a class that is not there")
+	}
 	index, err := c.Index(Node)
-	if err != nil || index.Len() != 4 {
+	if err != nil || index.Len() != 5 {
 		t.Errorf("%v %v", index, err)
 	}
 	if _, err := c.Apply(ctx, Node, []link.Change{{Key: "pods/shop/web"}, {Key: "secrets/shop/s"}}); err != nil {

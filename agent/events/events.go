@@ -54,6 +54,8 @@ const (
 	EvictionThresholdMet   = "EvictionThresholdMet"
 	FreeDiskSpaceFailed    = "FreeDiskSpaceFailed"
 	ImageGCFailed          = "ImageGCFailed"
+
+	FailedPrepareDynamicResources = "FailedPrepareDynamicResources"
 )
 
 // HealthcheckFailed is kube-proxy's.

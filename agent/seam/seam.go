@@ -232,6 +232,8 @@ type Volumes interface {
 type Objects interface {
 	ConfigMap(namespace, name string) (*corev1.ConfigMap, bool)
 	Secret(namespace, name string) (*corev1.Secret, bool)
+	// RuntimeHandler is the handler that a RuntimeClass names.
+	RuntimeHandler(class string) (string, bool)
 	// Services of all namespaces; synced is false until the shared set was loaded once.
 	Services() (services []*corev1.Service, synced bool)
 	Node() *corev1.Node

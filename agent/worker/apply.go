@@ -120,6 +120,11 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, a Action) {
 	if a.Attempt > 0 {
 		w.m.Events.Event(events.Pod(pod), corev1.EventTypeNormal, events.SandboxChanged, "Pod sandbox changed, it will be killed and re-created.")
 	}
+	if err := devices(pod); err != nil {
+		w.m.Events.Eventf(events.Pod(pod), corev1.EventTypeWarning, events.FailedPrepareDynamicResources, "Failed to prepare dynamic resources: %v", err)
+		w.memory.Sandbox = w.memory.Sandbox.failed(time.Now(), time.Second, maxSandboxRetry)
+		return
+	}
 	if err := w.sandbox(ctx, pod, a.Attempt); err != nil {
 		if ctx.Err() != nil || w.box.peek().Ending() {
 			return // no error of the pod's: it, or the agent, is ending
@@ -131,8 +136,38 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, a Action) {
 	w.memory.Sandbox = Retry{}
 }
 
+// devices says why a pod must not start whose claims ask for devices: there is nobody here to hand them out. The scheduler
+// lets no such pod through, but a pod may name its node itself.
+func devices(pod *corev1.Pod) error {
+	for _, c := range pod.Spec.ResourceClaims {
+		if c.ResourceClaimName != nil {
+			return fmt.Errorf("ResourceClaim %s: no DRA driver is registered", *c.ResourceClaimName)
+		}
+		return fmt.Errorf("pod %q: ResourceClaim not created yet", pod.Namespace+"/"+pod.Name)
+	}
+	return nil
+}
+
+// handler says why the runtime is not the one that a pod's RuntimeClass names.
+func (w *worker) handler(pod *corev1.Pod) error {
+	class := pod.Spec.RuntimeClassName
+	if class == nil || *class == "" {
+		return nil
+	}
+	switch handler, ok := w.m.Objects.RuntimeHandler(*class); {
+	case !ok:
+		return fmt.Errorf("runtimeclass.node.k8s.io %q not found", *class)
+	case handler != "runc":
+		return fmt.Errorf("no runtime for %q is configured", handler)
+	}
+	return nil
+}
+
 func (w *worker) sandbox(ctx context.Context, pod *corev1.Pod, attempt uint32) error {
 	defer w.slot(ctx)()
+	if err := w.handler(pod); err != nil {
+		return err
+	}
 	facts := w.m.Facts()
 	name, err := podspec.UTSName(pod, facts.ClusterDomain)
 	if err != nil {

@@ -68,6 +68,7 @@ func (objects) ConfigMap(_, name string) (*corev1.ConfigMap, bool) {
 	return &corev1.ConfigMap{Data: map[string]string{"k": "v"}}, name == "there"
 }
 func (objects) Secret(_, name string) (*corev1.Secret, bool) { return nil, false }
+func (objects) RuntimeHandler(class string) (string, bool)   { return class, class != "gone" }
 func (objects) Services() ([]*corev1.Service, bool)          { return nil, true }
 func (objects) Node() *corev1.Node                           { return nil }
 
@@ -762,6 +763,40 @@ func TestSandboxFailureIsRetried(t *testing.T) {
 		n.after(time.Minute)
 		n.expect("u1", "Running app:running/0+")
 	})
+}
+
+// TestNoOtherRuntime: a pod whose class names another runtime than ours is not run by ours, nor one without its devices.
+func TestNoOtherRuntime(t *testing.T) {
+	name := "n"
+	for _, tt := range []struct {
+		class, event string
+		claim        *corev1.PodResourceClaim
+	}{
+		{class: "runc"},
+		{class: "kata", event: `FailedCreatePodSandBox: Failed to create pod sandbox: no runtime for "kata" is configured`},
+		{class: "gone", event: `FailedCreatePodSandBox: Failed to create pod sandbox: runtimeclass.node.k8s.io "gone" not found`},
+		{claim: &corev1.PodResourceClaim{ResourceClaimTemplateName: &name}, event: `FailedPrepareDynamicResources: Failed to prepare dynamic resources: pod "default/web": ResourceClaim not created yet`},
+		{claim: &corev1.PodResourceClaim{ResourceClaimName: &name}, event: `FailedPrepareDynamicResources: Failed to prepare dynamic resources: ResourceClaim n: no DRA driver is registered`},
+	} {
+		simulate(t, func(n *node) {
+			p := pod()
+			p.Spec.RuntimeClassName = &tt.class
+			if tt.claim != nil {
+				p.Spec.ResourceClaims = []corev1.PodResourceClaim{*tt.claim}
+			}
+			n.m.Set([]*corev1.Pod{p})
+			n.after(time.Minute)
+			if tt.event == "" {
+				n.expect("u1", "Running app:running/0+")
+				return
+			}
+			n.expect("u1", "Pending app:ContainerCreating/0")
+			n.sawEvent("Warning " + tt.event)
+			if log := n.runtime.Log(); len(log) > 0 {
+				t.Errorf("%q was done", log)
+			}
+		})
+	}
 }
 
 func TestEphemeralContainer(t *testing.T) {

@@ -4,27 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
-	"strings"
 	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"bramble.dev/server/cache"
 )
 
-// contents holds the ConfigMaps and Secrets that some node needs, encoded as they are sent, and no
+// contents holds the ConfigMaps, Secrets and handlers that some node needs, encoded as they are sent, and no
 // others: a cluster may have thousands that no running pod names. Changes are learnt from the
 // store, by their keys alone; the object is then read through the API.
 type contents struct {
 	client kubernetes.Interface
 	caches *cache.Set
-	log    *slog.Logger
 	dirty  func(node string)
 
 	mu    sync.Mutex
@@ -42,8 +40,8 @@ type content struct {
 	version string
 }
 
-func newContents(client kubernetes.Interface, caches *cache.Set, log *slog.Logger, dirty func(string)) *contents {
-	return &contents{client: client, caches: caches, log: log, dirty: dirty, items: map[ref]*content{}}
+func newContents(client kubernetes.Interface, caches *cache.Set, dirty func(string)) *contents {
+	return &contents{client: client, caches: caches, dirty: dirty, items: map[ref]*content{}}
 }
 
 // want tells which contents a node needs from now on.
@@ -61,7 +59,7 @@ func (c *contents) want(node string, refs map[ref]bool, before map[ref]bool) {
 		it := c.items[r]
 		if it == nil {
 			// Of claims and volumes only who needs them is kept; the caches hold the rest.
-			it = &content{nodes: map[string]bool{}, read: r.kind != configMap && r.kind != secret}
+			it = &content{nodes: map[string]bool{}, read: r.kind.cached()}
 			c.items[r] = it
 		}
 		it.nodes[node] = true
@@ -114,7 +112,14 @@ var errChanged = errors.New("dispatch: an object changed while it was read")
 func (c *contents) readOne(ctx context.Context, r ref) (value []byte, version string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if r.kind == configMap {
+	switch r.kind {
+	case handler:
+		x, err := c.client.NodeV1().RuntimeClasses().Get(ctx, r.name, metav1.GetOptions{})
+		if err != nil {
+			return nil, "", err
+		}
+		return []byte(x.Handler), string(x.UID), nil
+	case configMap:
 		x, err := c.client.CoreV1().ConfigMaps(r.namespace).Get(ctx, r.name, metav1.GetOptions{})
 		if err != nil {
 			return nil, "", err
@@ -148,7 +153,7 @@ func (c *contents) changed(r ref) {
 	it := c.items[r]
 	var nodes map[string]bool
 	if it != nil {
-		it.read, it.stale = r.kind != configMap && r.kind != secret, true
+		it.read, it.stale = r.kind.cached(), true
 		nodes = maps.Clone(it.nodes)
 	}
 	c.mu.Unlock()
@@ -157,53 +162,26 @@ func (c *contents) changed(r ref) {
 	}
 }
 
-// follow learns of changes until ctx is done.
-func (c *contents) follow(ctx context.Context, k kind, resource string) {
-	prefix := c.caches.Prefix(schema.GroupResource{Resource: resource})
-	for ctx.Err() == nil {
-		err := c.followOnce(ctx, k, prefix)
-		if ctx.Err() != nil {
+// follow learns of changes of a resource until stop is called.
+func (c *contents) follow(k kind, resource schema.GroupResource) (stop func()) {
+	return c.caches.OnKey(resource, func(key types.NamespacedName) {
+		if key.Name != "" {
+			c.changed(ref{k, key.Namespace, key.Name})
 			return
 		}
-		if !errors.Is(err, cache.ErrTooOld) {
-			c.log.Error("changes cannot be followed", "prefix", prefix, "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
+		for _, r := range c.held(k) {
+			c.changed(r)
 		}
-	}
+	})
 }
 
-func (c *contents) followOnce(ctx context.Context, k kind, prefix string) error {
-	f, err := c.caches.Source().Follow(prefix)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	f.Snapshot()
-	// What changed before this moment is not told: everything that is held is read again.
+func (c *contents) held(k kind) (out []ref) {
 	c.mu.Lock()
-	held := make([]ref, 0, len(c.items))
+	defer c.mu.Unlock()
 	for r := range c.items {
 		if r.kind == k {
-			held = append(held, r)
+			out = append(out, r)
 		}
 	}
-	c.mu.Unlock()
-	for _, r := range held {
-		c.changed(r)
-	}
-	for {
-		events, err := f.Next(ctx)
-		if err != nil {
-			return err
-		}
-		for _, e := range events {
-			namespace, name, ok := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(e.Key, prefix), "/"), "/")
-			if ok {
-				c.changed(ref{k, namespace, name})
-			}
-		}
-	}
+	return out
 }

@@ -27,7 +27,7 @@ const (
 type objects interface {
 	node(name string) (*corev1.Node, bool)
 	podsOn(node string) []*corev1.Pod
-	// content gives a ConfigMap or Secret, already encoded.
+	// content gives a ConfigMap, a Secret or a handler, already encoded.
 	content(r ref) (want, bool)
 	claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	volume(name string) (*corev1.PersistentVolume, bool)
@@ -93,7 +93,7 @@ func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool
 
 func wantRef(r ref, o objects) (want, bool) {
 	switch r.kind {
-	case configMap, secret:
+	case configMap, secret, handler:
 		return o.content(r)
 	case claim:
 		if x, ok := o.claim(r.namespace, r.name); ok {

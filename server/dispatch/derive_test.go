@@ -26,7 +26,9 @@ import (
 
 func TestNeeds(t *testing.T) {
 	local := func(name string) corev1.LocalObjectReference { return corev1.LocalObjectReference{Name: name} }
+	class := "kata"
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p"}, Spec: corev1.PodSpec{
+		RuntimeClassName: &class,
 		ImagePullSecrets: []corev1.LocalObjectReference{local("pull")},
 		Volumes: []corev1.Volume{
 			{Name: "a", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: local("cm-volume")}}},
@@ -55,7 +57,7 @@ func TestNeeds(t *testing.T) {
 	got := map[string]bool{}
 	needs(pod, func(r ref) { got[r.key()] = true })
 	want := []string{
-		"configmaps/ns/cm-debug", "configmaps/ns/cm-init", "configmaps/ns/cm-key", "configmaps/ns/cm-projected", "configmaps/ns/cm-volume",
+		"configmaps/ns/cm-debug", "configmaps/ns/cm-init", "configmaps/ns/cm-key", "configmaps/ns/cm-projected", "configmaps/ns/cm-volume", "handlers/kata",
 		"persistentvolumeclaims/ns/claim", "persistentvolumeclaims/ns/p-d",
 		"secrets/ns/pull", "secrets/ns/secret-env", "secrets/ns/secret-key", "secrets/ns/secret-projected", "secrets/ns/secret-volume",
 	}
@@ -145,8 +147,6 @@ func incremental(t *testing.T, r *rapid.T, pki *auth.PKI) {
 	defer d.workers.Wait()
 	defer cancel()
 	defer d.watch()()
-	d.workers.Go(func() { d.contents.follow(ctx, configMap, "configmaps") })
-	d.workers.Go(func() { d.contents.follow(ctx, secret, "secrets") })
 	nodes := []string{"n1", "n2"}
 	for _, name := range nodes {
 		n := d.ensure(ctx, name)

@@ -113,7 +113,7 @@ func New(cfg Config) (*Dispatcher, error) {
 		Cluster: d.topics.Cluster, Roots: cfg.Identity.CAPool(), CA: cfg.Identity.CACertificate().Raw,
 		Incarnation: cfg.Cluster.Incarnation, LinkKey: cfg.LinkKey,
 	})
-	d.contents = newContents(cfg.Client, cfg.Caches, cfg.Logger, func(node string) { d.dirty.add(nodeKey(node)) })
+	d.contents = newContents(cfg.Client, cfg.Caches, func(node string) { d.dirty.add(nodeKey(node)) })
 	d.state = state{cfg.Caches, d.contents}
 	for i := range d.intake {
 		d.intake[i] = make(chan message, intakeDepth)
@@ -149,8 +149,6 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 	}
 	stop := d.watch()
 	defer stop()
-	d.workers.Go(func() { d.contents.follow(ctx, configMap, "configmaps") })
-	d.workers.Go(func() { d.contents.follow(ctx, secret, "secrets") })
 	// No node is served before the shared sets are whole: it would be told that Services are gone.
 	d.deriveDirty(ctx)
 	d.workers.Go(func() { d.derive(ctx) })

@@ -12,9 +12,13 @@ const (
 	volume
 	trustBundle
 	trustSigner // whose bundles are needed; itself nothing that is sent
+	handler     // of a RuntimeClass, by its name
 )
 
-var kindKey = [...]string{configMap: "configmaps/", secret: "secrets/", claim: "persistentvolumeclaims/", volume: "persistentvolumes/", trustBundle: "clustertrustbundles/"}
+// cached says that caches hold the objects of a kind; others are read when a node needs them.
+func (k kind) cached() bool { return k != configMap && k != secret && k != handler }
+
+var kindKey = [...]string{configMap: "configmaps/", secret: "secrets/", claim: "persistentvolumeclaims/", volume: "persistentvolumes/", trustBundle: "clustertrustbundles/", handler: "handlers/"}
 
 // ref names an object that a pod needs.
 type ref struct {
@@ -49,6 +53,9 @@ func needs(pod *corev1.Pod, add func(ref)) {
 	}
 	for i := range pod.Spec.EphemeralContainers {
 		environmentNeeds(pod.Spec.EphemeralContainers[i].Env, pod.Spec.EphemeralContainers[i].EnvFrom, of)
+	}
+	if class := pod.Spec.RuntimeClassName; class != nil && *class != "" {
+		add(ref{kind: handler, name: *class})
 	}
 	// Admission has copied those of the service account.
 	for _, s := range pod.Spec.ImagePullSecrets {

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"bramble.dev/link"
 	"bramble.dev/server/cache"
@@ -102,6 +103,9 @@ func (d *Dispatcher) watch() (stop func()) {
 			}
 		}),
 		c.ClusterTrustBundles().OnChange(d.trustChanged),
+		d.contents.follow(configMap, schema.GroupResource{Resource: "configmaps"}),
+		d.contents.follow(secret, schema.GroupResource{Resource: "secrets"}),
+		d.contents.follow(handler, schema.GroupResource{Group: "node.k8s.io", Resource: "runtimeclasses"}),
 		c.Services().OnChange(func(x cache.Change[corev1.Service]) { d.dirty.add(serviceKey(x.Object())) }),
 		c.EndpointSlices().OnChange(func(x cache.Change[discoveryv1.EndpointSlice]) { d.dirty.add(endpointSliceKey(x.Object())) }),
 		c.NetworkPolicies().OnChange(func(x cache.Change[networkingv1.NetworkPolicy]) { d.policyChanged(x.Object()) }),
