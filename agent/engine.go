@@ -201,17 +201,33 @@ func choosy(offers map[string][]image.Platform) map[string][]string {
 	return out
 }
 
-// Pull implements seam.Images.
-func (n nodeImages) Pull(ctx context.Context, ref string, secrets []*corev1.Secret) (seam.Image, error) {
-	var keys image.Keyring
+// ResolveFor implements seam.Images. A Secret that cannot be read opens nothing; a pull says what is wrong with it.
+func (n nodeImages) ResolveFor(_ context.Context, ref string, secrets []*corev1.Secret) (seam.Image, bool) {
+	keys, _ := keyring(secrets)
+	i, ok := n.Store.ResolveFor(ref, keys)
+	return toImage(i), ok && n.Store.Unfit(ref) == nil
+}
+
+// keyring holds what pull secrets have for registries; as far as it came, if one of them cannot be read.
+func keyring(secrets []*corev1.Secret) (*image.Keyring, error) {
+	keys := new(image.Keyring)
 	for _, s := range secrets {
 		for _, key := range []string{corev1.DockerConfigJsonKey, corev1.DockerConfigKey} {
 			if b, ok := s.Data[key]; ok {
-				if err := keys.AddDockerConfig(b); err != nil {
-					return seam.Image{}, fmt.Errorf("secret %s/%s: %w", s.Namespace, s.Name, err)
+				if err := keys.AddDockerConfig(fmt.Sprintf("%s/%s/%s", s.Namespace, s.Name, s.UID), b); err != nil {
+					return keys, fmt.Errorf("secret %s/%s: %w", s.Namespace, s.Name, err)
 				}
 			}
 		}
+	}
+	return keys, nil
+}
+
+// Pull implements seam.Images.
+func (n nodeImages) Pull(ctx context.Context, ref string, secrets []*corev1.Secret) (seam.Image, error) {
+	keys, err := keyring(secrets)
+	if err != nil {
+		return seam.Image{}, err
 	}
 	name, err := image.ParseName(ref)
 	if err != nil {

@@ -403,11 +403,12 @@ var _ seam.Runtime = (*Runtime)(nil)
 
 // Images are images in memory: all are present unless they are told to be absent.
 type Images struct {
-	mu     sync.Mutex
-	Absent map[string]bool  // must be pulled
-	Errors map[string]error // what a pull ends with
-	Pulls  int
-	Delay  time.Duration
+	mu      sync.Mutex
+	Absent  map[string]bool   // must be pulled
+	Errors  map[string]error  // what a pull ends with
+	Private map[string]string // the name of the Secret without which it is not shown
+	Pulls   int
+	Delay   time.Duration
 }
 
 // Resolve finds an image that is present.
@@ -415,6 +416,15 @@ func (i *Images) Resolve(_ context.Context, ref string) (seam.Image, bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return seam.Image{ID: "sha256:" + ref, Names: []string{ref}}, !i.Absent[ref]
+}
+
+// ResolveFor finds an image that is present, if the pod has what it is kept for.
+func (i *Images) ResolveFor(ctx context.Context, ref string, secrets []*corev1.Secret) (seam.Image, bool) {
+	img, ok := i.Resolve(ctx, ref)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	owner, private := i.Private[ref]
+	return img, ok && (!private || slices.ContainsFunc(secrets, func(s *corev1.Secret) bool { return s.Name == owner }))
 }
 
 // Unfit knows of no image that is for other boards.

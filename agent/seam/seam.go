@@ -193,6 +193,8 @@ type Image struct {
 // Images are the images on this node.
 type Images interface {
 	Resolve(ctx context.Context, ref string) (Image, bool)
+	// ResolveFor is Resolve for a pod that has these pull secrets: an image that was had only with others' is not there for it.
+	ResolveFor(ctx context.Context, ref string, secrets []*corev1.Secret) (Image, bool)
 	// Unfit says why this node does not run an image, if that is known.
 	Unfit(ref string) error
 	// Pull brings an image; the secrets hold credentials for registries. An UnreachableError leaves open whether there is a newer one.

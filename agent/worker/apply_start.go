@@ -23,8 +23,9 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 	c, _ := podspec.Fetched(pod, name)
 	ref := podspec.ImageRef(c.Image)
 	about := events.Container(pod, name)
+	secrets, missing := w.pullSecrets(pod)
 	if c.ImagePullPolicy != corev1.PullAlways {
-		if img, ok := w.m.Images.Resolve(ctx, ref); ok {
+		if img, ok := w.m.Images.ResolveFor(ctx, ref, secrets); ok {
 			w.m.Events.Eventf(about, corev1.EventTypeNormal, events.Pulled, "Container image %q already present on machine and can be accessed by the pod", c.Image)
 			w.past(name, func(p *Past) { p.Image = Image{ID: img.ID} })
 			return
@@ -40,7 +41,6 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 		w.startFailed(name, errNeverPull, message)
 		return
 	}
-	secrets, missing := w.pullSecrets(pod)
 	w.m.Events.Eventf(about, corev1.EventTypeNormal, events.Pulling, "Pulling image %q", c.Image)
 	begun := time.Now()
 	var img seam.Image
@@ -58,7 +58,7 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 		took = time.Since(own)
 		return err
 	}, func(err error) {
-		if here, ok := w.lastGood(ctx, ref, err); ok {
+		if here, ok := w.lastGood(ctx, ref, secrets, err); ok {
 			w.m.Events.Eventf(about, corev1.EventTypeWarning, events.Pulled, "Container image %q already present on machine; its registry could not be asked for a newer one: %v", c.Image, err)
 			w.past(name, func(p *Past) { p.Image = Image{ID: here.ID} })
 			return
@@ -75,12 +75,13 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 
 // lastGood is the image that is here, where a pull ended because no registry answered. A site whose link is gone, or an image that
 // somebody imported, must start pods whose pull policy is Always (the default of every ":latest"), which upstream's kubelet refuses.
-func (w *worker) lastGood(ctx context.Context, ref string, err error) (seam.Image, bool) {
+// One that a registry gave only to others' credentials stays theirs.
+func (w *worker) lastGood(ctx context.Context, ref string, secrets []*corev1.Secret, err error) (seam.Image, bool) {
 	var away *seam.UnreachableError
 	if !errors.As(err, &away) {
 		return seam.Image{}, false
 	}
-	return w.m.Images.Resolve(ctx, ref)
+	return w.m.Images.ResolveFor(ctx, ref, secrets)
 }
 
 func (w *worker) pullFailed(pod *corev1.Pod, name, image string, missing []string, err error) {

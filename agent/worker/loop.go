@@ -150,10 +150,10 @@ func (w *worker) notice(ctx context.Context, d Desired, refresh, retry bool) {
 	if retry {
 		w.memory.Volumes.NotBefore, w.memory.Sandbox.NotBefore = time.Time{}, time.Time{}
 		for c := range podspec.All(d.Pod) {
-			w.unblock(ctx, c)
+			w.unblock(ctx, d.Pod, c)
 		}
 		for c := range podspec.VolumeImages(d.Pod) {
-			w.unblock(ctx, c)
+			w.unblock(ctx, d.Pod, c)
 		}
 	}
 	if refresh && w.volumes != nil {
@@ -164,7 +164,7 @@ func (w *worker) notice(ctx context.Context, d Desired, refresh, retry bool) {
 }
 
 // unblock lets a container be tried again that waits for something which may be there now.
-func (w *worker) unblock(ctx context.Context, c podspec.Container) {
+func (w *worker) unblock(ctx context.Context, pod *corev1.Pod, c podspec.Container) {
 	past, known := w.memory.Containers[c.Name]
 	if known && past.Waiting != nil && past.Waiting.Reason == errConfig {
 		past.NotBefore = time.Time{}
@@ -174,7 +174,11 @@ func (w *worker) unblock(ctx context.Context, c podspec.Container) {
 	if !waits && w.jobs[imageWork(c.Name)] == nil {
 		return
 	}
-	if _, here := w.m.Images.Resolve(ctx, podspec.ImageRef(c.Image)); here && c.ImagePullPolicy != corev1.PullAlways {
+	if c.ImagePullPolicy == corev1.PullAlways {
+		return
+	}
+	secrets, _ := w.pullSecrets(pod)
+	if _, here := w.m.Images.ResolveFor(ctx, podspec.ImageRef(c.Image), secrets); here {
 		w.cancel(imageWork(c.Name))
 		past.NotBefore, past.Image = time.Time{}, Image{}
 		w.memory.Containers[c.Name] = past

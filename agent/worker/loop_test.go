@@ -67,10 +67,12 @@ type objects struct{}
 func (objects) ConfigMap(_, name string) (*corev1.ConfigMap, bool) {
 	return &corev1.ConfigMap{Data: map[string]string{"k": "v"}}, name == "there"
 }
-func (objects) Secret(_, name string) (*corev1.Secret, bool) { return nil, false }
-func (objects) RuntimeHandler(class string) (string, bool)   { return class, class != "gone" }
-func (objects) Services() ([]*corev1.Service, bool)          { return nil, true }
-func (objects) Node() *corev1.Node                           { return nil }
+func (objects) Secret(_, name string) (*corev1.Secret, bool) {
+	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}}, name == "key"
+}
+func (objects) RuntimeHandler(class string) (string, bool) { return class, class != "gone" }
+func (objects) Services() ([]*corev1.Service, bool)        { return nil, true }
+func (objects) Node() *corev1.Node                         { return nil }
 
 // node is a manager with everything below it faked.
 type node struct {

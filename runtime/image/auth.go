@@ -13,6 +13,7 @@ type Auth struct {
 	Username, Password string
 	IdentityToken      string
 	RegistryToken      string
+	Owner              string // the Secret that holds it; "" is whoever runs the board
 }
 
 // Keyring holds the credentials of a pod's imagePullSecrets.
@@ -31,9 +32,9 @@ type dockerAuth struct {
 	RegistryToken string `json:"registrytoken"`
 }
 
-// AddDockerConfig adds a Secret's content: of type kubernetes.io/dockerconfigjson, or the older dockercfg, which is the
+// AddDockerConfig adds the content of a Secret, its owner: of type kubernetes.io/dockerconfigjson, or the older dockercfg, which is the
 // same without the outer "auths".
-func (k *Keyring) AddDockerConfig(b []byte) error {
+func (k *Keyring) AddDockerConfig(owner string, b []byte) error {
 	var outer struct {
 		Auths map[string]dockerAuth `json:"auths"`
 	}
@@ -46,7 +47,7 @@ func (k *Keyring) AddDockerConfig(b []byte) error {
 		}
 	}
 	for where, a := range outer.Auths {
-		auth := Auth{a.Username, a.Password, a.IdentityToken, a.RegistryToken}
+		auth := Auth{a.Username, a.Password, a.IdentityToken, a.RegistryToken, owner}
 		if a.Auth != "" && a.Username == "" {
 			plain, err := base64.StdEncoding.DecodeString(a.Auth)
 			if err != nil {

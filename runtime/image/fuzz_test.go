@@ -97,7 +97,7 @@ func FuzzDockerConfig(f *testing.F) {
 	f.Add([]byte(`{"x":{"auth":"!"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var k Keyring
-		if k.AddDockerConfig(b) == nil {
+		if k.AddDockerConfig("", b) == nil {
 			k.Lookup(Name{Registry: "docker.io", Repository: "library/nginx"})
 		}
 	})

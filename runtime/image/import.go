@@ -80,7 +80,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader) ([]Image, error)
 	}
 	images := make([]Image, 0, len(candidates))
 	for _, c := range candidates {
-		c.imported = true
+		c.imported, c.access = true, forAll(c.names)
 		img, err := s.install(ctx, c, im.staged)
 		if err != nil {
 			return nil, err
@@ -316,7 +316,7 @@ func (im *importer) oci(b []byte) ([]candidate, error) {
 				return nil, fmt.Errorf("index.json: %w", err)
 			}
 			c.names = []string{n.String()}
-			c.digests = []string{n.Registry + "/" + n.Repository + "@" + d.Digest}
+			c.digests = []string{n.repository() + "@" + d.Digest}
 		}
 		all = append(all, c)
 	}

@@ -15,6 +15,7 @@ type candidate struct {
 	digests []string
 	// imported: from an archive, so that nobody can be asked for it again.
 	imported bool
+	access   map[string]Access // by repository
 }
 
 // missing lists the layers (by index) that have to be brought.
@@ -33,7 +34,7 @@ func (s *Store) missing(c *configuration) []int {
 
 // install commits the layers and records the image. Layers that are in the store already are not taken from staged.
 func (s *Store) install(ctx context.Context, c candidate, staged map[string]*snapshot.Staged) (Image, error) {
-	img := Image{ID: c.id, Names: c.names, Digests: c.digests, Platform: c.config.Platform.normal(), Config: c.config.Config, DiffIDs: c.config.RootFS.DiffIDs, Imported: c.imported}
+	img := Image{ID: c.id, Names: c.names, Digests: c.digests, Platform: c.config.Platform.normal(), Config: c.config.Config, DiffIDs: c.config.RootFS.DiffIDs, Imported: c.imported, Access: c.access}
 	if c.config.Created != nil {
 		img.Created = *c.config.Created
 	}

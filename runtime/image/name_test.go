@@ -68,10 +68,10 @@ func TestPlatformOrder(t *testing.T) {
 
 func TestKeyring(t *testing.T) {
 	var k Keyring
-	if err := k.AddDockerConfig([]byte(`{"auths":{"https://index.docker.io/v1/":{"username":"hub","password":"p"},"quay.io":{"username":"quay","password":"p"},"quay.io/team":{"username":"team","password":"p"},"*.example.com":{"username":"wild","password":"p"}}}`)); err != nil {
+	if err := k.AddDockerConfig("", []byte(`{"auths":{"https://index.docker.io/v1/":{"username":"hub","password":"p"},"quay.io":{"username":"quay","password":"p"},"quay.io/team":{"username":"team","password":"p"},"*.example.com":{"username":"wild","password":"p"}}}`)); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.AddDockerConfig([]byte(`{"old.example.org":{"auth":"b2xkOnB3"}}`)); err != nil {
+	if err := k.AddDockerConfig("", []byte(`{"old.example.org":{"auth":"b2xkOnB3"}}`)); err != nil {
 		t.Fatal(err)
 	}
 	for ref, want := range map[string]string{
@@ -86,7 +86,7 @@ func TestKeyring(t *testing.T) {
 			t.Errorf("%s: %v, wanted %s", ref, got, want)
 		}
 	}
-	if err := k.AddDockerConfig([]byte("x")); err == nil {
+	if err := k.AddDockerConfig("", []byte("x")); err == nil {
 		t.Error("rubbish is accepted")
 	}
 }

@@ -129,13 +129,14 @@ func (s *Store) pullFrom(ctx context.Context, host string, n Name, auth Auth, o 
 		ref = n.Tag
 	}
 	if img, ok := s.unchanged(ctx, src, n, ref, o.Platform); ok {
-		return img, nil
+		return s.had(img, n, auth), nil
 	}
 	d, err := src.describe(ctx, ref, o.Platform)
 	if err != nil {
 		return Image{}, err
 	}
-	c := candidate{id: d.manifest.Config.Digest, config: d.config, digests: []string{n.Registry + "/" + n.Repository + "@" + d.top}}
+	c := candidate{id: d.manifest.Config.Digest, config: d.config, digests: []string{n.repository() + "@" + d.top},
+		access: map[string]Access{n.repository(): opened(auth)}}
 	if n.Tag != "" {
 		c.names = []string{n.String()}
 	}
@@ -159,7 +160,7 @@ func (s *Store) unchanged(ctx context.Context, src *source, n Name, ref string, 
 		return Image{}, false
 	}
 	d, err := src.digest(ctx, ref)
-	if err != nil || d == "" || !slices.Contains(img.Digests, n.Registry+"/"+n.Repository+"@"+d) {
+	if err != nil || d == "" || !slices.Contains(img.Digests, n.repository()+"@"+d) {
 		return Image{}, false
 	}
 	s.still(n.String())

@@ -402,7 +402,7 @@ func TestCredentials(t *testing.T) {
 			}
 			var k Keyring
 			secret := fmt.Sprintf(`{"auths":{"http://%s/v1/":{"auth":%q},"other.example":{"username":"a","password":"b"}}}`, host, base64.StdEncoding.EncodeToString([]byte("user:secret")))
-			if err := k.AddDockerConfig([]byte(secret)); err != nil {
+			if err := k.AddDockerConfig("", []byte(secret)); err != nil {
 				t.Fatal(err)
 			}
 			n, _ := ParseName(host + "/secret:1")

@@ -25,18 +25,19 @@ import (
 
 // Image is an image of which all layers are here.
 type Image struct {
-	ID       string    `json:"id"`      // digest of its configuration
-	Names    []string  `json:"names"`   // normal form
-	Digests  []string  `json:"digests"` // repository@digest, as it was pulled
-	Platform Platform  `json:"platform"`
-	Size     int64     `json:"size"` // bytes unpacked; shared layers count for each image
-	Created  time.Time `json:"created"`
-	Added    time.Time `json:"added"`
-	Imported bool      `json:"imported,omitempty"` // by hand: no registry is known to have it
-	Config   Config    `json:"config"`
-	DiffIDs  []string  `json:"diffIDs"`
-	Layers   []string  `json:"layers"` // names in the snapshot store, the lowest first
-	Used     time.Time `json:"-"`      // by a pod, as far as anybody remembers, or Added; the record's file has it as its own time
+	ID       string            `json:"id"`      // digest of its configuration
+	Names    []string          `json:"names"`   // normal form
+	Digests  []string          `json:"digests"` // repository@digest, as it was pulled
+	Platform Platform          `json:"platform"`
+	Size     int64             `json:"size"` // bytes unpacked; shared layers count for each image
+	Created  time.Time         `json:"created"`
+	Added    time.Time         `json:"added"`
+	Imported bool              `json:"imported,omitempty"` // by hand: no registry is known to have it
+	Access   map[string]Access `json:"access,omitempty"`   // by repository
+	Config   Config            `json:"config"`
+	DiffIDs  []string          `json:"diffIDs"`
+	Layers   []string          `json:"layers"` // names in the snapshot store, the lowest first
+	Used     time.Time         `json:"-"`      // by a pod, as far as anybody remembers, or Added; the record's file has it as its own time
 }
 
 // Config is the part of an image's configuration that containers are made from.
@@ -165,6 +166,9 @@ func readRecord(path string) (*Image, error) {
 		return nil, errors.New("its record is another's")
 	}
 	img.Imported = img.Imported || len(img.Digests) == 0 // before that was recorded
+	if img.Imported && img.Access == nil {
+		img.Access = forAll(img.Names)
+	}
 	img.Used = img.Added
 	if info, err := os.Stat(path); err == nil && info.ModTime().After(img.Used) {
 		img.Used = info.ModTime()
@@ -190,6 +194,7 @@ func (s *Store) add(img Image) (Image, error) {
 		img.Names = union(old.Names, img.Names)
 		img.Digests = union(img.Digests, old.Digests)
 		img.Imported = img.Imported && old.Imported
+		img.Access = merged(old.Access, img.Access)
 	}
 	if img.Added.IsZero() {
 		img.Added = time.Now()

@@ -1,0 +1,74 @@
+package worker
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/agent/seam"
+)
+
+func withSecret(name string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) { p.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: name}} }
+}
+
+// TestPrivateImage is an image that is here for pods with the Secret "key" alone.
+func TestPrivateImage(t *testing.T) {
+	away := &seam.UnreachableError{Err: errors.New("no route to host")}
+	app := func(policy corev1.PullPolicy) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Spec.Containers[0].ImagePullPolicy = policy }
+	}
+	for _, tt := range []struct {
+		name   string
+		pod    *corev1.Pod
+		err    error // of a pull
+		want   string
+		event  string
+		pulled bool
+	}{
+		{"its Secret", pod(withSecret("key")), errors.New("x"), "Running app:running/0+", "already present on machine and can be accessed by the pod", false},
+		{"no Secret", pod(), errors.New("unauthorized"), "Pending app:ErrImagePull/0", `Failed to pull image "nginx:1": unauthorized`, true},
+		{"no Secret, and the registry shows it", pod(), nil, "Running app:running/0+", `Successfully pulled image "nginx:1"`, true},
+		{"a Secret that is missing", pod(withSecret("lost")), errors.New("unauthorized"), "Pending app:ErrImagePull/0", "Unable to retrieve some image pull secrets (lost)", true},
+		{"Never", pod(app(corev1.PullNever)), nil, "Pending app:ErrImageNeverPull/0", `Container image "nginx:1" is not present with pull policy of Never`, false},
+		{"Never, its Secret", pod(app(corev1.PullNever), withSecret("key")), nil, "Running app:running/0+", "already present on machine", false},
+		{"no registry", pod(), away, "Pending app:ErrImagePull/0", "no registry was reached", true},
+		{"Always, no registry", pod(app(corev1.PullAlways)), away, "Pending app:ErrImagePull/0", "no registry was reached", true},
+		{"Always, no registry, its Secret", pod(app(corev1.PullAlways), withSecret("key")), away, "Running app:running/0+", "its registry could not be asked for a newer one", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			simulate(t, func(n *node) {
+				n.images.Private = map[string]string{"nginx:1": "key"}
+				n.images.SetError("nginx:1", tt.err)
+				n.images.Absent["nginx:1"] = false
+				n.m.Set([]*corev1.Pod{tt.pod})
+				n.after(time.Second)
+				n.expect("u1", tt.want)
+				n.sawEvent(tt.event)
+				if (n.images.Pulls > 0) != tt.pulled {
+					t.Errorf("%d pulls", n.images.Pulls)
+				}
+			})
+		})
+	}
+}
+
+// TestPullOfAPrivateImageGoesOn: what changes elsewhere does not end the pull of a pod that may not use what is here.
+func TestPullOfAPrivateImageGoesOn(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.images.Private = map[string]string{"nginx:1": "key"}
+		n.images.Delay = time.Minute
+		n.m.Set([]*corev1.Pod{pod()})
+		for range 50 {
+			n.after(time.Second)
+			n.m.ObjectsChanged("")
+		}
+		n.after(15 * time.Second)
+		n.expect("u1", "Running app:running/0+")
+		if n.images.Pulls != 1 {
+			t.Errorf("%d pulls", n.images.Pulls)
+		}
+	})
+}
