@@ -201,6 +201,12 @@ func choosy(offers map[string][]image.Platform) map[string][]string {
 	return out
 }
 
+// Misnamed implements seam.Images.
+func (n nodeImages) Misnamed(ref string) error {
+	_, err := image.ParseName(ref)
+	return err
+}
+
 // ResolveFor implements seam.Images. A Secret that cannot be read opens nothing; a pull says what is wrong with it.
 func (n nodeImages) ResolveFor(_ context.Context, ref string, secrets []*corev1.Secret) (seam.Image, bool) {
 	keys, _ := keyring(secrets)
@@ -231,7 +237,7 @@ func (n nodeImages) Pull(ctx context.Context, ref string, secrets []*corev1.Secr
 	}
 	name, err := image.ParseName(ref)
 	if err != nil {
-		return seam.Image{}, &seam.NameError{Err: err}
+		return seam.Image{}, err
 	}
 	i, err := n.images.Pull(ctx, ref, image.PullOptions{Auth: keys.Lookup(name)})
 	var away *image.UnreachableError

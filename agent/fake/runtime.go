@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -425,6 +426,14 @@ func (i *Images) ResolveFor(ctx context.Context, ref string, secrets []*corev1.S
 	defer i.mu.Unlock()
 	owner, private := i.Private[ref]
 	return img, ok && (!private || slices.ContainsFunc(secrets, func(s *corev1.Secret) bool { return s.Name == owner }))
+}
+
+// Misnamed refuses capital letters.
+func (i *Images) Misnamed(ref string) error {
+	if ref != strings.ToLower(ref) {
+		return fmt.Errorf("couldn't parse image name %q", ref)
+	}
+	return nil
 }
 
 // Unfit knows of no image that is for other boards.

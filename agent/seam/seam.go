@@ -110,12 +110,6 @@ type ConfigError struct{ Err error }
 func (e *ConfigError) Error() string { return e.Err.Error() }
 func (e *ConfigError) Unwrap() error { return e.Err }
 
-// NameError says that a reference names no image.
-type NameError struct{ Err error }
-
-func (e *NameError) Error() string { return e.Err.Error() }
-func (e *NameError) Unwrap() error { return e.Err }
-
 // UnreachableError says that no registry of an image answered.
 type UnreachableError struct{ Err error }
 
@@ -195,6 +189,8 @@ type Images interface {
 	Resolve(ctx context.Context, ref string) (Image, bool)
 	// ResolveFor is Resolve for a pod that has these pull secrets: an image that was had only with others' is not there for it.
 	ResolveFor(ctx context.Context, ref string, secrets []*corev1.Secret) (Image, bool)
+	// Misnamed says why a reference names no image.
+	Misnamed(ref string) error
 	// Unfit says why this node does not run an image, if that is known.
 	Unfit(ref string) error
 	// Pull brings an image; the secrets hold credentials for registries. An UnreachableError leaves open whether there is a newer one.

@@ -23,6 +23,13 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 	c, _ := podspec.Fetched(pod, name)
 	ref := podspec.ImageRef(c.Image)
 	about := events.Container(pod, name)
+	if err := w.m.Images.Misnamed(c.Image); err != nil {
+		message := fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err)
+		w.m.Events.Event(about, corev1.EventTypeWarning, events.InspectFailed, message)
+		w.m.Events.Event(about, corev1.EventTypeWarning, events.Failed, "Error: "+errInvalidName)
+		w.startFailed(name, errInvalidName, message)
+		return
+	}
 	secrets, missing := w.pullSecrets(pod)
 	if c.ImagePullPolicy != corev1.PullAlways {
 		if img, ok := w.m.Images.ResolveFor(ctx, ref, secrets); ok {
@@ -86,14 +93,6 @@ func (w *worker) lastGood(ctx context.Context, ref string, secrets []*corev1.Sec
 
 func (w *worker) pullFailed(pod *corev1.Pod, name, image string, missing []string, err error) {
 	about := events.Container(pod, name)
-	var bad *seam.NameError
-	if errors.As(err, &bad) {
-		message := fmt.Sprintf("Failed to apply default image tag %q: %v", image, err)
-		w.m.Events.Event(about, corev1.EventTypeWarning, events.InspectFailed, message)
-		w.m.Events.Event(about, corev1.EventTypeWarning, events.Failed, "Error: "+errInvalidName)
-		w.startFailed(name, errInvalidName, message)
-		return
-	}
 	var away *seam.UnreachableError
 	remedy := ""
 	if errors.As(err, &away) {

@@ -2,10 +2,13 @@ package worker
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/agent/seam"
 )
@@ -51,6 +54,31 @@ func TestPrivateImage(t *testing.T) {
 					t.Errorf("%d pulls", n.images.Pulls)
 				}
 			})
+		})
+	}
+}
+
+// TestMisnamedImage: that a reference names no image is seen before anything is pulled, and while others' pulls take all the room.
+func TestMisnamedImage(t *testing.T) {
+	for _, policy := range []corev1.PullPolicy{corev1.PullIfNotPresent, corev1.PullAlways, corev1.PullNever} {
+		simulate(t, func(n *node) {
+			n.images.Delay = time.Hour
+			var pods []*corev1.Pod
+			for i := range 2 * cap(n.m.pulls) {
+				pods = append(pods, pod(func(p *corev1.Pod) {
+					p.UID, p.Spec.Containers[0].ImagePullPolicy = types.UID(fmt.Sprint("busy", i)), corev1.PullAlways
+				}))
+			}
+			n.m.Set(append(pods, pod(func(p *corev1.Pod) {
+				p.Spec.Containers[0].Image, p.Spec.Containers[0].ImagePullPolicy = "Bad:1", policy
+			})))
+			n.after(time.Second)
+			n.expect("u1", "Pending app:InvalidImageName/0")
+			n.sawEvent(`Warning InspectFailed: Failed to apply default image tag "Bad:1": couldn't parse image name "Bad:1"`)
+			n.sawEvent("Warning Failed: Error: InvalidImageName")
+			if strings.Contains(strings.Join(n.events, "\n"), `Pulling image "Bad:1"`) {
+				t.Error("it says that it pulls")
+			}
 		})
 	}
 }
