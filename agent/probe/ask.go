@@ -75,15 +75,17 @@ func (w *watch) exec(ctx context.Context, command []string, timeout time.Duratio
 		env = append(env, v.Name+"="+v.Value)
 	}
 	cmd, _ := podspec.Command(command, nil, env)
-	out := seam.Output{Max: maxOutput}
-	code, err := w.m.Exec(ctx, w.target.ID, cmd, seam.Streams{Stdout: &out, Stderr: &out})
+	// As the kubelet has it from its runtime: what went to stdout, then what went to stderr, whatever came first.
+	out, bad := seam.Output{Max: maxOutput}, seam.Output{Max: maxOutput}
+	code, err := w.m.Exec(ctx, w.target.ID, cmd, seam.Streams{Stdout: &out, Stderr: &bad})
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return answer{output: fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(cmd, " "), timeout)}
 	case err != nil:
 		return answer{err: err}
 	}
-	return answer{ok: code == 0, output: out.String()}
+	said := out.String() + bad.String()
+	return answer{ok: code == 0, output: said[:min(len(said), maxOutput)]}
 }
 
 // Port resolves a port by its number or its name.

@@ -121,6 +121,20 @@ func TestExec(t *testing.T) {
 	if got := ask(t, "", p, func(context.Context, string, []string, seam.Streams) (int, error) { return 0, errors.New("no runtime") }); got.err == nil {
 		t.Errorf("%+v", got)
 	}
+	for _, tt := range []struct{ out, bad, want string }{
+		{"two", "one", "twoone"},
+		{strings.Repeat("o", maxOutput-1), "bad", strings.Repeat("o", maxOutput-1) + "b"},
+		{strings.Repeat("o", maxOutput+1), "bad", strings.Repeat("o", maxOutput)},
+		{"", strings.Repeat("b", maxOutput+1), strings.Repeat("b", maxOutput)},
+	} {
+		if got := ask(t, "", p, func(_ context.Context, _ string, _ []string, s seam.Streams) (int, error) {
+			io.WriteString(s.Stderr, tt.bad)
+			io.WriteString(s.Stdout, tt.out)
+			return 1, nil
+		}); got.ok || got.output != tt.want {
+			t.Errorf("%.10q and %.10q are %d bytes, %.10q", tt.out, tt.bad, len(got.output), got.output)
+		}
+	}
 	p.TimeoutSeconds = 1
 	if got := ask(t, "", p, func(ctx context.Context, _ string, _ []string, _ seam.Streams) (int, error) {
 		<-ctx.Done()
