@@ -20,10 +20,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"google.golang.org/grpc"
-	grpchealth "google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-
 	"bramble.dev/agent/seam"
 	"bramble.dev/agent/status"
 	"bramble.dev/internal/upstream"
@@ -142,49 +138,6 @@ func TestExec(t *testing.T) {
 	}); got.ok || got.err != nil || got.output != `command timed out: "check me" timed out after 1s` {
 		t.Errorf("%+v", got)
 	}
-}
-
-// TestGRPC asks the library's own server, which the tiny client has never seen.
-func TestGRPC(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, h := grpc.NewServer(), grpchealth.NewServer()
-	healthpb.RegisterHealthServer(s, h)
-	h.SetServingStatus("up", healthpb.HealthCheckResponse_SERVING)
-	h.SetServingStatus("down", healthpb.HealthCheckResponse_NOT_SERVING)
-	go s.Serve(l)
-	defer s.Stop()
-	probe := func(service string) corev1.Probe {
-		return corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(l.Addr().(*net.TCPAddr).Port), Service: &service}}}
-	}
-	for service, want := range map[string]answer{
-		"":      {ok: true, output: "service healthy"},
-		"up":    {ok: true, output: "service healthy"},
-		"down":  {output: `service unhealthy (responded with "NOT_SERVING")`},
-		"other": {output: `error: health rpc probe failed: rpc error: code = NotFound desc = unknown service`},
-	} {
-		if got := ask(t, "127.0.0.1", probe(service), nil); got != want {
-			t.Errorf("%q: %+v, want %+v", service, got, want)
-		}
-	}
-	plain := grpc.NewServer() // no health service
-	l2, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go plain.Serve(l2)
-	defer plain.Stop()
-	p := corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: int32(l2.Addr().(*net.TCPAddr).Port)}}}
-	if got := ask(t, "127.0.0.1", p, nil); got.ok || !strings.HasPrefix(got.output, "error: this server does not implement the grpc health protocol") {
-		t.Errorf("%+v", got)
-	}
-}
-
-func FuzzServingStatus(f *testing.F) {
-	f.Add([]byte{0, 0, 0, 0, 2, 8, 1})
-	f.Fuzz(func(t *testing.T, b []byte) { servingStatus(b) })
 }
 
 // TestThresholdsAndOrder: nothing but the startup probe is asked until it has succeeded, and
