@@ -32,12 +32,12 @@ func mounts(in Input) ([]specs.Mount, string) {
 	if readOnlyRoot(in) {
 		etc = "ro"
 	}
-	own := func(source, target, access string) {
+	own := func(source, target string, access ...string) {
 		if source != "" && !taken[target] {
-			list = append(list, specs.Mount{Destination: target, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", access}})
+			list = append(list, specs.Mount{Destination: target, Type: "bind", Source: source, Options: append([]string{"rbind", "rprivate"}, access...)})
 		}
 	}
-	own(in.Sandbox.Shm, "/dev/shm", "rw")
+	own(in.Sandbox.Shm, "/dev/shm") // runc takes "rw" as a word on all options, and would undo nosuid, nodev and noexec
 	own(in.Sandbox.Hosts, "/etc/hosts", etc)
 	own(in.Sandbox.HostsName, "/etc/hostname", etc)
 	own(in.Sandbox.ResolvConf, "/etc/resolv.conf", etc)

@@ -68,6 +68,9 @@ func TestSharing(t *testing.T) {
 				if got := execOut(t, e, b.ID, "cat /dev/shm/x"); got != "hi" {
 					t.Errorf("/dev/shm is not shared: %q", got)
 				}
+				if got := execOut(t, e, a.ID, "grep ' /dev/shm ' /proc/mounts"); !strings.Contains(got, "rw,nosuid,nodev,noexec") {
+					t.Errorf("what is written to /dev/shm may be run: %s", got)
+				}
 			}
 			if tt.name == "sharedpid" {
 				for _, dir := range []string{"root", "fd"} {
