@@ -13,10 +13,9 @@ import (
 
 // mountEmptyDir gives a folder of the pod's own: on the card, or in memory when the medium says so.
 func mountEmptyDir(_ context.Context, v volume, s *corev1.VolumeSource) (string, error) {
-	const mode = 0o777
 	switch m := s.EmptyDir.Medium; m {
 	case corev1.StorageMediumDefault:
-		if err := makeDir(v.path, mode); err != nil {
+		if err := makeDir(v.path, 0o777); err != nil {
 			return "", err
 		}
 	case corev1.StorageMediumMemory:
@@ -24,7 +23,7 @@ func mountEmptyDir(_ context.Context, v volume, s *corev1.VolumeSource) (string,
 		if q := s.EmptyDir.SizeLimit; q != nil {
 			size = q.Value()
 		}
-		if err := mountTmpfs(v.path, size, mode); err != nil {
+		if err := mountTmpfs(v.path, size); err != nil {
 			return "", err
 		}
 	default:

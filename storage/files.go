@@ -33,7 +33,7 @@ const (
 
 // show makes the volume's folder hold exactly these files, all of them changed at one moment.
 func (v volume) show(content files) (string, error) {
-	if err := mountTmpfs(v.path, 0, 0o777); err != nil {
+	if err := mountTmpfs(v.path, 0); err != nil {
 		return "", err
 	}
 	for path := range content {

@@ -80,24 +80,28 @@ func isMountPoint(dir string) (bool, error) {
 // in the kernel's log).
 var mayReachSwap atomic.Bool
 
-// mountTmpfs mounts memory at dir unless it is there already. A size of 0 is the kernel's default, half of the memory.
-func mountTmpfs(dir string, size int64, mode fs.FileMode) error {
+// mountTmpfs mounts memory at dir unless it is there already. A size of 0 is the kernel's default, half of the memory; the mode is
+// the kernel's too, as upstream's: everyone may write, and remove what is their own (drwxrwxrwt).
+func mountTmpfs(dir string, size int64) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	if there, err := isMountPoint(dir); err != nil || there {
 		return err
 	}
-	options := fmt.Sprintf("mode=%o", mode)
+	var options []string
 	if size > 0 {
-		options += fmt.Sprintf(",size=%d", size)
+		options = append(options, fmt.Sprintf("size=%d", size))
+	}
+	mount := func(more ...string) error {
+		return unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, strings.Join(append(options, more...), ","))
 	}
 	err := error(unix.EINVAL)
 	if !mayReachSwap.Load() {
-		err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options+",noswap")
+		err = mount("noswap")
 	}
 	if err == unix.EINVAL {
-		if err = unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, options); err == nil {
+		if err = mount(); err == nil {
 			mayReachSwap.Store(true)
 		}
 	}

@@ -430,6 +430,41 @@ func TestGroupOnce(t *testing.T) {
 	}
 }
 
+// A folder in memory has the mode that tmpfs has by itself, and keeps its sticky bit with an fsGroup: so upstream's pods see them.
+func TestModes(t *testing.T) {
+	empty := func(medium corev1.StorageMedium) corev1.VolumeSource {
+		return corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: medium}}
+	}
+	secret := corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "s"}}
+	c := &cluster{secrets: map[string]map[string]string{"s": {"k": "v"}}}
+	v := open(t, c)
+	for i, tt := range []struct {
+		source  corev1.VolumeSource
+		fsGroup *int64
+		want    string
+	}{
+		{empty(corev1.StorageMediumDefault), nil, "drwxrwxrwx"},
+		{empty(corev1.StorageMediumDefault), ptr(int64(7)), "dgrwxrwxrwx"},
+		{empty(corev1.StorageMediumMemory), nil, "dtrwxrwxrwx"},
+		{empty(corev1.StorageMediumMemory), ptr(int64(7)), "dgtrwxrwxrwx"},
+		{secret, nil, "dtrwxrwxrwx"},
+	} {
+		pod := podWith(tt.source)
+		pod.UID, pod.Spec.SecurityContext = types.UID(fmt.Sprint(i)), &corev1.PodSecurityContext{FSGroup: tt.fsGroup}
+		paths, err := v.Mount(t.Context(), pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(paths["v"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := info.Mode().String(); got != tt.want {
+			t.Errorf("%d: %s, want %s", i, got, tt.want)
+		}
+	}
+}
+
 func owner(t *testing.T, path string) string {
 	t.Helper()
 	var s unix.Stat_t
