@@ -367,6 +367,35 @@ func TestDeletion(t *testing.T) {
 	})
 }
 
+// A hook that sleeps for no time does not delay the signal: only a program that ignores it uses up the grace period.
+func TestPreStopSleepOfNoTime(t *testing.T) {
+	for name, ignores := range map[string]bool{"obeys": false, "ignores": true} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(n *node) {
+				if ignores {
+					n.runtime.Behave("app", fake.Behavior{StopAfter: time.Hour})
+				}
+				p := pod(func(p *corev1.Pod) {
+					p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{}}}
+				})
+				n.m.Set([]*corev1.Pod{p})
+				n.after(time.Second)
+				d := p.DeepCopy()
+				deleted(30)(d)
+				n.m.Set([]*corev1.Pod{d})
+				n.after(time.Second)
+				if !slices.Contains(n.runtime.Log(), "StopContainer app 30s") || n.finished["u1"] == ignores {
+					t.Errorf("after a second: finished %v", n.finished["u1"])
+				}
+				n.after(30 * time.Second)
+				if !n.finished["u1"] {
+					t.Error("it has not ended")
+				}
+			})
+		})
+	}
+}
+
 func TestForcedDeletionShortensTheGracePeriod(t *testing.T) {
 	simulate(t, func(n *node) {
 		n.runtime.Behave("app", fake.Behavior{StopAfter: time.Hour})
