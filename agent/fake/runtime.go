@@ -410,6 +410,7 @@ type Images struct {
 	Private map[string]string // the name of the Secret without which it is not shown
 	Pulls   int
 	Delay   time.Duration
+	Changed func() // called when a pull has ended, before it returns
 }
 
 // Resolve finds an image that is present.
@@ -445,6 +446,9 @@ func (i *Images) Pull(ctx context.Context, ref string, _ []*corev1.Secret) (seam
 	case <-time.After(i.Delay):
 	case <-ctx.Done():
 		return seam.Image{}, ctx.Err()
+	}
+	if i.Changed != nil {
+		defer i.Changed()
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -58,6 +58,21 @@ func TestPrivateImage(t *testing.T) {
 	}
 }
 
+// TestPulledIsTold: the pod that had an image pulled says so, though all pods are told at once that there is a new image.
+func TestPulledIsTold(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.images.Changed = func() {
+			n.m.ObjectsChanged("")
+			time.Sleep(time.Millisecond) // the worker is faster
+		}
+		n.images.Absent = map[string]bool{"nginx:1": true}
+		n.m.Set([]*corev1.Pod{pod()})
+		n.after(time.Second)
+		n.expect("u1", "Running app:running/0+")
+		n.sawEvent(`Pulled: Successfully pulled image "nginx:1"`)
+	})
+}
+
 // TestMisnamedImage: that a reference names no image is seen before anything is pulled, and while others' pulls take all the room.
 func TestMisnamedImage(t *testing.T) {
 	for _, policy := range []corev1.PullPolicy{corev1.PullIfNotPresent, corev1.PullAlways, corev1.PullNever} {

@@ -170,19 +170,41 @@ func (w *worker) unblock(ctx context.Context, pod *corev1.Pod, c podspec.Contain
 		past.NotBefore = time.Time{}
 		w.memory.Containers[c.Name] = past
 	}
+	pull := imageWork(c.Name)
 	waits := known && past.Waiting != nil && slices.Contains([]string{errImagePull, imagePullBackOff, errNeverPull}, past.Waiting.Reason)
-	if !waits && w.jobs[imageWork(c.Name)] == nil {
-		return
-	}
-	if c.ImagePullPolicy == corev1.PullAlways {
+	if (!waits && w.jobs[pull] == nil) || c.ImagePullPolicy == corev1.PullAlways {
 		return
 	}
 	secrets, _ := w.pullSecrets(pod)
-	if _, here := w.m.Images.ResolveFor(ctx, podspec.ImageRef(c.Image), secrets); here {
-		w.cancel(imageWork(c.Name))
-		past.NotBefore, past.Image = time.Time{}, Image{}
-		w.memory.Containers[c.Name] = past
+	if _, here := w.m.Images.ResolveFor(ctx, podspec.ImageRef(c.Image), secrets); !here {
+		return
 	}
+	if w.ends(pull) && w.memory.Containers[c.Name].Image.ID != "" {
+		return // it is what brought the image
+	}
+	w.cancel(pull)
+	past = w.memory.Containers[c.Name]
+	past.NotBefore, past.Image = time.Time{}, Image{}
+	w.memory.Containers[c.Name] = past
+}
+
+// aMoment is what a job may need from its last deed to its end.
+const aMoment = 100 * time.Millisecond
+
+// ends says whether a job ends within a moment.
+func (w *worker) ends(key string) bool {
+	if w.jobs[key] == nil {
+		return false
+	}
+	for alarm := time.After(aMoment); w.jobs[key] != nil; {
+		select {
+		case record := <-w.results:
+			record()
+		case <-alarm:
+			return false
+		}
+	}
+	return true
 }
 
 // observe asks the runtime for the pod, and brings what is derived from it up to date.
