@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -17,10 +18,10 @@ type ports struct {
 	proc string
 
 	mu     sync.Mutex
-	wanted map[hostports.Port]bool // by Services that are told the nodes' own addresses
+	wanted map[hostports.Port]bool // by Services that are told the nodes' own addresses, or ask for this one's
 	busy   []link.PortInUse
 	lacks  []link.PortInUse // that Ingresses want
-	// without are the Services that were told this node's address and cannot be served at it, as they are handed to the
+	// without are the Services that were told an address, or ask for one, at which they cannot be served, as they are handed to the
 	// mesh: an object with another content is another pointer, and one with the same is the same.
 	without map[*corev1.Service]*corev1.Service
 }
@@ -56,14 +57,21 @@ func (p *ports) inUse() []link.PortInUse {
 	return slices.Concat(p.busy, p.lacks)
 }
 
-// serve gives the Services as this node can serve them: one that wants a port which a program has does not get it here. nodes
-// are the addresses of all nodes. The server, which is told, does not name the node for that Service any more.
-func (p *ports) serve(services []*corev1.Service, self netip.Addr, nodes map[netip.Addr]bool) (out []*corev1.Service, changed bool, err error) {
+// place is where this board stands among the addresses that Services may ask for.
+type place struct {
+	self   netip.Addr
+	nodes  map[netip.Addr]bool // of all nodes
+	inside []netip.Prefix      // of pods and of Services
+}
+
+// serve gives the Services as this node can serve them: one that wants a port which a program has does not get it here. The
+// server, which is told, does not name the node for that Service any more.
+func (p *ports) serve(services []*corev1.Service, at place) (out []*corev1.Service, changed bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.wanted = map[hostports.Port]bool{}
 	for _, s := range services {
-		if onNodes(s, nodes) {
+		if at.wants(s) {
 			for _, sp := range s.Spec.Ports {
 				p.wanted[portOf(sp)] = true
 			}
@@ -73,11 +81,13 @@ func (p *ports) serve(services []*corev1.Service, self netip.Addr, nodes map[net
 	without := map[*corev1.Service]*corev1.Service{}
 	out = services
 	for i, s := range services {
-		if !onNodes(s, nodes) || !p.refuses(s) {
+		refused := at.wants(s) && p.refuses(s)
+		if !refused && !slices.ContainsFunc(s.Spec.ExternalIPs, at.foreign) {
 			continue
 		}
-		if without[s] = p.without[s]; without[s] == nil {
-			without[s] = leaveOut(s, self)
+		without[s] = at.leaveOut(s, refused)
+		if before := p.without[s]; before != nil && reflect.DeepEqual(before, without[s]) {
+			without[s] = before
 		}
 		if &out[0] == &services[0] {
 			out = slices.Clone(services)
@@ -114,10 +124,24 @@ func onNodes(s *corev1.Service, nodes map[netip.Addr]bool) bool {
 	})
 }
 
-func leaveOut(s *corev1.Service, self netip.Addr) *corev1.Service {
-	out := *s
+// wants says whether a Service may be served at this board's own address.
+func (at place) wants(s *corev1.Service) bool {
+	return onNodes(s, at.nodes) || slices.Contains(s.Spec.ExternalIPs, at.self.String())
+}
+
+// foreign says whether an address that a Service asks for by itself (externalIPs) is not for this board to give it. Those of pods
+// and Services are somebody's. Another board has the say over its own: packets go there, and meet its programs if they have the
+// port; else whoever may make a Service in some namespace could take the API's place.
+func (at place) foreign(ip string) bool {
+	a, err := netip.ParseAddr(ip)
+	return err == nil && (a != at.self && at.nodes[a] || slices.ContainsFunc(at.inside, func(p netip.Prefix) bool { return p.Contains(a) }))
+}
+
+func (at place) leaveOut(s *corev1.Service, refused bool) *corev1.Service {
+	out, own := *s, at.self.String()
+	out.Spec.ExternalIPs = slices.DeleteFunc(slices.Clone(s.Spec.ExternalIPs), func(ip string) bool { return at.foreign(ip) || refused && ip == own })
 	out.Status.LoadBalancer.Ingress = slices.DeleteFunc(slices.Clone(s.Status.LoadBalancer.Ingress), func(in corev1.LoadBalancerIngress) bool {
-		return in.IP == self.String()
+		return refused && in.IP == own
 	})
 	return &out
 }

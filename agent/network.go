@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"net/url"
 	"os"
 	"slices"
 	"sync"
@@ -198,18 +199,25 @@ func (n *network) config() (mesh.Config, error) {
 		}
 		c.Peers = append(c.Peers, peer)
 	}
-	c.Services = n.services(c.NodeIP, c.Peers)
+	c.Services = n.services(c, slices.Concat(cluster.Servers, cluster.Brokers))
 	return c, nil
 }
 
 // services are those of the cluster, without what programs of this board stand in the way of.
-func (n *network) services(self netip.Addr, peers []mesh.Peer) []*corev1.Service {
+func (n *network) services(c mesh.Config, servers []string) []*corev1.Service {
 	services, _ := n.catalog.Services()
-	nodes := map[netip.Addr]bool{self: true}
-	for _, p := range peers {
-		nodes[p.IP] = true
+	at := place{self: c.NodeIP, nodes: map[netip.Addr]bool{c.NodeIP: true}, inside: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}}
+	for _, p := range c.Peers {
+		at.nodes[p.IP] = true
 	}
-	services, changed, err := n.ports.serve(services, self, nodes)
+	for _, server := range servers { // which need not be nodes
+		if u, err := url.Parse(server); err == nil {
+			if a, err := netip.ParseAddr(u.Hostname()); err == nil {
+				at.nodes[a] = true
+			}
+		}
+	}
+	services, changed, err := n.ports.serve(services, at)
 	if err != nil {
 		n.log.Warn("the ports that are in use on this board cannot be found out", "err", err)
 	}

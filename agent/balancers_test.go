@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"net"
+	"net/netip"
+	"reflect"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// TestExternalAddresses: a Service cannot have itself put in the place of a pod, of another Service, of another board, or of what
+// a program of this board listens at.
+func TestExternalAddresses(t *testing.T) {
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	busy := int32(l.Addr().(*net.TCPAddr).Port)
+	at := place{
+		self: netip.MustParseAddr("192.168.1.2"), nodes: map[netip.Addr]bool{netip.MustParseAddr("192.168.1.2"): true, netip.MustParseAddr("192.168.1.3"): true},
+		inside: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("10.43.0.0/16")},
+	}
+	all := []string{"192.168.1.2", "192.168.1.3", "10.42.0.5", "10.43.0.1", "203.0.113.5"}
+	asking := func(port int32) *corev1.Service {
+		return &corev1.Service{Spec: corev1.ServiceSpec{ExternalIPs: all, Ports: []corev1.ServicePort{{Port: port}}}}
+	}
+	plain := &corev1.Service{Spec: corev1.ServiceSpec{ExternalIPs: []string{"203.0.113.5", "192.168.1.2"}, Ports: []corev1.ServicePort{{Port: 1}}}}
+	p := &ports{proc: "/proc"}
+	in := []*corev1.Service{asking(1), asking(busy), plain}
+	got, _, err := p.serve(in, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][]string{{"192.168.1.2", "203.0.113.5"}, {"203.0.113.5"}, {"203.0.113.5", "192.168.1.2"}} {
+		if !reflect.DeepEqual(got[i].Spec.ExternalIPs, want) {
+			t.Errorf("Service %d has %v, want %v", i, got[i].Spec.ExternalIPs, want)
+		}
+	}
+	again, _, _ := p.serve(in, at)
+	for i := range got {
+		if got[i] != again[i] {
+			t.Errorf("Service %d is another object, with the same content", i)
+		}
+	}
+	l.Close()
+	if got, _, _ = p.serve(in, at); !reflect.DeepEqual(got[1].Spec.ExternalIPs, []string{"192.168.1.2", "203.0.113.5"}) {
+		t.Errorf("the port is free: %v", got[1].Spec.ExternalIPs)
+	}
+}
