@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
 	"strconv"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // User is whom a container's first process runs as.
@@ -68,8 +70,11 @@ func VerifyNonRoot(pod *corev1.Pod, c *corev1.Container, imageUser string) error
 	if name == "" {
 		return configError("container has runAsNonRoot and image will run as root %s", where)
 	}
-	uid, err := strconv.ParseUint(name, 10, 32)
+	uid, err := strconv.ParseInt(name, 10, 64)
 	switch {
+	case err == nil && uid != 0 && len(validation.IsValidUserID(uid)) > 0:
+		return configError("container has runAsNonRoot and image has an invalid user id (%d). (Must be 1-(%d)): %s %s", uid, math.MaxInt32,
+			strings.Join(validation.IsValidUserID(uid), "; "), where)
 	case err != nil:
 		return configError("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root %s", name, where)
 	case uid == 0:

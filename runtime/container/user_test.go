@@ -48,6 +48,8 @@ func TestVerifyNonRoot(t *testing.T) {
 		{"0:5", `{securityContext: {runAsNonRoot: true}, containers: [{name: c}]}`, "container has runAsNonRoot and image will run as root" + where},
 		{"alice", `{securityContext: {runAsNonRoot: true}, containers: [{name: c}]}`, "container has runAsNonRoot and image has non-numeric user (alice), cannot verify user is non-root" + where},
 		{"7", `{securityContext: {runAsNonRoot: true}, containers: [{name: c}]}`, ""},
+		{"5000000000:1", `{securityContext: {runAsNonRoot: true}, containers: [{name: c}]}`,
+			"container has runAsNonRoot and image has an invalid user id (5000000000). (Must be 1-(2147483647)): must be between 0 and 2147483647, inclusive" + where},
 		{"", `{securityContext: {runAsNonRoot: true}, containers: [{name: c, securityContext: {runAsUser: 3}}]}`, ""},
 		{"7", `{containers: [{name: c, securityContext: {runAsUser: 0, runAsNonRoot: true}}]}`, "container's runAsUser breaks non-root policy" + where},
 		{"", `{securityContext: {runAsNonRoot: true}, containers: [{name: c, securityContext: {runAsNonRoot: false}}]}`, ""},
