@@ -139,13 +139,14 @@ func (w *worker) runSandbox(ctx context.Context, pod *corev1.Pod, a Action) {
 // devices says why a pod must not start whose claims ask for devices: there is nobody here to hand them out. The scheduler
 // lets no such pod through, but a pod may name its node itself.
 func devices(pod *corev1.Pod) error {
-	for _, c := range pod.Spec.ResourceClaims {
-		if c.ResourceClaimName != nil {
-			return fmt.Errorf("ResourceClaim %s: no DRA driver is registered", *c.ResourceClaimName)
-		}
-		return fmt.Errorf("pod %q: ResourceClaim not created yet", pod.Namespace+"/"+pod.Name)
+	claims := pod.Spec.ResourceClaims
+	switch {
+	case len(claims) == 0:
+		return nil
+	case claims[0].ResourceClaimName != nil:
+		return fmt.Errorf("ResourceClaim %s: no DRA driver is registered", *claims[0].ResourceClaimName)
 	}
-	return nil
+	return fmt.Errorf("pod %q: ResourceClaim not created yet", pod.Namespace+"/"+pod.Name)
 }
 
 // handler says why the runtime is not the one that a pod's RuntimeClass names.
