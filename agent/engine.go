@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/agent/kubelet"
+	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/seam"
 	"bramble.dev/runtime/container"
 	"bramble.dev/runtime/engine"
@@ -87,14 +88,7 @@ func (r *runtime) RunSandbox(ctx context.Context, s seam.SandboxSpec) (seam.Sand
 
 // StartContainer implements seam.Runtime. Its errors are the kubelet's words, for people read them.
 func (r *runtime) StartContainer(ctx context.Context, sandbox string, s seam.ContainerSpec) (seam.Container, error) {
-	spec := engine.ContainerSpec{
-		Pod: s.Pod, Container: s.Container, Resources: &s.Resources, Attempt: s.Attempt, ImageID: s.ImageID, Env: s.Env, Command: s.Command, Args: s.Args,
-		SpecHash: s.SpecHash, LogPath: s.LogPath, Target: s.Target,
-	}
-	for _, m := range s.Mounts {
-		spec.Mounts = append(spec.Mounts, engine.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, RecursiveReadOnly: m.RecursiveReadOnly, NoExec: m.NoExec, Propagation: string(m.Propagation)})
-	}
-	got, err := r.Engine.StartContainer(ctx, sandbox, spec)
+	got, err := r.Engine.StartContainer(ctx, sandbox, toContainerSpec(s))
 	var config *engine.ConfigError
 	var start *engine.StartError
 	switch {
@@ -104,6 +98,17 @@ func (r *runtime) StartContainer(ctx context.Context, sandbox string, s seam.Con
 		err = errors.New(start.Message)
 	}
 	return r.container(got), err
+}
+
+func toContainerSpec(s seam.ContainerSpec) engine.ContainerSpec {
+	out := engine.ContainerSpec{
+		Pod: s.Pod, QOS: podspec.QOS(s.Pod), Container: s.Container, Resources: &s.Resources, Attempt: s.Attempt, ImageID: s.ImageID, Env: s.Env, Command: s.Command, Args: s.Args,
+		SpecHash: s.SpecHash, LogPath: s.LogPath, Target: s.Target,
+	}
+	for _, m := range s.Mounts {
+		out.Mounts = append(out.Mounts, engine.Mount{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, RecursiveReadOnly: m.RecursiveReadOnly, NoExec: m.NoExec, Propagation: string(m.Propagation)})
+	}
+	return out
 }
 
 func toStreams(ctx context.Context, s seam.Streams) engine.Streams {

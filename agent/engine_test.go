@@ -5,7 +5,9 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
+	"bramble.dev/agent/seam"
 	"bramble.dev/runtime/container"
 	"bramble.dev/runtime/image"
 )
@@ -39,5 +41,14 @@ func TestToUser(t *testing.T) {
 	want := &corev1.LinuxContainerUser{UID: 1000, GID: 1001, SupplementalGroups: []int64{44, 1001}}
 	if got := toUser(&container.User{UID: 1000, GID: 1001, Groups: []uint32{44, 1001}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("told %+v", got)
+	}
+}
+
+// The class of a pod is the agent's to tell: without it the kernel would kill a guaranteed pod as any other.
+func TestToContainerSpecHasTheClass(t *testing.T) {
+	full := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1"), corev1.ResourceMemory: resource.MustParse("1Gi")}
+	pod := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Limits: full}}}}}
+	if got := toContainerSpec(seam.ContainerSpec{Pod: pod, Container: &pod.Spec.Containers[0]}).QOS; got != corev1.PodQOSGuaranteed {
+		t.Errorf("told %q", got)
 	}
 }

@@ -177,7 +177,7 @@ func Hash(c *corev1.Container) string {
 	return fmt.Sprintf("%016x", h.Sum64())
 }
 
-// QOS is the pod's class. The server writes it at creation; the rest is for pods without it.
+// QOS is the pod's class, as the API computed it when the pod was made. What the server sends of a pod is without it.
 func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 	if pod.Status.QOSClass != "" {
 		return pod.Status.QOSClass

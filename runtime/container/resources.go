@@ -131,13 +131,13 @@ const (
 	bestEffortScore  = 1000
 )
 
-// OOMScore is whom the kernel should kill first when the node runs out of memory, by the kubelet's rules.
-func OOMScore(pod *corev1.Pod, c *corev1.Container, h Host) int {
+// oomScore is whom the kernel should kill first when the node runs out of memory, by the kubelet's rules.
+func oomScore(pod *corev1.Pod, class corev1.PodQOSClass, c *corev1.Container, h Host) int {
 	score := 0
 	switch critical := pod.Spec.Priority != nil && *pod.Spec.Priority >= criticalPriority; {
-	case critical, QOS(pod) == corev1.PodQOSGuaranteed:
+	case critical, class == corev1.PodQOSGuaranteed:
 		score = guaranteedScore
-	case QOS(pod) == corev1.PodQOSBestEffort:
+	case class == corev1.PodQOSBestEffort:
 		score = bestEffortScore
 	default:
 		request := c.Resources.Requests.Memory().Value()
@@ -151,35 +151,4 @@ func OOMScore(pod *corev1.Pod, c *corev1.Container, h Host) int {
 		score = min(max(score, bestEffortScore+guaranteedScore), bestEffortScore-1)
 	}
 	return max(score, h.MinOOMScore) // without CAP_SYS_RESOURCE nobody may go below that
-}
-
-// QOS is the pod's class, computed when its status does not say.
-func QOS(pod *corev1.Pod) corev1.PodQOSClass {
-	if pod.Status.QOSClass != "" {
-		return pod.Status.QOSClass
-	}
-	any, all := false, true
-	look := func(requests, limits corev1.ResourceList) {
-		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			r, l := requests[name], limits[name]
-			any = any || !r.IsZero() || !l.IsZero()
-			all = all && !l.IsZero() && (r.IsZero() || r.Cmp(l) == 0)
-		}
-	}
-	if r := pod.Spec.Resources; r != nil && (len(r.Requests) > 0 || len(r.Limits) > 0) {
-		look(r.Requests, r.Limits)
-	} else {
-		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-			for _, c := range list {
-				look(c.Resources.Requests, c.Resources.Limits)
-			}
-		}
-	}
-	switch {
-	case !any:
-		return corev1.PodQOSBestEffort
-	case all:
-		return corev1.PodQOSGuaranteed
-	}
-	return corev1.PodQOSBurstable
 }

@@ -19,6 +19,7 @@ import (
 // Input is everything that a container's specification depends on.
 type Input struct {
 	Pod       *corev1.Pod
+	QOS       corev1.PodQOSClass // of the pod
 	Container *corev1.Container
 	Resources corev1.ResourceRequirements // of the container's cgroup
 	Image     image.Config
@@ -152,7 +153,7 @@ func process(in Input) (*specs.Process, error) {
 	if cwd == "" {
 		cwd = "/"
 	}
-	score := OOMScore(in.Pod, c, in.Host)
+	score := oomScore(in.Pod, in.QOS, c, in.Host)
 	caps, err := capabilities(in)
 	if err != nil {
 		return nil, err

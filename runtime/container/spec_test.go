@@ -26,7 +26,7 @@ func host() Host {
 
 func input(pod *corev1.Pod) Input {
 	return Input{
-		Pod: pod, Container: &pod.Spec.Containers[0], Resources: pod.Spec.Containers[0].Resources, Root: "/root", Cgroup: "/bramble-0/pod1/c1", Host: host(), User: User{UID: 0, GID: 0, Groups: []uint32{0}},
+		Pod: pod, QOS: corev1.PodQOSBestEffort, Container: &pod.Spec.Containers[0], Resources: pod.Spec.Containers[0].Resources, Root: "/root", Cgroup: "/bramble-0/pod1/c1", Host: host(), User: User{UID: 0, GID: 0, Groups: []uint32{0}},
 		Image:   image.Config{Env: []string{"PATH=/usr/bin:/bin", "FROM=image"}, Entrypoint: []string{"/entry"}, Cmd: []string{"serve"}, WorkingDir: "/srv"},
 		Sandbox: Sandbox{Pause: 42, NetNS: "/run/netns/p", Hostname: "pod", Hosts: "/h/hosts", HostsName: "/h/hostname", ResolvConf: "/h/resolv.conf", Shm: "/h/shm", Termination: "/h/termination"},
 	}
@@ -55,7 +55,7 @@ containers:
   workingDir: /w
   resources: {requests: {cpu: 250m, memory: 64Mi}, limits: {cpu: 500m, memory: 128Mi}}`,
 			change: func(in *Input) {
-				in.Command, in.Env, in.Host.Unified = []string{"a"}, []string{"FROM=pod", "NEW=1"}, true
+				in.QOS, in.Command, in.Env, in.Host.Unified = corev1.PodQOSBurstable, []string{"a"}, []string{"FROM=pod", "NEW=1"}, true
 			}},
 		"restricted": {spec: `
 securityContext: {runAsUser: 1000, supplementalGroups: [5], seccompProfile: {type: RuntimeDefault}}
@@ -152,7 +152,7 @@ func TestDevice(t *testing.T) {
 // TestDegraded is a node without the memory controller and without CAP_SYS_RESOURCE.
 func TestDegraded(t *testing.T) {
 	in := input(pod(`{containers: [{name: c, securityContext: {capabilities: {add: [SYS_RESOURCE]}}, resources: {limits: {memory: 1Gi, cpu: 1}, requests: {memory: 1Gi, cpu: 1}}}]}`))
-	in.Host = Host{MinOOMScore: 0}
+	in.QOS, in.Host = corev1.PodQOSGuaranteed, Host{MinOOMScore: 0}
 	s, err := Spec(in)
 	if err != nil {
 		t.Fatal(err)
@@ -164,18 +164,19 @@ func TestDegraded(t *testing.T) {
 
 func TestOOMScore(t *testing.T) {
 	for _, tt := range []struct {
-		spec string
-		want int
+		spec  string
+		class corev1.PodQOSClass
+		want  int
 	}{
-		{`{containers: [{name: c}]}`, 1000},
-		{`{containers: [{name: c, resources: {requests: {memory: 1Gi}}}]}`, 750},
-		{`{containers: [{name: c, resources: {requests: {cpu: 1m}}}]}`, 999},
-		{`{containers: [{name: c, resources: {requests: {memory: 4Gi}}}]}`, 3},
-		{`{containers: [{name: c, resources: {requests: {memory: 1Gi, cpu: 1}, limits: {memory: 1Gi, cpu: 1}}}]}`, -997},
-		{`{priority: 2000000000, containers: [{name: c}]}`, -997},
+		{`{containers: [{name: c}]}`, corev1.PodQOSBestEffort, 1000},
+		{`{containers: [{name: c, resources: {requests: {memory: 1Gi}}}]}`, corev1.PodQOSBurstable, 750},
+		{`{containers: [{name: c, resources: {requests: {cpu: 1m}}}]}`, corev1.PodQOSBurstable, 999},
+		{`{containers: [{name: c, resources: {requests: {memory: 4Gi}}}]}`, corev1.PodQOSBurstable, 3},
+		{`{containers: [{name: c, resources: {requests: {memory: 1Gi, cpu: 1}, limits: {memory: 1Gi, cpu: 1}}}]}`, corev1.PodQOSGuaranteed, -997},
+		{`{priority: 2000000000, containers: [{name: c}]}`, corev1.PodQOSBestEffort, -997},
 	} {
 		p := pod(tt.spec)
-		if got := OOMScore(p, &p.Spec.Containers[0], host()); got != tt.want {
+		if got := oomScore(p, tt.class, &p.Spec.Containers[0], host()); got != tt.want {
 			t.Errorf("%s: %d, wanted %d", tt.spec, got, tt.want)
 		}
 	}

@@ -31,6 +31,7 @@ type (
 // ContainerSpec is a container as it is desired. Who it runs as, and what it may do, follow from Pod and Container.
 type ContainerSpec struct {
 	Pod           *corev1.Pod
+	QOS           corev1.PodQOSClass // of the pod: whom the kernel kills first
 	Container     *corev1.Container
 	Resources     *corev1.ResourceRequirements // nil: the container's own
 	Attempt       uint32
@@ -154,7 +155,7 @@ func (e *Engine) prepare(t *task, s ContainerSpec, img image.Image) (shim.Task, 
 		}
 	}
 	in := container.Input{
-		Pod: s.Pod, Container: s.Container, Resources: *s.Resources, Image: img.Config, Root: root, User: user, Env: s.Env, Command: s.Command, Args: s.Args,
+		Pod: s.Pod, QOS: s.QOS, Container: s.Container, Resources: *s.Resources, Image: img.Config, Root: root, User: user, Env: s.Env, Command: s.Command, Args: s.Args,
 		Mounts: s.Mounts, Devices: s.Devices, Cgroup: e.cgroup.Path(e.cgroupOf(t)), Host: e.host, TargetPid: e.targetPid(p, s.Target),
 		Sandbox: container.Sandbox{
 			Pause: e.pausePid(p), NetNS: p.rec.NetNS, Hostname: p.rec.Hostname, Hosts: p.rec.HostsFile, ResolvConf: p.rec.ResolvConf,
