@@ -8,44 +8,43 @@ import (
 	"net"
 	"net/netip"
 
-	"k8s.io/client-go/kubernetes"
-
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/link"
 	"bramble.dev/server/auth"
-	"bramble.dev/server/broker"
 	"bramble.dev/server/cache"
 	"bramble.dev/server/dispatch"
-	"bramble.dev/server/store"
 )
 
-// newDispatcher is the server's end of the link to all nodes.
-func newDispatcher(c Config, db *store.DB, pki *auth.PKI, caches *cache.Set, client kubernetes.Interface, t broker.Transport, brokerURL string, apiAddress netip.AddrPort, bound net.Addr) (*dispatch.Dispatcher, error) {
-	linkKey, err := dispatch.LinkKey(pki)
+// newDispatcher is the server's end of the link to all nodes. The cluster's keys say who may join; what agents ask of the API
+// goes to the listener at this address.
+func newDispatcher(in dispatch.Config, pki *auth.PKI, api net.Addr) (*dispatch.Dispatcher, error) {
+	key, err := dispatch.LinkKey(pki)
 	if err != nil {
 		return nil, err
 	}
+	in.Identity, in.LinkKey = pki, key
+	in.CheckToken = func(ctx context.Context, token string) error {
+		return auth.CheckJoinToken(ctx, in.Client, token, pki.CAHash())
+	}
+	in.DialAPI = func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", api.String())
+	}
+	return dispatch.New(in)
+}
+
+// cluster is what every node is told of the cluster, and where to find it.
+func (c *Config) cluster(caHash, incarnation string, api netip.AddrPort, broker string) (link.ClusterConfig, error) {
 	dns, err := dnsAddress(c.ServiceCIDR)
 	if err != nil {
-		return nil, fmt.Errorf("--service-cidr %s: %w", c.ServiceCIDR, err)
+		return link.ClusterConfig{}, fmt.Errorf("--service-cidr %s: %w", c.ServiceCIDR, err)
 	}
-	return dispatch.New(dispatch.Config{
-		Caches: caches, Client: client, Transport: t, Identity: pki, LinkKey: linkKey,
-		CheckToken: func(ctx context.Context, token string) error {
-			return auth.CheckJoinToken(ctx, client, token, pki.CAHash())
-		},
-		DialAPI: func(ctx context.Context) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", bound.String())
-		},
-		Cluster: link.ClusterConfig{
-			ID: link.ClusterID(pki.CAHash()), Incarnation: db.Incarnation(), Domain: c.Domain, Version: c.Version,
-			PodCIDR: c.PodCIDR.String(), ServiceCIDR: c.ServiceCIDR.String(), DNS: dns.String(), VNI: vni(pki.CAHash()), AcrossSites: c.AcrossSites, DirectRoutes: c.DirectRoutes,
-			Servers: []string{"https://" + apiAddress.String()}, Brokers: []string{brokerURL},
-		},
-		Logger: c.Logger.With("part", "dispatch"),
-	})
+	return link.ClusterConfig{
+		ID: link.ClusterID(caHash), Incarnation: incarnation, Domain: c.Domain, Version: c.Version,
+		PodCIDR: c.PodCIDR.String(), ServiceCIDR: c.ServiceCIDR.String(), DNS: dns.String(), VNI: vni(caHash), AcrossSites: c.AcrossSites, DirectRoutes: c.DirectRoutes,
+		Servers: []string{"https://" + api.String()}, Brokers: []string{broker},
+	}, nil
 }
 
 // vni is the number of the cluster's VXLAN: from its identity, so that two clusters on one link do not hear each other.

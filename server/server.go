@@ -20,6 +20,7 @@ import (
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers"
 	"bramble.dev/server/controllers/loadbalancer"
+	"bramble.dev/server/dispatch"
 	"bramble.dev/server/scheduler"
 	"bramble.dev/server/store"
 )
@@ -146,7 +147,13 @@ func run(ctx context.Context, c Config, db *store.DB, apiListener, mqttListener 
 	if err != nil {
 		return err
 	}
-	dispatcher, err := newDispatcher(c, db, pki, caches, client(dispatchUser, mastersGroup), transport, brokerElsewhere, netip.AddrPortFrom(address, bound.Port()), apiListener.Addr())
+	cluster, err := c.cluster(pki.CAHash(), db.Incarnation(), netip.AddrPortFrom(address, bound.Port()), brokerElsewhere)
+	if err != nil {
+		return err
+	}
+	dispatcher, err := newDispatcher(dispatch.Config{
+		Caches: caches, Client: client(dispatchUser, mastersGroup), Transport: transport, Cluster: cluster, Logger: c.Logger.With("part", "dispatch"),
+	}, pki, apiListener.Addr())
 	if err != nil {
 		return err
 	}
