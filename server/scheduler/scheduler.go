@@ -7,14 +7,12 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
-	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -153,22 +151,6 @@ func caresOf(pod *corev1.Pod) cares {
 	return c
 }
 
-// waitingFor gives the pods of no less priority that were promised room on a node.
-func (s *state) waitingFor(p *candidate) func(string) []*podState {
-	if len(s.nominated) == 0 {
-		return func(string) []*podState { return nil }
-	}
-	priority := schedulinghelper.PodPriority(p.pod)
-	return func(node string) (out []*podState) {
-		for uid, pod := range s.nominated {
-			if uid != p.pod.UID && pod.Status.NominatedNodeName == node && schedulinghelper.PodPriority(pod) >= priority {
-				out = append(out, &podState{pod: pod, requests: requestsOf(pod), affinity: affinityOf(pod)})
-			}
-		}
-		return out
-	}
-}
-
 // schedule decides about one pod and starts what follows.
 func (s *scheduler) schedule(ctx context.Context, it *item) {
 	pod, ok := s.pods.Get(it.key.Namespace, it.key.Name)
@@ -252,22 +234,6 @@ func (s *scheduler) budgets(d decision) []*policyv1.PodDisruptionBudget {
 	return nil
 }
 
-// endingFor says that a pod of less priority is still on its way out of the
-// node that was promised to this one. state.mu is held.
-func (s *state) endingFor(p *candidate) bool {
-	promised := p.pod.Status.NominatedNodeName
-	n, ok := s.nodes[promised]
-	if promised == "" || !ok {
-		return false
-	}
-	for _, other := range n.pods {
-		if other.pod.DeletionTimestamp != nil && schedulinghelper.PodPriority(other.pod) < schedulinghelper.PodPriority(p.pod) {
-			return true
-		}
-	}
-	return false
-}
-
 // NamespaceLabels implements World.
 func (s *scheduler) NamespaceLabels(namespace string) labels.Set {
 	ns, ok := s.Caches.Namespaces().Get("", namespace)
@@ -277,7 +243,7 @@ func (s *scheduler) NamespaceLabels(namespace string) labels.Set {
 	return ns.Labels
 }
 
-// Claim, Volume, Volumes and Class implement Storage.
+// Claim, Volume, Volumes, Class and Used implement Storage.
 func (s *scheduler) Claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
 	return s.Caches.PersistentVolumeClaims().Get(namespace, name)
 }
@@ -290,7 +256,10 @@ func (s *scheduler) Volumes() []*corev1.PersistentVolume {
 	return s.Caches.PersistentVolumes().List("", nil)
 }
 
-// Used implements Storage.
+func (s *scheduler) Class(name string) (*storagev1.StorageClass, bool) {
+	return s.Caches.StorageClasses().Get("", name)
+}
+
 func (s *scheduler) Used(claim *corev1.PersistentVolumeClaim, by *corev1.Pod) *corev1.Pod {
 	for _, pod := range s.pods.List(claim.Namespace, nil) {
 		if pod.UID != by.UID && (pod.Spec.NodeName != "" || s.state.has(pod.UID)) && !pods.IsFinished(pod) && slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
@@ -301,10 +270,3 @@ func (s *scheduler) Used(claim *corev1.PersistentVolumeClaim, by *corev1.Pod) *c
 	}
 	return nil
 }
-
-func (s *scheduler) Class(name string) (*storagev1.StorageClass, bool) {
-	return s.Caches.StorageClasses().Get("", name)
-}
-
-// writeTimeout bounds one write, so that a stuck one does not hold a slot for ever.
-const writeTimeout = 30 * time.Second

@@ -7,6 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	schedulinghelper "k8s.io/component-helpers/scheduling/corev1"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -228,4 +229,36 @@ func (s *state) nominate(pod *corev1.Pod, node string) {
 	pod = pod.DeepCopy()
 	pod.Status.NominatedNodeName = node
 	s.nominated[pod.UID] = pod
+}
+
+// waitingFor gives the pods of no less priority that were promised room on a node. mu is held.
+func (s *state) waitingFor(p *candidate) func(string) []*podState {
+	if len(s.nominated) == 0 {
+		return func(string) []*podState { return nil }
+	}
+	priority := schedulinghelper.PodPriority(p.pod)
+	return func(node string) (out []*podState) {
+		for uid, pod := range s.nominated {
+			if uid != p.pod.UID && pod.Status.NominatedNodeName == node && schedulinghelper.PodPriority(pod) >= priority {
+				out = append(out, &podState{pod: pod, requests: requestsOf(pod), affinity: affinityOf(pod)})
+			}
+		}
+		return out
+	}
+}
+
+// endingFor says that a pod of less priority is still on its way out of the
+// node that was promised to this one. mu is held.
+func (s *state) endingFor(p *candidate) bool {
+	promised := p.pod.Status.NominatedNodeName
+	n, ok := s.nodes[promised]
+	if promised == "" || !ok {
+		return false
+	}
+	for _, other := range n.pods {
+		if other.pod.DeletionTimestamp != nil && schedulinghelper.PodPriority(other.pod) < schedulinghelper.PodPriority(p.pod) {
+			return true
+		}
+	}
+	return false
 }

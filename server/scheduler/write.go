@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +18,9 @@ import (
 
 // maxNote is how long an event's text may be.
 const maxNote = 1024
+
+// writeTimeout bounds one write, so that a stuck one does not hold a slot for ever.
+const writeTimeout = 30 * time.Second
 
 // bind writes a decision. The pod has its room already.
 func (s *scheduler) bind(ctx context.Context, it *item, p *candidate, node string) {
