@@ -203,14 +203,11 @@ func mergePodStatus(have corev1.PodStatus, report corev1.PodStatus) corev1.PodSt
 
 // writePod writes a pod's status, and removes the pod when nothing of it is left on the node.
 func (n *node) writePod(ctx context.Context, namespace, name string, r *link.PodReport) error {
-	pods := n.d.cfg.Client.CoreV1().Pods(namespace)
 	pod, ok := n.d.cfg.Caches.Pods().Get(namespace, name)
 	if !ok || pod.UID != r.UID {
 		var err error
-		if pod, err = pods.Get(ctx, name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
-			return nil
-		} else if err != nil {
-			return err
+		if pod, err = n.d.readPod(ctx, namespace, name); err != nil {
+			return ignoreNotFound(err)
 		}
 	}
 	for {
@@ -220,33 +217,34 @@ func (n *node) writePod(ctx context.Context, namespace, name string, r *link.Pod
 		if ended(pod.Status.Phase) && !ended(r.Status.Phase) {
 			return nil // somebody ended it meanwhile; the node is told
 		}
-		status := mergePodStatus(pod.Status, r.Status)
-		if equality.Semantic.DeepEqual(status, pod.Status) {
-			break
-		}
-		update := pod.DeepCopy()
-		update.Status = status
-		updated, err := pods.UpdateStatus(ctx, update, metav1.UpdateOptions{})
+		written, err := n.d.writePodStatus(ctx, pod, mergePodStatus(pod.Status, r.Status))
 		switch {
-		case apierrors.IsConflict(err):
-			if pod, err = pods.Get(ctx, name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
-				return nil
-			} else if err != nil {
-				return err
+		case apierrors.IsConflict(err): // the cache was behind, or somebody was quicker
+			if pod, err = n.d.readPod(ctx, namespace, name); err != nil {
+				return ignoreNotFound(err)
 			}
-			continue
-		case apierrors.IsNotFound(err):
-			return nil
 		case err != nil:
-			return err
+			return ignoreNotFound(err)
+		case r.Terminated && written.DeletionTimestamp != nil:
+			return n.d.removePod(ctx, written)
+		default:
+			return nil
 		}
-		pod = updated
-		break
 	}
-	if r.Terminated && pod.DeletionTimestamp != nil {
-		return n.d.removePod(ctx, pod)
+}
+
+func (d *Dispatcher) readPod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
+	return d.cfg.Client.CoreV1().Pods(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// writePodStatus gives the pod as it is afterwards: the same if it has that status.
+func (d *Dispatcher) writePodStatus(ctx context.Context, pod *corev1.Pod, status corev1.PodStatus) (*corev1.Pod, error) {
+	if equality.Semantic.DeepEqual(status, pod.Status) {
+		return pod, nil
 	}
-	return nil
+	update := pod.DeepCopy()
+	update.Status = status
+	return d.cfg.Client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, update, metav1.UpdateOptions{})
 }
 
 func ended(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
