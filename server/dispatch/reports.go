@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strings"
 	"time"
@@ -54,11 +55,19 @@ func (n *node) applyOne(ctx context.Context, c link.Change) {
 			n.d.log.Error("a report of a node cannot be written and is dropped", "node", n.name, "key", c.Key, "err", err)
 			return
 		}
-		n.d.log.Warn("a report of a node is not written yet", "node", n.name, "key", c.Key, "err", err)
+		n.d.log.Log(ctx, retryLevel(err), "a report of a node is not written yet", "node", n.name, "key", c.Key, "err", err)
 		if !sleep(ctx, wait) {
 			return
 		}
 	}
+}
+
+// retryLevel: that others write the same object meanwhile is no news for an operator.
+func retryLevel(err error) slog.Level {
+	if apierrors.IsConflict(err) {
+		return slog.LevelDebug
+	}
+	return slog.LevelWarn
 }
 
 func sleep(ctx context.Context, d time.Duration) bool {
@@ -152,7 +161,7 @@ func (n *node) refresh(ctx context.Context) {
 	}
 	if report != nil {
 		if err := n.d.writeNode(ctx, n.name, report); err != nil && ctx.Err() == nil {
-			n.d.log.Warn("a node's status is not written yet", "node", n.name, "err", err)
+			n.d.log.Log(ctx, retryLevel(err), "a node's status is not written yet", "node", n.name, "err", err)
 			n.mu.Lock()
 			n.renew = true
 			n.mu.Unlock()

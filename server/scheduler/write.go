@@ -107,7 +107,7 @@ func (s *scheduler) evict(ctx context.Context, preemptor *corev1.Pod, v *victims
 			s.Logger.Warn("a pod could not be marked as preempted", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 		}
 		err := s.Client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-		if err != nil && !apierrors.IsNotFound(err) {
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) { // gone, or made again under its name
 			s.Logger.Warn("a pod could not be preempted", "pod", pod.Namespace+"/"+pod.Name, "err", err)
 			continue
 		}

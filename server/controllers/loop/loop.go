@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -169,17 +170,23 @@ func (l *Loop) next(ctx context.Context) bool {
 		l.queue.Forget(key)
 		l.log.Error("cannot be reconciled and is left until it changes", "key", key.String(), "err", err)
 	default:
+		level := slog.LevelDebug
 		if !expected(err) && l.queue.NumRequeues(key) > 2 {
-			l.log.Warn("reconcile failed and is tried again", "key", key.String(), "err", err)
+			level = slog.LevelWarn
 		}
+		l.log.Log(ctx, level, "reconcile failed and is tried again", "key", key.String(), "err", err)
 		l.queue.AddRateLimited(key)
 	}
 	return true
 }
 
 // expected errors come from working on what changes meanwhile, or from a limit that
-// a user has set; they are no news for an operator.
+// a user has set; they are no news for an operator. Of several, one that is not expected is.
 func expected(err error) bool {
+	var several interface{ Unwrap() []error }
+	if !errors.Is(err, errNotSeen) && errors.As(err, &several) {
+		return !slices.ContainsFunc(several.Unwrap(), func(err error) bool { return !expected(err) })
+	}
 	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.Is(err, errNotSeen) ||
 		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || overQuota(err)
 }

@@ -97,12 +97,15 @@ func TestSettleKeepsWhatWasNotSeen(t *testing.T) {
 
 func TestWhatIsExpectedIsNoNews(t *testing.T) {
 	pods := schema.GroupResource{Resource: "pods"}
+	conflict := apierrors.NewConflict(pods, "a", errors.New("changed"))
 	for _, c := range []struct {
 		name string
 		err  error
 		want bool
 	}{
-		{"a conflict", fmt.Errorf("write: %w", apierrors.NewConflict(pods, "a", errors.New("changed"))), true},
+		{"a conflict", fmt.Errorf("write: %w", conflict), true},
+		{"conflicts of several objects", fmt.Errorf("claim: %w", errors.Join(conflict, conflict)), true},
+		{"a conflict that comes with a failure", fmt.Errorf("claim: %w", errors.Join(errors.New("the disk is full"), conflict)), false},
 		{"a quota without room", fmt.Errorf("create: %w", apierrors.NewForbidden(pods, "a",
 			errors.New("exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"))), true},
 		{"a right that is missing", apierrors.NewForbidden(pods, "a", errors.New("no")), false},
