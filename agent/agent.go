@@ -117,11 +117,11 @@ func hold(ctx context.Context, c Config, connect func(context.Context, uplink.Co
 	if err := os.MkdirAll(c.dir(), 0o700); err != nil {
 		return fmt.Errorf("create the agent's folder: %w", err)
 	}
-	held, err := lock(c.dir("lock"))
+	held, err := c.lock()
 	if err != nil {
 		return err
 	}
-	defer held.Close()
+	defer held.Release()
 	a := &agent{config: c, connect: connect, log: c.Logger, kubelet: kubelet.NewListener()}
 	defer a.close()
 	if err := a.open(ctx); err != nil {

@@ -27,11 +27,11 @@ func Teardown(ctx context.Context, c Config) error {
 	if _, err := os.Stat(c.dir()); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
-	held, err := lock(c.dir("lock"))
+	held, err := c.lock()
 	if err != nil {
 		return err
 	}
-	defer held.Close()
+	defer held.Release()
 	instance := Instance(c.DataDir)
 	var errs []error
 	e, err := engine.Open(ctx, engine.Config{Dir: c.dir("runtime"), Runc: c.Runc, Shim: c.Shim, Pause: c.Pause, CgroupParent: "/bramble-" + instance, Logger: c.Logger})

@@ -120,11 +120,11 @@ func Restore(ctx context.Context, file, dataDir string) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	release, err := lock(dir)
+	held, err := lock(dir)
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	defer release()
+	defer held.Release()
 	if err := checkUnused(dataDir); err != nil { // once more: nobody else can begin now
 		return err
 	}

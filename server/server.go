@@ -79,11 +79,11 @@ func Run(ctx context.Context, c Config) error {
 	fresh := true
 	if _, err := os.Stat(dir); err == nil {
 		fresh = false
-		release, err := lock(dir)
+		held, err := lock(dir)
 		if err != nil {
 			return err
 		}
-		defer release()
+		defer held.Release()
 	}
 	apiListener, err := listen("--api-listen", c.APIListen)
 	if err != nil {
@@ -101,11 +101,11 @@ func Run(ctx context.Context, c Config) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("--data-dir: %w", err)
 		}
-		release, err := lock(dir)
+		held, err := lock(dir)
 		if err != nil {
 			return err
 		}
-		defer release()
+		defer held.Release()
 	}
 	db, err := store.Open(ctx, store.Options{Path: databasePath(c.DataDir), Logger: c.Logger})
 	if err != nil {

@@ -139,11 +139,11 @@ func Restore(ctx context.Context, backup, path string, ready func() error) error
 }
 
 func restore(ctx context.Context, backup, path string, ready func() error) error {
-	l, err := lock(path)
+	held, err := lock(path)
 	if err != nil {
 		return err
 	}
-	defer unlock(l)
+	defer held.Release()
 	if err := verify(ctx, backup); err != nil {
 		return err
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"bramble.dev/internal/lockfile"
 )
 
 // Options says where the database is and how much memory it may use. Zero values are replaced by the defaults.
@@ -88,7 +90,7 @@ type DB struct {
 	incarnation string
 	opened      int64 // the revision at Open: history starts here
 
-	lockFile *os.File
+	held     *lockfile.Lock
 	reader   *reader
 	cache    cache
 	stage    stage
@@ -139,7 +141,7 @@ func (d *DB) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if d.lockFile, err = lock(path); err != nil {
+	if d.held, err = lock(path); err != nil {
 		return err
 	}
 	defer func() {
@@ -173,8 +175,8 @@ func (d *DB) release() error {
 	if d.disk.conn != nil {
 		note(d.disk.close())
 	}
-	if d.lockFile != nil {
-		note(unlock(d.lockFile))
+	if d.held != nil {
+		note(d.held.Release())
 	}
 	return first
 }
