@@ -144,20 +144,13 @@ func (c *cluster) advance(ctx context.Context, namespace, name string) {
 	}
 }
 
-func template(version string) corev1.PodTemplateSpec {
-	return corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "web:" + version}}},
-	}
-}
-
 func web(replicas int32) *appsv1.Deployment {
 	one, none, limit, deadline := intstr.FromInt32(1), intstr.FromInt32(0), int32(2), int32(600)
 	return &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default"},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
-			Template: template("1"), RevisionHistoryLimit: &limit, ProgressDeadlineSeconds: &deadline,
+			Template: cachetest.Template("web", "1"), RevisionHistoryLimit: &limit, ProgressDeadlineSeconds: &deadline,
 			Strategy: appsv1.DeploymentStrategy{Type: appsv1.RollingUpdateDeploymentStrategyType, RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &one, MaxUnavailable: &none}},
 		},
 	}
@@ -228,7 +221,7 @@ func TestMainJob(t *testing.T) {
 		return err == nil && len(e.Subsets) == 1 && len(e.Subsets[0].Addresses) == 3
 	})
 
-	c.change(func(d *appsv1.Deployment) { d.Spec.Template = template("2") })
+	c.change(func(d *appsv1.Deployment) { d.Spec.Template = cachetest.Template("web", "2") })
 	eventually(t, "the new image runs", func() bool { return c.done() && c.images()["web:2"] == 3 && len(c.images()) == 1 })
 	if c.peak > 4 {
 		t.Errorf("%d pods at once, with a surge of one over three", c.peak)
@@ -239,7 +232,7 @@ func TestMainJob(t *testing.T) {
 	one := int32(1)
 	c.change(func(d *appsv1.Deployment) { d.Spec.Replicas = &one })
 	eventually(t, "one runs", func() bool { return c.done() && c.images()["web:2"] == 1 })
-	c.change(func(d *appsv1.Deployment) { d.Spec.Template = template("1") })
+	c.change(func(d *appsv1.Deployment) { d.Spec.Template = cachetest.Template("web", "1") })
 	eventually(t, "it is rolled back", func() bool { return c.done() && c.images()["web:1"] == 1 && len(c.images()) == 1 })
 	if r := c.deployment().Annotations["deployment.kubernetes.io/revision"]; r != "3" {
 		t.Errorf("revision %q after a rollback from 2", r)
@@ -366,7 +359,7 @@ func TestDeploymentModel(t *testing.T) {
 				c.change(func(d *appsv1.Deployment) { d.Spec.Replicas = &n })
 			case "image":
 				v := fmt.Sprint(rapid.IntRange(1, 3).Draw(rt, "version"))
-				c.change(func(d *appsv1.Deployment) { d.Spec.Template = template(v) })
+				c.change(func(d *appsv1.Deployment) { d.Spec.Template = cachetest.Template("web", v) })
 			default:
 				c.disturb(rt, operation)
 			}

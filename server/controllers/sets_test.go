@@ -28,7 +28,7 @@ func stateful(replicas int32) *appsv1.StatefulSet {
 		ObjectMeta: metav1.ObjectMeta{Name: "db", Namespace: "default"},
 		Spec: appsv1.StatefulSetSpec{
 			Replicas: &replicas, ServiceName: "db", Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
-			Template: template("1"), RevisionHistoryLimit: &limit, PodManagementPolicy: appsv1.OrderedReadyPodManagement,
+			Template: cachetest.Template("web", "1"), RevisionHistoryLimit: &limit, PodManagementPolicy: appsv1.OrderedReadyPodManagement,
 			UpdateStrategy: appsv1.StatefulSetUpdateStrategy{
 				Type: appsv1.RollingUpdateStatefulSetStrategyType, RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{Partition: &none},
 			},
@@ -45,7 +45,7 @@ func daemons() *appsv1.DaemonSet {
 	return &appsv1.DaemonSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "d", Namespace: "default"},
 		Spec: appsv1.DaemonSetSpec{
-			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, Template: template("1"), RevisionHistoryLimit: &limit,
+			Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}, Template: cachetest.Template("web", "1"), RevisionHistoryLimit: &limit,
 			UpdateStrategy: appsv1.DaemonSetUpdateStrategy{
 				Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: &one, MaxSurge: &none},
 			},
@@ -90,9 +90,9 @@ func TestStatefulSet(t *testing.T) {
 	}
 	eventually(t, "three run", done(3, "web:1"))
 	first := get().Status.UpdateRevision
-	change(func(s *appsv1.StatefulSet) { s.Spec.Template = template("2") })
+	change(func(s *appsv1.StatefulSet) { s.Spec.Template = cachetest.Template("web", "2") })
 	eventually(t, "all are new", done(3, "web:2"))
-	change(func(s *appsv1.StatefulSet) { s.Spec.Template = template("1") })
+	change(func(s *appsv1.StatefulSet) { s.Spec.Template = cachetest.Template("web", "1") })
 	eventually(t, "all are as they were", done(3, "web:1"))
 	if now := get().Status.UpdateRevision; now != first {
 		t.Errorf("a rollback made revision %s of what was %s", now, first)
@@ -132,7 +132,7 @@ func TestDaemonSet(t *testing.T) {
 		func(s *appsv1.DaemonSet) (*appsv1.DaemonSet, error) {
 			return sets.Update(ctx, s, metav1.UpdateOptions{})
 		},
-		func(s *appsv1.DaemonSet) { s.Spec.Template = template("2") })
+		func(s *appsv1.DaemonSet) { s.Spec.Template = cachetest.Template("web", "2") })
 	eventually(t, "both are new", done(2, "web:2"))
 	pod := cachetest.All[corev1.Pod](c.api, "", "pods")[0]
 	pod.Status.Phase = corev1.PodFailed
@@ -171,12 +171,12 @@ func TestSetsModel(t *testing.T) {
 				change(func(s *appsv1.StatefulSet) { s.Spec.Replicas = &n })
 			case "image":
 				v := fmt.Sprint(rapid.IntRange(1, 3).Draw(rt, "version"))
-				change(func(s *appsv1.StatefulSet) { s.Spec.Template.Spec = template(v).Spec })
+				change(func(s *appsv1.StatefulSet) { s.Spec.Template.Spec = cachetest.Template("web", v).Spec })
 			case "daemon":
 				v := fmt.Sprint(rapid.IntRange(1, 3).Draw(rt, "version"))
 				update(func() (*appsv1.DaemonSet, error) { return ds.Get(ctx, "d", metav1.GetOptions{}) },
 					func(s *appsv1.DaemonSet) (*appsv1.DaemonSet, error) { return ds.Update(ctx, s, metav1.UpdateOptions{}) },
-					func(s *appsv1.DaemonSet) { s.Spec.Template = template(v) })
+					func(s *appsv1.DaemonSet) { s.Spec.Template = cachetest.Template("web", v) })
 			default:
 				c.disturb(rt, operation)
 			}

@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/server/cache/cachetest"
 	"bramble.dev/server/controllers/pods"
 	"bramble.dev/server/controllers/revisions"
 )
@@ -23,14 +24,11 @@ var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func ptr[T any](v T) *T { return &v }
 
+// template is of pods for workers.
 func template(version string) corev1.PodTemplateSpec {
-	return corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "d"}},
-		Spec: corev1.PodSpec{
-			NodeSelector: map[string]string{"role": "worker"},
-			Containers:   []corev1.Container{{Name: "c", Image: "d:" + version}},
-		},
-	}
+	t := cachetest.Template("d", version)
+	t.Spec.NodeSelector = map[string]string{"role": "worker"}
+	return t
 }
 
 // newDaemonSet makes one that may surge over and lack so many nodes.
@@ -153,14 +151,7 @@ func (w *world) ask(name string) {
 }
 
 func (w *world) setReady(name string, ready bool) {
-	pod := w.pods[name].DeepCopy()
-	pod.Status.Phase = corev1.PodRunning
-	status := corev1.ConditionFalse
-	if ready {
-		status = corev1.ConditionTrue
-	}
-	pods.SetCondition(pod, corev1.PodCondition{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.NewTime(w.now)})
-	w.pods[name] = pod
+	w.pods[name] = cachetest.Running(w.pods[name], ready, w.now)
 }
 
 // advance is scheduler, kubelet and the collector of lost pods for one pod.

@@ -12,6 +12,8 @@ import (
 	"pgregory.net/rapid"
 
 	appsv1 "k8s.io/api/apps/v1"
+
+	"bramble.dev/server/cache/cachetest"
 )
 
 func typesUID(s string) types.UID { return types.UID(s) }
@@ -112,7 +114,7 @@ func TestRolloutsKeepTheirBounds(t *testing.T) {
 		w.converge(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"template": func(t *rapid.T) {
-				w.d.Spec.Template = template(fmt.Sprint(versions.Draw(t, "version")))
+				w.d.Spec.Template = cachetest.Template("web", fmt.Sprint(versions.Draw(t, "version")))
 				w.d.Generation++
 			},
 			"step": func(t *rapid.T) {
@@ -165,7 +167,7 @@ func TestRecreateNeverMixes(t *testing.T) {
 		w.converge(t)
 		t.Repeat(map[string]func(*rapid.T){
 			"template": func(t *rapid.T) {
-				w.d.Spec.Template = template(fmt.Sprint(rapid.IntRange(1, 4).Draw(t, "version")))
+				w.d.Spec.Template = cachetest.Template("web", fmt.Sprint(rapid.IntRange(1, 4).Draw(t, "version")))
 				w.d.Generation++
 			},
 			"step": func(t *rapid.T) {

@@ -10,18 +10,13 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache/cachetest"
 )
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func p[T any](v T) *T { return &v }
-
-func template(version string) corev1.PodTemplateSpec {
-	return corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "web:" + version}}},
-	}
-}
 
 // rolling makes a Deployment that may surge and lack so many pods.
 func rolling(replicas int32, surge, unavailable string, version string) *appsv1.Deployment {
@@ -30,7 +25,7 @@ func rolling(replicas int32, surge, unavailable string, version string) *appsv1.
 		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "d", Generation: 1},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: &replicas, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
-			Template: template(version), RevisionHistoryLimit: p(int32(10)), ProgressDeadlineSeconds: p(int32(600)),
+			Template: cachetest.Template("web", version), RevisionHistoryLimit: p(int32(10)), ProgressDeadlineSeconds: p(int32(600)),
 			Strategy: appsv1.DeploymentStrategy{
 				Type:          appsv1.RollingUpdateDeploymentStrategyType,
 				RollingUpdate: &appsv1.RollingUpdateDeployment{MaxSurge: &s, MaxUnavailable: &u},
@@ -42,7 +37,7 @@ func rolling(replicas int32, surge, unavailable string, version string) *appsv1.
 // setOf makes a Deployment's ReplicaSet as it would be after it was scaled.
 func setOf(d *appsv1.Deployment, version string, revision int, replicas, available int32) *appsv1.ReplicaSet {
 	of := d.DeepCopy()
-	of.Spec.Template = template(version)
+	of.Spec.Template = cachetest.Template("web", version)
 	rs := newSet(of, replicas)
 	rs.UID = "rs-" + typesUID(version)
 	rs.CreationTimestamp = metav1.NewTime(start.Add(time.Duration(revision) * time.Minute))

@@ -2,7 +2,7 @@
 // active, ready and available, how a pod is made from a template, which pods
 // go first when there are too many, and the writes with their events.
 //
-// Invariant: all functions but those of Control are pure.
+// Invariant: all functions are pure but those that write, which are in control.go.
 package pods
 
 import (

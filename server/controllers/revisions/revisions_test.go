@@ -9,20 +9,12 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/server/cache/cachetest"
 	"bramble.dev/server/controllers/loop"
 )
 
 var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
-
-func template(image string) *corev1.PodTemplateSpec {
-	return &corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: image}}},
-	}
-}
 
 func owner() *appsv1.StatefulSet {
 	return &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "s", Annotations: map[string]string{"kubernetes.io/change-cause": "why"}}}
@@ -35,8 +27,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-func revision(image string, number int64) *appsv1.ControllerRevision {
-	r := must(New(owner(), kind, template(image)))
+func revision(version string, number int64) *appsv1.ControllerRevision {
+	r := must(New(owner(), kind, new(cachetest.Template("web", version))))
 	r = Named(r, "web", DataHash(r, 0))
 	r.Revision = number
 	return r
@@ -45,7 +37,7 @@ func revision(image string, number int64) *appsv1.ControllerRevision {
 // The bytes are what upstream's controller stored for this template, as its
 // StatefulSets and theirs must find each other's revisions.
 func TestARevisionIsUpstreams(t *testing.T) {
-	r := revision("web:1", 1)
+	r := revision("1", 1)
 	const data = `{"spec":{"template":{"$patch":"replace","metadata":{"labels":{"app":"web"}},"spec":{"containers":[{"image":"web:1","name":"c","resources":{}}]}}}}`
 	if string(r.Data.Raw) != data {
 		t.Errorf("the patch is\n%s\nnot\n%s", r.Data.Raw, data)
@@ -59,10 +51,10 @@ func TestARevisionIsUpstreams(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	one, two, three := revision("web:1", 1), revision("web:2", 2), revision("web:3", 3)
-	again := revision("web:1", 4)
+	one, two, three := revision("1", 1), revision("2", 2), revision("3", 3)
+	again := revision("1", 4)
 	again.Name = "web-other"
-	older := revision("web:3", 3)
+	older := revision("3", 3)
 	older.Data.Raw = []byte(`{"spec":{"template":{"$patch":"replace","metadata":{"creationTimestamp":null,"labels":{"app":"web"}},"spec":{"containers":[{"image":"web:3","name":"c","resources":{}}]}}}}`)
 	for _, c := range []struct {
 		name       string
@@ -74,13 +66,13 @@ func TestChoose(t *testing.T) {
 		{"none yet", nil, nil, 1, 0},
 		{"a new template", []*appsv1.ControllerRevision{one, two}, nil, 3, 0},
 		{"nothing changed", []*appsv1.ControllerRevision{one, two, three}, three, 3, 0},
-		{"a rollback", []*appsv1.ControllerRevision{one, two, three, revision("web:4", 4)}, three, 5, 0},
-		{"a duplicate", []*appsv1.ControllerRevision{revision("web:3", 1), three}, three, 3, 1},
+		{"a rollback", []*appsv1.ControllerRevision{one, two, three, revision("4", 4)}, three, 5, 0},
+		{"a duplicate", []*appsv1.ControllerRevision{revision("3", 1), three}, three, 3, 1},
 		{"another server's spelling", []*appsv1.ControllerRevision{one, older}, older, 3, 0},
 		{"another server's spelling is not the newest", []*appsv1.ControllerRevision{older, again}, nil, 5, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := Choose(c.all, revision("web:3", 0))
+			got := Choose(c.all, revision("3", 0))
 			if got.Current != c.want || got.Number != c.number || len(got.Duplicates) != c.duplicates {
 				t.Errorf("chose %v as %d with %d duplicates", got.Current, got.Number, len(got.Duplicates))
 			}
@@ -110,10 +102,10 @@ func TestHistory(t *testing.T) {
 	set := owner()
 	o := Owner{Object: set, Kind: kind, Selector: labels.SelectorFromSet(labels.Set{"app": "web"}), Fresh: func(context.Context) (metav1.Object, error) { return set, nil }}
 	// One name is taken by another template, and an earlier revision is nobody's.
-	wanted := must(New(set, kind, template("web:2")))
+	wanted := must(New(set, kind, new(cachetest.Template("web", "2"))))
 	hash := func(n *int32) string { return DataHash(wanted, *n) }
-	taken := Named(must(New(&appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "x"}}, kind, template("other"))), "web", DataHash(wanted, 0))
-	orphan := revision("web:1", 1)
+	taken := Named(must(New(&appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "x"}}, kind, new(cachetest.Template("web", "other")))), "web", DataHash(wanted, 0))
+	orphan := revision("1", 1)
 	orphan.OwnerReferences = nil
 	for _, r := range []*appsv1.ControllerRevision{taken, orphan} {
 		must(h.Client.AppsV1().ControllerRevisions("default").Create(ctx, r, metav1.CreateOptions{}))
@@ -141,7 +133,7 @@ func TestHistory(t *testing.T) {
 	if again, _, err := h.Establish(ctx, key, Choose(all, wanted), wanted, hash, collisions); err != nil || again.UID != current.UID {
 		t.Fatalf("a step whose answer was lost makes another: %v, %v", again, err)
 	}
-	back := must(New(set, kind, template("web:1")))
+	back := must(New(set, kind, new(cachetest.Template("web", "1"))))
 	current, _, err = h.Establish(ctx, key, Choose(claim(), back), back, hash, collisions)
 	if err != nil || current.Name != orphan.Name || current.Revision != 3 {
 		t.Fatalf("rolled back to %v: %v", current, err)

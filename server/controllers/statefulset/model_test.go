@@ -15,6 +15,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/server/cache/cachetest"
 	"bramble.dev/server/controllers/pods"
 	"bramble.dev/server/controllers/revisions"
 )
@@ -23,19 +24,12 @@ var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func ptr[T any](v T) *T { return &v }
 
-func template(version string) corev1.PodTemplateSpec {
-	return corev1.PodTemplateSpec{
-		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": "web"}},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "web:" + version}}},
-	}
-}
-
 func newSet(replicas int32, version string) *appsv1.StatefulSet {
 	return &appsv1.StatefulSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "web", Namespace: "default", UID: "set", Generation: 1},
 		Spec: appsv1.StatefulSetSpec{
 			Replicas: &replicas, ServiceName: "web", Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}},
-			Template: template(version), RevisionHistoryLimit: ptr(int32(2)), PodManagementPolicy: appsv1.OrderedReadyPodManagement,
+			Template: cachetest.Template("web", version), RevisionHistoryLimit: ptr(int32(2)), PodManagementPolicy: appsv1.OrderedReadyPodManagement,
 			VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "www"}}},
 			UpdateStrategy: appsv1.StatefulSetUpdateStrategy{
 				Type:          appsv1.RollingUpdateStatefulSetStrategyType,
@@ -180,14 +174,7 @@ func (w *world) advance(name string) bool {
 }
 
 func (w *world) setReady(name string, ready bool) {
-	pod := w.pods[name].DeepCopy()
-	pod.Status.Phase = corev1.PodRunning
-	status := corev1.ConditionFalse
-	if ready {
-		status = corev1.ConditionTrue
-	}
-	pods.SetCondition(pod, corev1.PodCondition{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.NewTime(w.now)})
-	w.pods[name] = pod
+	w.pods[name] = cachetest.Running(w.pods[name], ready, w.now)
 }
 
 func (w *world) names() []string {
@@ -348,7 +335,7 @@ func TestSetsKeepTheirPromises(t *testing.T) {
 				w.set.Generation++
 			},
 			"template": func(t *rapid.T) {
-				w.set.Spec.Template = template(fmt.Sprint(rapid.IntRange(1, 5).Draw(t, "version")))
+				w.set.Spec.Template = cachetest.Template("web", fmt.Sprint(rapid.IntRange(1, 5).Draw(t, "version")))
 				w.set.Generation++
 			},
 			"strategy": func(t *rapid.T) {

@@ -10,6 +10,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/cache/cachetest"
 )
 
 // summary prints what a plan does about pods and claims.
@@ -50,7 +52,7 @@ func TestPlan(t *testing.T) {
 			return w
 		}
 	}
-	update := func(w *world) { w.set.Spec.Template = template("2") }
+	update := func(w *world) { w.set.Spec.Template = cachetest.Template("web", "2") }
 	parallel := func(w *world) { w.set.Spec.PodManagementPolicy = appsv1.ParallelPodManagement }
 	rolling := func(w *world, partition int32, most string) {
 		w.set.Spec.UpdateStrategy.RollingUpdate = &appsv1.RollingUpdateStatefulSetStrategy{Partition: &partition, MaxUnavailable: ptr(intstr.Parse(most))}
@@ -116,7 +118,7 @@ func TestStatus(t *testing.T) {
 	w := newWorld(t, newSet(3, "1"))
 	w.converge()
 	one := w.set.Status.UpdateRevision
-	w.set.Spec.Template = template("2")
+	w.set.Spec.Template = cachetest.Template("web", "2")
 	w.set.Generation = 2
 	w.step(everything)
 	two := w.set.Status.UpdateRevision
