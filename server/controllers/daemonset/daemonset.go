@@ -8,7 +8,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/util/flowcontrol"
@@ -112,11 +111,14 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	fresh := func(ctx context.Context) (metav1.Object, error) {
 		return c.Client.AppsV1().DaemonSets(ds.Namespace).Get(ctx, ds.Name, metav1.GetOptions{})
 	}
-	history, err := c.history.Claim(ctx, key, revisions.Owner{Object: ds, Kind: kind, Selector: selector, Fresh: fresh})
+	history, err := c.history.Claim(ctx, revisions.Owner{Object: ds, Kind: kind, Selector: selector, Fresh: fresh})
 	if err != nil {
 		return err
 	}
-	mine, err := c.claim(ctx, key, ds, selector, fresh)
+	mine, err := owned.Claims[corev1.Pod]{
+		Owner: ds, Kind: kind, Selector: selector, Fresh: fresh,
+		In: c.Pods, Patch: c.control.Patch, Writes: &c.writes,
+	}.Claim(ctx)
 	if err != nil {
 		return err
 	}
@@ -125,16 +127,6 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		return err
 	}
 	return c.apply(ctx, key, ds, decide(o))
-}
-
-func (c *controller) claim(ctx context.Context, key loop.Key, ds *appsv1.DaemonSet, selector labels.Selector, fresh func(context.Context) (metav1.Object, error)) ([]*corev1.Pod, error) {
-	return owned.Claims[corev1.Pod]{
-		Owner: ds, Kind: kind, Selector: selector, Fresh: fresh,
-		Patch: func(ctx context.Context, pod *corev1.Pod, patch []byte) error {
-			patched, err := c.control.Patch(ctx, pod, patch)
-			return loop.Wrote(&c.writes, key, c.Pods, patched, err)
-		},
-	}.Claim(ctx, append(c.Pods.ByOwner(ds.UID), c.Pods.Orphans(ds.Namespace)...))
 }
 
 // establish makes the present template the newest revision.

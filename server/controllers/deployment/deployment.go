@@ -94,7 +94,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	if err != nil {
 		return loop.Permanent(fmt.Errorf("selector: %w", err))
 	}
-	sets, err := c.claim(ctx, key, d, selector)
+	sets, err := c.claim(ctx, d, selector)
 	if err != nil {
 		return err
 	}
@@ -120,17 +120,17 @@ func (c *controller) refuse(ctx context.Context, d *appsv1.Deployment) error {
 	return err
 }
 
-func (c *controller) claim(ctx context.Context, key loop.Key, d *appsv1.Deployment, selector labels.Selector) ([]*appsv1.ReplicaSet, error) {
+func (c *controller) claim(ctx context.Context, d *appsv1.Deployment, selector labels.Selector) ([]*appsv1.ReplicaSet, error) {
 	return owned.Claims[appsv1.ReplicaSet]{
 		Owner: d, Kind: kind, Selector: selector,
 		Fresh: func(ctx context.Context) (metav1.Object, error) {
 			return c.Client.AppsV1().Deployments(d.Namespace).Get(ctx, d.Name, metav1.GetOptions{})
 		},
-		Patch: func(ctx context.Context, rs *appsv1.ReplicaSet, patch []byte) error {
-			patched, err := c.Client.AppsV1().ReplicaSets(rs.Namespace).Patch(ctx, rs.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
-			return loop.Wrote(&c.writes, key, c.ReplicaSets, patched, err)
+		Patch: func(ctx context.Context, rs *appsv1.ReplicaSet, patch []byte) (*appsv1.ReplicaSet, error) {
+			return c.Client.AppsV1().ReplicaSets(rs.Namespace).Patch(ctx, rs.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 		},
-	}.Claim(ctx, append(c.ReplicaSets.ByOwner(d.UID), c.ReplicaSets.Orphans(d.Namespace)...))
+		In: c.ReplicaSets, Writes: &c.writes,
+	}.Claim(ctx)
 }
 
 func (c *controller) oldPodsRun(sets []*appsv1.ReplicaSet, current *appsv1.ReplicaSet) bool {

@@ -101,7 +101,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		c.Events.Event(job, corev1.EventTypeWarning, "UnknownCompletionMode", "Skipped Job sync because completion mode is unknown")
 		return nil
 	}
-	mine, err := c.claim(ctx, key, job)
+	mine, err := c.claim(ctx, job)
 	if err != nil {
 		return err
 	}
@@ -115,7 +115,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	return c.apply(ctx, key, job, p)
 }
 
-func (c *controller) claim(ctx context.Context, key loop.Key, job *batchv1.Job) ([]*corev1.Pod, error) {
+func (c *controller) claim(ctx context.Context, job *batchv1.Job) ([]*corev1.Pod, error) {
 	selector, err := metav1.LabelSelectorAsSelector(job.Spec.Selector)
 	if err != nil {
 		return nil, loop.Permanent(fmt.Errorf("selector: %w", err))
@@ -125,11 +125,8 @@ func (c *controller) claim(ctx context.Context, key loop.Key, job *batchv1.Job) 
 		Fresh: func(ctx context.Context) (metav1.Object, error) {
 			return c.Client.BatchV1().Jobs(job.Namespace).Get(ctx, job.Name, metav1.GetOptions{})
 		},
-		Patch: func(ctx context.Context, pod *corev1.Pod, patch []byte) error {
-			patched, err := c.control.Patch(ctx, pod, patch)
-			return loop.Wrote(&c.writes, key, c.Pods, patched, err)
-		},
-	}.Claim(ctx, append(c.Pods.ByOwner(job.UID), c.Pods.Orphans(job.Namespace)...))
+		In: c.Pods, Patch: c.control.Patch, Writes: &c.writes,
+	}.Claim(ctx)
 }
 
 func (c *controller) recall(uid types.UID) backoff {

@@ -4,7 +4,10 @@
 // Invariant: an object that somebody else controls is never touched, and an
 // owner that is being deleted neither adopts nor releases.
 //
-//	pods, err := owned.Claims[corev1.Pod]{Owner: rs, Kind: kind, Selector: selector, Fresh: get, Patch: patch}.Claim(ctx, candidates)
+//	pods, err := owned.Claims[corev1.Pod]{
+//		Owner: set, Kind: kind, Selector: selector, Fresh: get,
+//		In: c.Pods, Patch: c.control.Patch, Writes: &c.writes,
+//	}.Claim(ctx)
 package owned
 
 import (
@@ -18,6 +21,9 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+
+	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/loop"
 )
 
 // Claim is what should be done about one object.
@@ -63,13 +69,23 @@ type Claims[T any] struct {
 	// Fresh reads the owner from the API: before the first adoption it is
 	// checked that the owner is not about to go.
 	Fresh func(context.Context) (metav1.Object, error)
-	// Patch writes a strategic merge patch of the object's metadata.
-	Patch func(ctx context.Context, object *T, patch []byte) error
+	// In is where the objects are found.
+	In *cache.Cache[T]
+	// Patch writes a strategic merge patch of the object's metadata, and Writes
+	// remembers it, as a write of the owner's key.
+	Patch  func(ctx context.Context, object *T, patch []byte) (*T, error)
+	Writes *loop.Writes
 }
 
-// Claim returns the objects that the owner controls now. An error concerns only
-// some of them, and then none is returned, so that nobody acts on half of it.
-func (c Claims[T]) Claim(ctx context.Context, candidates []*T) ([]*T, error) {
+// Claim returns the objects that the owner controls now: of its own, and of
+// those in its namespace that nobody controls.
+func (c Claims[T]) Claim(ctx context.Context) ([]*T, error) {
+	return c.Among(ctx, append(c.In.ByOwner(c.Owner.GetUID()), c.In.Orphans(c.Owner.GetNamespace())...))
+}
+
+// Among is Claim of these alone. An error concerns only some of them, and then
+// none is returned, so that nobody acts on half of it.
+func (c Claims[T]) Among(ctx context.Context, candidates []*T) ([]*T, error) {
 	var out []*T
 	var errs []error
 	checked := false
@@ -125,7 +141,7 @@ func (c Claims[T]) mayAdopt(ctx context.Context) error {
 }
 
 func (c Claims[T]) adopt(ctx context.Context, object *T, m metav1.Object) (bool, error) {
-	err := c.Patch(ctx, object, AdoptPatch(c.Owner, c.Kind, m.GetUID(), c.Finalizers...))
+	err := c.patch(ctx, object, AdoptPatch(c.Owner, c.Kind, m.GetUID(), c.Finalizers...))
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -138,11 +154,16 @@ func (c Claims[T]) adopt(ctx context.Context, object *T, m metav1.Object) (bool,
 // release ignores that the object is gone or was made again meanwhile, which
 // the server reports as invalid because the UID differs.
 func (c Claims[T]) release(ctx context.Context, object *T, m metav1.Object) error {
-	err := c.Patch(ctx, object, ReleasePatch(m.GetUID(), c.Owner.GetUID(), c.Finalizers...))
+	err := c.patch(ctx, object, ReleasePatch(m.GetUID(), c.Owner.GetUID(), c.Finalizers...))
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 		return nil
 	}
 	return fmt.Errorf("release %s/%s: %w", m.GetNamespace(), m.GetName(), err)
+}
+
+func (c Claims[T]) patch(ctx context.Context, object *T, patch []byte) error {
+	patched, err := c.Patch(ctx, object, patch)
+	return loop.Wrote(c.Writes, loop.Key{Namespace: c.Owner.GetNamespace(), Name: c.Owner.GetName()}, c.In, patched, err)
 }
 
 // AdoptPatch makes owner the controller of the object with this UID.

@@ -108,11 +108,8 @@ func (e *Engine[T]) claim(ctx context.Context, key loop.Key, set *appsv1.Replica
 	return owned.Claims[corev1.Pod]{
 		Owner: set, Kind: e.Kind.GroupVersionKind, Selector: selector,
 		Fresh: func(ctx context.Context) (metav1.Object, error) { return e.Kind.Fresh(ctx, key) },
-		Patch: func(ctx context.Context, pod *corev1.Pod, patch []byte) error {
-			patched, err := e.Control.Patch(ctx, pod, patch)
-			return loop.Wrote(&e.writes, key, e.Pods, patched, err)
-		},
-	}.Claim(ctx, candidates)
+		In: e.Pods, Patch: e.Control.Patch, Writes: &e.writes,
+	}.Among(ctx, candidates)
 }
 
 // related are the pods of all sets that one owner rolls out over, among which

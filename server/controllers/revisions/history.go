@@ -35,14 +35,14 @@ type Owner struct {
 }
 
 // Claim gives the owner's revisions, sorted; those that nobody owns are adopted.
-func (h History) Claim(ctx context.Context, key loop.Key, o Owner) ([]*appsv1.ControllerRevision, error) {
+func (h History) Claim(ctx context.Context, o Owner) ([]*appsv1.ControllerRevision, error) {
 	all, err := owned.Claims[appsv1.ControllerRevision]{
 		Owner: o.Object, Kind: o.Kind, Selector: o.Selector, Fresh: o.Fresh,
-		Patch: func(ctx context.Context, r *appsv1.ControllerRevision, patch []byte) error {
-			patched, err := h.Client.AppsV1().ControllerRevisions(r.Namespace).Patch(ctx, r.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
-			return loop.Wrote(h.Writes, key, h.Revisions, patched, err)
+		Patch: func(ctx context.Context, r *appsv1.ControllerRevision, patch []byte) (*appsv1.ControllerRevision, error) {
+			return h.Client.AppsV1().ControllerRevisions(r.Namespace).Patch(ctx, r.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 		},
-	}.Claim(ctx, append(h.Revisions.ByOwner(o.Object.GetUID()), h.Revisions.Orphans(o.Object.GetNamespace())...))
+		In: h.Revisions, Writes: h.Writes,
+	}.Claim(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("claim ControllerRevisions: %w", err)
 	}

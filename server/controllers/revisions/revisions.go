@@ -5,7 +5,7 @@
 // template is there once, and nothing is written once that is so. Names and
 // hashes are upstream's, so that what was made elsewhere is found again.
 //
-//	all, err := history.Claim(ctx, key, owner)
+//	all, err := history.Claim(ctx, owner)
 //	wanted, err := revisions.New(set, kind, &set.Spec.Template)
 //	choice := revisions.Choose(all, wanted)
 //	current, collisions, err := history.Establish(ctx, key, choice, wanted, hash, set.Status.CollisionCount)

@@ -115,7 +115,7 @@ func TestHistory(t *testing.T) {
 		if err := h.Writes.Settle(ctx, key); err != nil {
 			t.Fatal(err)
 		}
-		return must(h.Claim(ctx, key, o))
+		return must(h.Claim(ctx, o))
 	}
 	for len(h.Revisions.List("", nil)) < 2 {
 		if err := h.Revisions.Seen("2")(ctx); err != nil {

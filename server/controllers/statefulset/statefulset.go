@@ -8,7 +8,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
@@ -103,11 +102,18 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	fresh := func(ctx context.Context) (metav1.Object, error) {
 		return c.Client.AppsV1().StatefulSets(set.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
 	}
-	history, err := c.history.Claim(ctx, key, revisions.Owner{Object: set, Kind: kind, Selector: selector, Fresh: fresh})
+	history, err := c.history.Claim(ctx, revisions.Owner{Object: set, Kind: kind, Selector: selector, Fresh: fresh})
 	if err != nil {
 		return err
 	}
-	mine, err := c.claim(ctx, key, set, selector, fresh)
+	mine, err := owned.Claims[corev1.Pod]{
+		Owner: set, Kind: kind, Selector: selector, Fresh: fresh,
+		Adoptable: func(pod *corev1.Pod) bool {
+			parent, _ := identity(pod.Name)
+			return parent == set.Name
+		},
+		In: c.Pods, Patch: pods.Control{Client: c.Client}.Patch, Writes: &c.writes,
+	}.Claim(ctx)
 	if err != nil {
 		return err
 	}
@@ -116,20 +122,6 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		return err
 	}
 	return c.apply(ctx, key, set, decide(o))
-}
-
-func (c *controller) claim(ctx context.Context, key loop.Key, set *appsv1.StatefulSet, selector labels.Selector, fresh func(context.Context) (metav1.Object, error)) ([]*corev1.Pod, error) {
-	return owned.Claims[corev1.Pod]{
-		Owner: set, Kind: kind, Selector: selector, Fresh: fresh,
-		Adoptable: func(pod *corev1.Pod) bool {
-			parent, _ := identity(pod.Name)
-			return parent == set.Name
-		},
-		Patch: func(ctx context.Context, pod *corev1.Pod, patch []byte) error {
-			patched, err := pods.Control{Client: c.Client, Events: c.Events}.Patch(ctx, pod, patch)
-			return loop.Wrote(&c.writes, key, c.Pods, patched, err)
-		},
-	}.Claim(ctx, append(c.Pods.ByOwner(set.UID), c.Pods.Orphans(set.Namespace)...))
 }
 
 // observe finds the revisions that pods are made from. It is not ok if the set
