@@ -2,11 +2,8 @@ package dns
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -14,9 +11,9 @@ import (
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-)
 
-var update = flag.Bool("update", false, "write the golden files anew")
+	"bramble.dev/internal/golden"
+)
 
 func ptr[T any](v T) *T { return &v }
 
@@ -131,22 +128,7 @@ func TestAnswers(t *testing.T) {
 		name, typ, _ := strings.Cut(q, " ")
 		fmt.Fprintf(&b, "%s\n%s\n\n", q, show(s.Answer(query(name, dns.StringToType[typ]), true)))
 	}
-	path := filepath.Join("testdata", "answers.txt")
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(want) != b.String() {
-		t.Errorf("the answers are not those in %s (write them anew with -update):\n%s", path, b.String())
-	}
+	golden.Compare(t, "testdata/answers.txt", b.String())
 }
 
 func exchange(t testing.TB, network string, addr netip.AddrPort, q *dns.Msg) *dns.Msg {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"bramble.dev/internal/golden"
 	"bramble.dev/mesh/nft"
 	"bramble.dev/mesh/nft/nfttest"
 )
@@ -17,7 +18,7 @@ func TestTable(t *testing.T) {
 	if err := f.Set(context.Background(), everything()); err != nil {
 		t.Fatal(err)
 	}
-	nfttest.Golden(t, "everything.nft", k.Text(tableName))
+	golden.Compare(t, "testdata/everything.nft", k.Text(tableName))
 	if err := f.Teardown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -27,11 +28,11 @@ func TestTable(t *testing.T) {
 }
 
 func TestKernelTakesTheTable(t *testing.T) {
-	golden := nfttest.New()
-	if err := Open(golden, Options{Table: tableName}).Set(context.Background(), everything()); err != nil {
+	ours := nfttest.New()
+	if err := Open(ours, Options{Table: tableName}).Set(context.Background(), everything()); err != nil {
 		t.Fatal(err)
 	}
-	nfttest.TakenByKernel(t, tableName, golden.Text(tableName), func(conn *nft.Conn) error {
+	nfttest.TakenByKernel(t, tableName, ours.Text(tableName), func(conn *nft.Conn) error {
 		return Open(conn, Options{Table: tableName}).Set(context.Background(), everything())
 	})
 }

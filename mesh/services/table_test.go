@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"bramble.dev/internal/golden"
 	"bramble.dev/mesh/nft"
 	"bramble.dev/mesh/nft/nfttest"
 )
@@ -14,7 +15,7 @@ func TestTable(t *testing.T) {
 	if err := p.Set(context.Background(), everything()); err != nil {
 		t.Fatal(err)
 	}
-	nfttest.Golden(t, "everything.nft", k.Text(table))
+	golden.Compare(t, "testdata/everything.nft", k.Text(table))
 	if err := p.Teardown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -26,11 +27,11 @@ func TestTable(t *testing.T) {
 // TestKernelTakesTheTable loads the same table into the kernel, and compares what nft lists with what
 // the golden file says. Then nft reads its own listing back: a saved ruleset must load again.
 func TestKernelTakesTheTable(t *testing.T) {
-	golden := nfttest.New()
-	if err := Open(golden, Options{Table: table}).Set(context.Background(), everything()); err != nil {
+	ours := nfttest.New()
+	if err := Open(ours, Options{Table: table}).Set(context.Background(), everything()); err != nil {
 		t.Fatal(err)
 	}
-	nfttest.TakenByKernel(t, table, golden.Text(table), func(conn *nft.Conn) error {
+	nfttest.TakenByKernel(t, table, ours.Text(table), func(conn *nft.Conn) error {
 		return Open(conn, Options{Table: table}).Set(context.Background(), everything())
 	})
 }

@@ -2,8 +2,6 @@ package container
 
 import (
 	"encoding/json"
-	"flag"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,10 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"bramble.dev/internal/golden"
 	"bramble.dev/runtime/image"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func host() Host {
 	return Host{Memory: true, Swap: true, Capabilities: knownCapabilities, MinOOMScore: -1000, MemoryBytes: 4 << 30, Seccomp: true, AppArmor: true,
@@ -94,20 +91,7 @@ containers: [{name: c, securityContext: {privileged: true}}]`, change: func(in *
 			if err != nil {
 				t.Fatal(err)
 			}
-			got = append(got, '\n')
-			file := filepath.Join("testdata", name+".json")
-			if *update {
-				if err := os.WriteFile(file, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if string(got) != string(want) {
-				t.Errorf("%s differs:\n%s", file, got)
-			}
+			golden.Compare(t, filepath.Join("testdata", name+".json"), string(got)+"\n")
 		})
 	}
 }

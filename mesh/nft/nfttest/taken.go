@@ -1,7 +1,6 @@
 package nfttest
 
 import (
-	"flag"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,30 +8,6 @@ import (
 	"bramble.dev/mesh/internal/nstest"
 	"bramble.dev/mesh/nft"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// Golden compares text with a file of testdata.
-func Golden(t *testing.T, name, got string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v (write it with -update)", err)
-	}
-	if string(want) != got {
-		t.Errorf("%s differs (write it anew with -update); got:\n%s", path, got)
-	}
-}
 
 // TakenByKernel loads a table into the kernel, and compares what nft lists with the text that is wanted. Then nft reads its
 // own listing back: a saved ruleset must load again.
