@@ -29,7 +29,7 @@ type Manager struct {
 	desired  map[types.UID]*corev1.Pod
 	workers  map[types.UID]*worker
 	memories map[types.UID]Memory // of pods that have no worker yet
-	claims   map[types.UID]claim  // of pods that wait to be resized
+	wishes   map[types.UID]wish   // of pods that wait to be resized
 	running  context.Context      // nil until Run, and after it
 	wg       sync.WaitGroup
 	set      chan struct{} // closed by the first Set
@@ -45,7 +45,7 @@ func New(c Config) (*Manager, error) {
 		Config:  c,
 		slots:   make(chan struct{}, max(4, 2*runtime.NumCPU())),
 		pulls:   make(chan struct{}, 3),
-		desired: map[types.UID]*corev1.Pod{}, workers: map[types.UID]*worker{}, memories: map[types.UID]Memory{}, claims: map[types.UID]claim{},
+		desired: map[types.UID]*corev1.Pod{}, workers: map[types.UID]*worker{}, memories: map[types.UID]Memory{}, wishes: map[types.UID]wish{},
 		set: make(chan struct{}),
 	}
 	for uid, b := range records {
@@ -131,8 +131,8 @@ func (m *Manager) begin(pod *corev1.Pod, gone bool) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		delete(m.workers, pod.UID)
-		delete(m.claims, pod.UID)
-		m.wakeClaims()
+		delete(m.wishes, pod.UID)
+		m.wakeWishes()
 		// It may be wanted again, if it came back while it was being ended.
 		if back := m.desired[pod.UID]; forgotten && back != nil && ctx.Err() == nil {
 			m.begin(back, false)

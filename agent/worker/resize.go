@@ -55,7 +55,7 @@ func (w *worker) allocate(d Desired) Desired {
 // ask takes what the pod asks for if the node has it.
 func (w *worker) ask(pod *corev1.Pod, want podspec.Allocation) {
 	r, about := &w.memory.Resize, events.Pod(pod)
-	if why := w.m.claim(w, pod, r.Allocated.Apply(pod)); why != nil {
+	if why := w.m.grant(w, pod, r.Allocated.Apply(pod)); why != nil {
 		if p := r.Pending; p == nil || p.Generation != pod.Generation {
 			message := podspec.ResizeMessage(corev1.PodReasonDeferred, pod, pod.Generation, why.Message)
 			w.m.Events.Event(about, corev1.EventTypeWarning, events.ResizeDeferred, message)
@@ -152,16 +152,16 @@ func (w *worker) resized(d Desired, mine []seam.Sandbox) {
 	w.m.resizeAgain()
 }
 
-// claim is a resize that waits for room.
-type claim struct {
+// wish is a resize that waits for room.
+type wish struct {
 	pod    *corev1.Pod // as it is asked for
 	grows  bool
 	since  time.Time
 	wakeup func()
 }
 
-// order is in which order claims are served: what takes nothing, then by priority, class and age, as the kubelet does.
-func (c claim) order(other claim) int {
+// order is in which order wishes are granted: what takes nothing, then by priority, class and age, as the kubelet does.
+func (w wish) order(other wish) int {
 	after := func(b bool) int {
 		if b {
 			return 1
@@ -170,30 +170,30 @@ func (c claim) order(other claim) int {
 	}
 	lesser := func(p *corev1.Pod) int { return after(podspec.QOS(p) != corev1.PodQOSGuaranteed) }
 	return cmp.Or(
-		after(c.grows)-after(other.grows), cmp.Compare(podspec.Priority(other.pod), podspec.Priority(c.pod)),
-		lesser(c.pod)-lesser(other.pod), c.since.Compare(other.since), cmp.Compare(c.pod.UID, other.pod.UID),
+		after(w.grows)-after(other.grows), cmp.Compare(podspec.Priority(other.pod), podspec.Priority(w.pod)),
+		lesser(w.pod)-lesser(other.pod), w.since.Compare(other.since), cmp.Compare(w.pod.UID, other.pod.UID),
 	)
 }
 
-// claim says why a pod cannot have what it asks for now, or gives it that. Claims that come before it have the first choice.
-func (m *Manager) claim(w *worker, pod, has *corev1.Pod) *status.Waiting {
+// grant gives a pod what it asks for, or says why it cannot have that now. Wishes that come before it have the first choice.
+func (m *Manager) grant(w *worker, pod, has *corev1.Pod) *status.Waiting {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c, again := m.claims[pod.UID]
+	c, again := m.wishes[pod.UID]
 	if !again {
-		c = claim{since: time.Now(), wakeup: w.box.wake}
+		c = wish{since: time.Now(), wakeup: w.box.wake}
 	}
 	c.pod, c.grows = pod, grows(has, pod)
-	m.claims[pod.UID] = c
+	m.wishes[pod.UID] = c
 	taken := map[types.UID]*corev1.Pod{}
-	for _, c := range slices.SortedFunc(maps.Values(m.claims), claim.order) {
+	for _, c := range slices.SortedFunc(maps.Values(m.wishes), wish.order) {
 		why := m.fits(c.pod, taken)
 		if why == nil {
 			taken[c.pod.UID] = c.pod
 		}
 		if c.pod.UID == pod.UID {
 			if why == nil {
-				delete(m.claims, pod.UID)
+				delete(m.wishes, pod.UID)
 				w.mu.Lock()
 				w.seen.Pod = pod // from now on it counts with this
 				w.mu.Unlock()
@@ -224,23 +224,23 @@ func grows(has, wants *corev1.Pod) bool {
 	return after.Cpu().Cmp(*before.Cpu()) > 0 || after.Memory().Cmp(*before.Memory()) > 0
 }
 
-// withdraw forgets a claim.
+// withdraw forgets a wish.
 func (m *Manager) withdraw(uid types.UID) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	delete(m.claims, uid)
+	delete(m.wishes, uid)
 }
 
 // resizeAgain lets those ask again who wait for room.
 func (m *Manager) resizeAgain() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.wakeClaims()
+	m.wakeWishes()
 }
 
-// wakeClaims is resizeAgain with the lock held.
-func (m *Manager) wakeClaims() {
-	for _, c := range m.claims {
+// wakeWishes is resizeAgain with the lock held.
+func (m *Manager) wakeWishes() {
+	for _, c := range m.wishes {
 		c.wakeup()
 	}
 }
