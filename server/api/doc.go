@@ -2,7 +2,7 @@
 // our own router and handler chain.
 //
 // One table (table.go) says what is served: the groups, where their storages come from, which older versions are served by
-// conversion from the same storages, and which writes are volatile. Nothing else in the package names a group.
+// conversion from the same storages, and which writes are volatile. Nothing else in the package decides about that.
 //
 // Invariants:
 //   - what a client is told is what upstream's API server of the same version would tell it;

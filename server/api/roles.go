@@ -60,6 +60,19 @@ var metricsReader = rbacv1.ClusterRole{
 	Rules: []rbacv1.PolicyRule{{APIGroups: []string{resourcemetrics.GroupName}, Resources: []string{"pods", "nodes"}, Verbs: []string{"get", "list", "watch"}}},
 }
 
+// ingressRole is what the controller of Ingresses may do; upstream has none.
+var (
+	ingressRole = rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: "system:controller:ingress-controller"},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses/status"}, Verbs: []string{"patch", "update"}}},
+	}
+	ingressBinding = rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "system:controller:ingress-controller"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:controller:ingress-controller"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "ingress-controller", Namespace: metav1.NamespaceSystem}},
+	}
+)
+
 type role reconciliation.ReconcileRoleOptions
 
 func (r role) run() error {

@@ -71,27 +71,46 @@ func (s *Server) seedPriorityClasses(ctx context.Context) error {
 	return nil
 }
 
-// seededClass on the namespace kube-system says that the cluster has had its class of volumes.
-const seededClass = "bramble.dev/seeded-storage-class"
-
-// seedStorageClass makes the default class once in a cluster's life: one that its user has removed does not come back.
-func (s *Server) seedStorageClass(ctx context.Context) error {
+// once makes what a cluster gets a single time in its life: what its user has removed does not come back. An annotation of the
+// namespace kube-system says that it was there.
+func (s *Server) once(ctx context.Context, annotation, name string, create func() error) error {
 	namespaces := s.wiring.client.CoreV1().Namespaces()
 	system, err := namespaces.Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
-	if err != nil || system.Annotations[seededClass] != "" {
+	if err != nil || system.Annotations[annotation] != "" {
 		return err
 	}
-	wait, remove, grow := storagev1.VolumeBindingWaitForFirstConsumer, corev1.PersistentVolumeReclaimDelete, true
-	_, err = s.wiring.client.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
-		ObjectMeta:  metav1.ObjectMeta{Name: "local", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
-		Provisioner: link.LocalProvisioner, ReclaimPolicy: &remove, VolumeBindingMode: &wait, AllowVolumeExpansion: &grow,
-	}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
+	if err := create(); err != nil && !apierrors.IsAlreadyExists(err) {
 		return err
 	}
-	metav1.SetMetaDataAnnotation(&system.ObjectMeta, seededClass, "local")
+	metav1.SetMetaDataAnnotation(&system.ObjectMeta, annotation, name)
 	_, err = namespaces.Update(ctx, system, metav1.UpdateOptions{})
 	return err
+}
+
+// seedStorageClass makes the class of the volumes that nodes make on their own disks, which is the default.
+func (s *Server) seedStorageClass(ctx context.Context) error {
+	wait, remove, grow := storagev1.VolumeBindingWaitForFirstConsumer, corev1.PersistentVolumeReclaimDelete, true
+	class := &storagev1.StorageClass{
+		ObjectMeta:  metav1.ObjectMeta{Name: "local", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		Provisioner: link.LocalProvisioner, ReclaimPolicy: &remove, VolumeBindingMode: &wait, AllowVolumeExpansion: &grow,
+	}
+	return s.once(ctx, "bramble.dev/seeded-storage-class", class.Name, func() error {
+		_, err := s.wiring.client.StorageV1().StorageClasses().Create(ctx, class, metav1.CreateOptions{})
+		return err
+	})
+}
+
+// seedIngressClass makes the class of the Ingresses that nodes serve, which is the default: until its user takes another
+// ingress controller.
+func (s *Server) seedIngressClass(ctx context.Context) error {
+	class := &networkingv1.IngressClass{
+		ObjectMeta: metav1.ObjectMeta{Name: "bramble", Annotations: map[string]string{networkingv1.AnnotationIsDefaultIngressClass: "true"}},
+		Spec:       networkingv1.IngressClassSpec{Controller: link.IngressController},
+	}
+	return s.once(ctx, "bramble.dev/seeded-ingress-class", class.Name, func() error {
+		_, err := s.wiring.client.NetworkingV1().IngressClasses().Create(ctx, class, metav1.CreateOptions{})
+		return err
+	})
 }
 
 // seedServiceCIDR makes the object that cluster IPs are allocated from, and waits until the allocator has seen it.

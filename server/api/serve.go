@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// shutdownGrace is how long requests have to end when the server does.
+const shutdownGrace = 5 * time.Second
+
 // Serve answers TLS connections of a listener until ctx is done. A server may serve several listeners, such as one whose
 // connections are streams of a node's link.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {

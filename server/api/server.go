@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -240,5 +239,3 @@ func (s *Server) port() int {
 	}
 	return 6443
 }
-
-const shutdownGrace = 5 * time.Second

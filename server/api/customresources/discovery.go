@@ -1,12 +1,12 @@
 package customresources
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
 
-	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,7 +26,7 @@ const (
 // group's definitions has changed.
 type discovery struct {
 	c           *Config
-	definitions *definitions
+	definitions *followed
 	together    aggregated.ResourceManager
 
 	mu       sync.RWMutex
@@ -34,7 +34,7 @@ type discovery struct {
 	versions map[schema.GroupVersion]http.Handler
 }
 
-func newDiscovery(c *Config, d *definitions) *discovery {
+func newDiscovery(c *Config, d *followed) *discovery {
 	return &discovery{
 		c: c, definitions: d, together: c.Discovery.WithSource(aggregated.CRDSource),
 		groups: map[string]http.Handler{}, versions: map[schema.GroupVersion]http.Handler{},
@@ -55,28 +55,26 @@ func (d *discovery) change(o any) {
 
 // announce writes the documents of a group.
 func (d *discovery) announce(group string) {
-	served := d.served(group)
-	names := sorted(served)
+	served := d.definitions.served(func(g string) bool { return g == group })
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for gv := range d.versions {
-		if _, still := served[gv.Version]; gv.Group == group && !still {
+		if _, still := served[gv]; gv.Group == group && !still {
 			delete(d.versions, gv)
 			d.together.RemoveGroupVersion(metav1.GroupVersion(gv))
 		}
 	}
-	if len(names) == 0 {
+	if len(served) == 0 {
 		delete(d.groups, group)
 		d.c.Groups.RemoveGroup(group)
 		return
 	}
 	all := metav1.APIGroup{Name: group}
-	for _, name := range names {
-		gv := schema.GroupVersion{Group: group, Version: name}
-		all.Versions = append(all.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: name})
-		resources := listed(served[name], gv)
+	for _, gv := range sorted(served) {
+		all.Versions = append(all.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version})
+		resources := listed(served[gv], gv)
 		d.versions[gv] = upstream.NewAPIVersionHandler(apiserver.Codecs, gv, upstream.APIResourceListerFunc(func() []metav1.APIResource { return resources }))
-		d.together.AddGroupVersion(group, together(served[name], gv))
+		d.together.AddGroupVersion(group, together(served[gv], gv))
 		d.together.SetGroupVersionPriority(metav1.GroupVersion(gv), groupPriority, versionPriority)
 	}
 	all.PreferredVersion = all.Versions[0]
@@ -84,30 +82,11 @@ func (d *discovery) announce(group string) {
 	d.c.Groups.AddGroup(all)
 }
 
-// served gives the established definitions of a group by version.
-func (d *discovery) served(group string) map[string][]*apiextensionsv1.CustomResourceDefinition {
-	out := map[string][]*apiextensionsv1.CustomResourceDefinition{}
-	for _, crd := range d.definitions.all() {
-		if crd.Spec.Group != group || !apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) {
-			continue
-		}
-		for _, v := range crd.Spec.Versions {
-			if v.Served {
-				out[v.Name] = append(out[v.Name], crd)
-			}
-		}
-	}
-	return out
-}
-
-// sorted names versions, the preferred one first: v2, v1, v1beta1.
-func sorted[V any](versions map[string]V) []string {
-	var names []string
-	for n := range versions {
-		names = append(names, n)
-	}
-	slices.SortFunc(names, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
-	return names
+// sorted gives a group's versions, the preferred one first: v2, v1, v1beta1.
+func sorted[V any](versions map[schema.GroupVersion]V) []schema.GroupVersion {
+	return slices.SortedFunc(maps.Keys(versions), func(a, b schema.GroupVersion) int {
+		return version.CompareKubeAwareVersionStrings(b.Version, a.Version)
+	})
 }
 
 // handler gives the document of a group, or of a group and a version; nil when there is none.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apiextensions-apiserver/pkg/controller/openapi/builder"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,23 +24,11 @@ var _ openapi.Custom = Documents{}
 
 // published gives the established definitions by group and served version, those of a version by name.
 func (d Documents) published(ctx context.Context) (map[schema.GroupVersion][]*apiextensionsv1.CustomResourceDefinition, error) {
-	out := map[schema.GroupVersion][]*apiextensionsv1.CustomResourceDefinition{}
 	r, err := d.current(ctx)
 	if r == nil || err != nil {
 		return nil, err
 	}
-	for _, crd := range r.definitions.all() {
-		if d.c.BuiltIn(crd.Spec.Group) || !apihelpers.IsCRDConditionTrue(crd, apiextensionsv1.Established) {
-			continue
-		}
-		for _, v := range crd.Spec.Versions {
-			if v.Served {
-				gv := schema.GroupVersion{Group: crd.Spec.Group, Version: v.Name}
-				out[gv] = append(out[gv], crd)
-			}
-		}
-	}
-	return out, nil
+	return r.definitions.served(func(group string) bool { return !d.c.BuiltIn(group) }), nil
 }
 
 func pathOf(gv schema.GroupVersion) string { return "apis/" + gv.String() }

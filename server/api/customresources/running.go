@@ -22,7 +22,7 @@ import (
 
 // running is what serves custom resources while there are definitions.
 type running struct {
-	definitions *definitions
+	definitions *followed
 	handler     http.Handler
 	discovery   *discovery
 	cancel      context.CancelFunc
@@ -32,7 +32,8 @@ type running struct {
 // workers is how many definitions each controller takes care of at once.
 const workers = 2
 
-// start makes upstream's handler and controllers, and tells them of the definitions when all of them are made. Discovery listens last, so that what it announces is served.
+// start makes upstream's handler and controllers, and tells them of the definitions when all of them are made. Discovery listens
+// after them, so that what it announces is served.
 func (c *Config) start() (*running, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{definitions: c.follow(ctx), cancel: cancel}

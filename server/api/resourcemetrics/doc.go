@@ -8,6 +8,6 @@
 // Invariant: at most one answer a node is kept, and none longer than kept; a node that does not answer in time is left out, and
 // delays a request by no more than patience.
 //
-//	p := resourcemetrics.New(resourcemetrics.Config{Transport: t, Pods: pods, Nodes: nodes, Log: log})
-//	info, err := p.NewRESTStorage(nil, nil)
+//	g := resourcemetrics.Group{Config: resourcemetrics.Config{Transport: t, Pods: pods, Nodes: nodes, Log: log}}
+//	info, err := g.NewRESTStorage(nil, nil)
 package resourcemetrics
