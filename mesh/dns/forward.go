@@ -143,10 +143,7 @@ func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
 		f.mu.Unlock()
 		return a
 	}
-	if failed != nil {
-		return failed
-	}
-	return nil
+	return failed
 }
 
 // question is the query that we send for a client's: nothing but the question, with our own limits.

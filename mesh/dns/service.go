@@ -99,7 +99,7 @@ func (z *zone) srv(e catalog.Entry, name, base, port, proto string) result {
 			return
 		}
 		seen[target+" "+strconv.Itoa(int(n))] = true
-		r.answer = append(r.answer, &dns.SRV{Hdr: header(name, dns.TypeSRV), Weight: 100, Port: n, Target: target})
+		r.answer = append(r.answer, &dns.SRV{Hdr: header(name, dns.TypeSRV), Port: n, Target: target})
 		if rr := addressRecord(target, a); rr != nil && !seen[target] {
 			seen[target] = true
 			r.extra = append(r.extra, rr)
@@ -127,7 +127,7 @@ func (z *zone) srv(e catalog.Entry, name, base, port, proto string) result {
 	return r
 }
 
-// share gives equal targets equal weights that add up to about 100, as CoreDNS does.
+// share gives all targets the same weight; together they have about 100, as CoreDNS does.
 func share(answer []dns.RR) {
 	for _, rr := range answer {
 		rr.(*dns.SRV).Weight = uint16(max(1, 100/len(answer)))

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"slices"
 	"time"
 )
@@ -78,7 +79,7 @@ func (g *ring) after(rev int64, limit int) ([]change, bool) {
 	if rev < g.oldest {
 		return nil, false
 	}
-	i, _ := slices.BinarySearchFunc(g.changes, rev+1, func(c change, rev int64) int { return int(c.rev - rev) })
+	i, _ := slices.BinarySearchFunc(g.changes, rev+1, func(c change, rev int64) int { return cmp.Compare(c.rev, rev) })
 	found := g.changes[i:]
 	if len(found) > limit {
 		found = found[:limit]

@@ -11,7 +11,6 @@ package endpointslice
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 
@@ -136,7 +135,7 @@ func (c *controller) reconcile(_ context.Context, key loop.Key) error {
 		}
 	}
 	if c.tracker.StaleSlices(service, slices) {
-		return errors.New("EndpointSlice informer cache is out of date")
+		return loop.ErrNotSeen
 	}
 	changed := c.triggers.ComputeEndpointLastChangeTriggerTime(key.Namespace, service, selected)
 	err := c.reconciler.Reconcile(logr.Discard(), service, selected, slices, changed)

@@ -18,17 +18,14 @@ import (
 	"bramble.dev/server/controllers/pods"
 )
 
-// atOnce bounds the writes that wait side by side, which share a sync of the disk.
-const atOnce = 16
-
 // apply carries a plan out. What could not be made or given up is left out of
 // the status, and the rest goes on: pods that have ended are counted also while
 // a quota refuses new ones.
 func (c *controller) apply(ctx context.Context, key loop.Key, job *batchv1.Job, p plan) error {
-	if _, err := each(p.stop, func(pod *corev1.Pod) error { return c.remove(ctx, key, job, pod) }); err != nil {
+	if _, err := pods.Each(p.stop, func(pod *corev1.Pod) error { return c.remove(ctx, key, job, pod) }); err != nil {
 		return err
 	}
-	kept, dropFailed := each(p.drop, func(pod *corev1.Pod) error { return c.drop(ctx, key, job, pod) })
+	kept, dropFailed := pods.Each(p.drop, func(pod *corev1.Pod) error { return c.drop(ctx, key, job, pod) })
 	made, createFailed := c.create(ctx, key, job, p.create)
 	status := p.status
 	ready, going := *status.Ready, *status.Terminating
@@ -42,7 +39,7 @@ func (c *controller) apply(ctx context.Context, key loop.Key, job *batchv1.Job, 
 		return errors.Join(failure, err)
 	}
 	c.remember(job.UID, p.backoff)
-	if _, err := each(p.release, func(pod *corev1.Pod) error { return c.release(ctx, key, pod) }); err != nil {
+	if _, err := pods.Each(p.release, func(pod *corev1.Pod) error { return c.release(ctx, key, pod) }); err != nil {
 		return errors.Join(failure, err)
 	}
 	if p.again {
@@ -52,30 +49,6 @@ func (c *controller) apply(ctx context.Context, key loop.Key, job *batchv1.Job, 
 		c.loop.After(key, p.wake)
 	}
 	return failure
-}
-
-// each does something with all pods, gives those for which it failed, and the first error.
-func each(all []*corev1.Pod, do func(*corev1.Pod) error) (left []*corev1.Pod, err error) {
-	var wg sync.WaitGroup
-	errs := make([]error, len(all))
-	limit := make(chan struct{}, atOnce)
-	for i, pod := range all {
-		limit <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-limit }()
-			errs[i] = do(pod)
-		})
-	}
-	wg.Wait()
-	for i, e := range errs {
-		if e != nil {
-			left = append(left, all[i])
-			if err == nil {
-				err = e
-			}
-		}
-	}
-	return left, err
 }
 
 func (c *controller) remove(ctx context.Context, key loop.Key, job *batchv1.Job, pod *corev1.Pod) error {

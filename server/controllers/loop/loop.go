@@ -184,10 +184,10 @@ func (l *Loop) next(ctx context.Context) bool {
 // a user has set; they are no news for an operator. Of several, one that is not expected is.
 func expected(err error) bool {
 	var several interface{ Unwrap() []error }
-	if !errors.Is(err, errNotSeen) && errors.As(err, &several) {
+	if !errors.Is(err, ErrNotSeen) && errors.As(err, &several) {
 		return !slices.ContainsFunc(several.Unwrap(), func(err error) bool { return !expected(err) })
 	}
-	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.Is(err, errNotSeen) ||
+	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.Is(err, ErrNotSeen) ||
 		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || overQuota(err)
 }
 

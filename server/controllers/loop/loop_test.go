@@ -82,7 +82,7 @@ func TestSettleKeepsWhatWasNotSeen(t *testing.T) {
 				return ctx.Err()
 			}
 		})
-		if err := w.Settle(t.Context(), key); !errors.Is(err, errNotSeen) {
+		if err := w.Settle(t.Context(), key); !errors.Is(err, ErrNotSeen) {
 			t.Errorf("got %v before the write was seen", err)
 		}
 		close(seen)

@@ -13,9 +13,9 @@ import (
 	"bramble.dev/server/cache"
 )
 
-// errNotSeen says that the caches have not caught up with the controller's own
-// writes yet.
-var errNotSeen = errors.New("own writes are not in the cache yet")
+// ErrNotSeen says that the caches have not caught up with the controller's own
+// writes yet: it is tried again, and is no news.
+var ErrNotSeen = errors.New("own writes are not in the cache yet")
 
 // settleTime is how long a reconcile waits for its predecessor's writes before
 // it goes to the end of the queue.
@@ -80,7 +80,7 @@ func (w *Writes) Settle(ctx context.Context, key Key) error {
 	for i, seen := range pending {
 		if err := seen(ctx); err != nil {
 			w.Add(key, pending[i:]...)
-			return fmt.Errorf("%w: %w", errNotSeen, err)
+			return fmt.Errorf("%w: %w", ErrNotSeen, err)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -86,6 +87,34 @@ func Batches(count int, do func() error) error {
 	}
 	return nil
 }
+
+// Each does something with all pods, some of them side by side, and gives those
+// for which it failed, with the first error.
+func Each(all []*corev1.Pod, do func(*corev1.Pod) error) (left []*corev1.Pod, err error) {
+	var wg sync.WaitGroup
+	errs := make([]error, len(all))
+	limit := make(chan struct{}, atOnce)
+	for i, pod := range all {
+		limit <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-limit }()
+			errs[i] = do(pod)
+		})
+	}
+	wg.Wait()
+	for i, e := range errs {
+		if e != nil {
+			left = append(left, all[i])
+			if err == nil {
+				err = e
+			}
+		}
+	}
+	return left, err
+}
+
+// atOnce bounds the writes that wait side by side, which share a sync of the disk.
+const atOnce = 16
 
 // PatchStatus writes what differs between two statuses of one pod, for
 // components that may patch but not replace it.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -138,23 +137,14 @@ func (e *Engine[T]) apply(ctx context.Context, key loop.Key, object *T, p plan) 
 		}
 		return loop.Wrote(&e.writes, key, e.Pods, created, err)
 	})
-	var wg sync.WaitGroup
-	errs := make([]error, len(p.delete))
-	limit := make(chan struct{}, 16)
-	for i, pod := range p.delete {
-		limit <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-limit }()
-			if errs[i] = e.Control.Delete(ctx, owner, pod); errs[i] == nil {
-				e.writes.Add(key, e.Pods.Until(pod.Namespace, pod.Name, pods.Gone(pod.UID)))
-			}
-		})
-	}
-	wg.Wait()
-	for _, deletion := range errs {
+	if _, failed := pods.Each(p.delete, func(pod *corev1.Pod) error {
+		err := e.Control.Delete(ctx, owner, pod)
 		if err == nil {
-			err = deletion // one is enough: the others will say the same
+			e.writes.Add(key, e.Pods.Until(pod.Namespace, pod.Name, pods.Gone(pod.UID)))
 		}
+		return err
+	}); err == nil {
+		err = failed // one is enough: the others will say the same
 	}
 	return err
 }
