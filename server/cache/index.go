@@ -3,11 +3,14 @@ package cache
 import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
-// Names of the indexes that every cache can have.
+// Names of the indexes that readers share.
 const (
 	byOwner = "owner"
+	byNode  = "node" // of pods
 	// orphans are kept under their namespace, which is no UID.
 	orphanPrefix = "orphan/"
 )
@@ -86,4 +89,16 @@ func ownerKeys[T any](object *T) []string {
 		return []string{string(ref.UID)}
 	}
 	return []string{orphanPrefix + m.GetNamespace()}
+}
+
+// OnNode returns the pods that are bound to a node.
+func OnNode(pods *Cache[corev1.Pod], node string) []*corev1.Pod {
+	return pods.ByIndex(byNode, nodeKeys, node)
+}
+
+func nodeKeys(pod *corev1.Pod) []string {
+	if pod.Spec.NodeName == "" {
+		return nil
+	}
+	return []string{pod.Spec.NodeName}
 }

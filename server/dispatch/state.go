@@ -16,14 +16,7 @@ type state struct {
 func (s state) node(name string) (*corev1.Node, bool) { return s.caches.Nodes().Get("", name) }
 
 func (s state) podsOn(node string) []*corev1.Pod {
-	return s.caches.Pods().ByIndex("dispatch-node", nodeOfPod, node)
-}
-
-func nodeOfPod(p *corev1.Pod) []string {
-	if p.Spec.NodeName == "" {
-		return nil
-	}
-	return []string{p.Spec.NodeName}
+	return cache.OnNode(s.caches.Pods(), node)
 }
 
 func (s state) content(r ref) (want, bool) { return s.contents.get(r) }

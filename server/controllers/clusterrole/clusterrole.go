@@ -15,7 +15,6 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
@@ -73,14 +72,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	role = role.DeepCopy()
 	role.Rules = rules
 	written, err := c.Client.RbacV1().ClusterRoles().Update(ctx, role, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("write rules: %w", err)
-	}
-	c.writes.Add(key, c.ClusterRoles.Seen(written.ResourceVersion))
-	return nil
+	return loop.Updated(&c.writes, key, c.ClusterRoles, written, err, "write rules")
 }
 
 // collect gives the rules of all roles that an aggregate selects, each rule once.

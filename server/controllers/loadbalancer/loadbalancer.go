@@ -3,12 +3,10 @@ package loadbalancer
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -198,14 +196,7 @@ func (c *controller) write(ctx context.Context, svc *corev1.Service, ingress []c
 		return loop.Permanent(err)
 	}
 	written, err := c.Client.CoreV1().Services(svc.Namespace).Patch(ctx, svc.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("write the addresses: %w", err)
-	}
-	c.writes.Add(all, c.Services.Seen(written.ResourceVersion))
-	return nil
+	return loop.Updated(&c.writes, all, c.Services, written, err, "write the addresses")
 }
 
 func (c *controller) observe(svc *corev1.Service) observed {

@@ -54,15 +54,21 @@ func Wrote[T any](w *Writes, key Key, in *cache.Cache[T], written *T, err error)
 	return err
 }
 
-// Reported is Wrote for a status. An object that is gone needs none.
-func Reported[T any](w *Writes, key Key, in *cache.Cache[T], written *T, err error) error {
+// Updated is Wrote for a change of what is there: an object that is gone needs
+// none. doing is what an error was met at.
+func Updated[T any](w *Writes, key Key, in *cache.Cache[T], written *T, err error, doing string) error {
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("write status: %w", err)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	return Wrote(w, key, in, written, nil)
+}
+
+// Reported is Updated for a status.
+func Reported[T any](w *Writes, key Key, in *cache.Cache[T], written *T, err error) error {
+	return Updated(w, key, in, written, err, "write status")
 }
 
 // Settle waits until all remembered writes of the key have been seen. What was

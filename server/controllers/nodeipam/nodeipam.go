@@ -16,7 +16,6 @@ import (
 	"net/netip"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -81,14 +80,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		return loop.Permanent(err)
 	}
 	patched, err := c.Client.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("give %s to the node: %w", subnet, err)
-	}
-	c.writes.Add(all, c.Nodes.Seen(patched.ResourceVersion))
-	return nil
+	return loop.Updated(&c.writes, all, c.Nodes, patched, err, fmt.Sprintf("give %s to the node", subnet))
 }
 
 func taken(nodes []*corev1.Node) []netip.Prefix {

@@ -137,20 +137,13 @@ func (c *Controller) taint(ctx context.Context, key loop.Key, node *corev1.Node,
 	node = node.DeepCopy()
 	node.Spec.Taints = wanted
 	written, err := c.Client.CoreV1().Nodes().Update(ctx, node, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("taint the node: %w", err)
-	}
-	c.writes.Add(key, c.Nodes.Seen(written.ResourceVersion))
-	return nil
+	return loop.Updated(&c.writes, key, c.Nodes, written, err, "taint the node")
 }
 
 // markPods says of the node's pods that they are not ready, so that no Service
 // sends anything there.
 func (c *Controller) markPods(ctx context.Context, node *corev1.Node, now time.Time) error {
-	for _, pod := range c.Pods.ByIndex(ByNode, NodeOf, node.Name) {
+	for _, pod := range cache.OnNode(c.Pods, node.Name) {
 		if pods.IsFinished(pod) || !pods.IsReady(pod) {
 			continue
 		}
@@ -164,15 +157,4 @@ func (c *Controller) markPods(ctx context.Context, node *corev1.Node, now time.T
 		c.Events.Event(pod, corev1.EventTypeWarning, "NodeNotReady", "Node is not ready")
 	}
 	return nil
-}
-
-// ByNode is the index of pods by the node that they are bound to.
-const ByNode = "node"
-
-// NodeOf gives a pod's keys in the index ByNode.
-func NodeOf(pod *corev1.Pod) []string {
-	if pod.Spec.NodeName == "" {
-		return nil
-	}
-	return []string{pod.Spec.NodeName}
 }

@@ -80,12 +80,12 @@ func New(in Inputs) *loop.Loop {
 	loop.Watch(c.loop, in.Nodes, func(change cache.Change[corev1.Node]) []loop.Key {
 		if change.New != nil {
 			var keys []loop.Key
-			for _, pod := range leaving(in.Pods.ByIndex(nodelifecycle.ByNode, nodelifecycle.NodeOf, change.New.Name)) {
+			for _, pod := range leaving(cache.OnNode(in.Pods, change.New.Name)) {
 				keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
 			}
 			return keys
 		}
-		for _, pod := range in.Pods.ByIndex(nodelifecycle.ByNode, nodelifecycle.NodeOf, change.Old.Name) {
+		for _, pod := range cache.OnNode(in.Pods, change.Old.Name) {
 			c.loop.After(loop.Key{Namespace: pod.Namespace, Name: pod.Name}, quarantine)
 		}
 		return nil

@@ -2,8 +2,9 @@
 // to, and the attribute classes of claims and volumes: one that is deleted stays
 // until nobody uses it any more.
 //
-// Invariant: the finalizer is removed only from what is being deleted, and only
-// after the API itself, asked last, knew of no user; it is put on what lacks it.
+// Invariant: the finalizer is removed only from what is being deleted and that
+// nobody uses, from a claim only after the API itself, asked last, knew of no pod
+// that does; it is put on what lacks it.
 //
 //	claims := protection.NewClaims(protection.ClaimInputs{...})
 //	volumes := protection.NewVolumes(protection.VolumeInputs{...})

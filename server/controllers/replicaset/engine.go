@@ -107,7 +107,7 @@ func (e *Engine[T]) claim(ctx context.Context, key loop.Key, set *appsv1.Replica
 	return owned.Claims[corev1.Pod]{
 		Owner: set, Kind: e.Kind.GroupVersionKind, Selector: selector,
 		Fresh: func(ctx context.Context) (metav1.Object, error) { return e.Kind.Fresh(ctx, key) },
-		In: e.Pods, Patch: e.Control.Patch, Writes: &e.writes,
+		In:    e.Pods, Patch: e.Control.Patch, Writes: &e.writes,
 	}.Among(ctx, candidates)
 }
 

@@ -13,13 +13,11 @@ package resourcequota
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
@@ -160,12 +158,5 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	quota = quota.DeepCopy()
 	quota.Status = wanted
 	written, err := c.Client.CoreV1().ResourceQuotas(key.Namespace).UpdateStatus(ctx, quota, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("write usage: %w", err)
-	}
-	c.writes.Add(key, c.ResourceQuotas.Seen(written.ResourceVersion))
-	return nil
+	return loop.Updated(&c.writes, key, c.ResourceQuotas, written, err, "write usage")
 }

@@ -99,7 +99,7 @@ func (c *controller) keysOfNode(change cache.Change[corev1.Node]) []loop.Key {
 		return nil
 	}
 	var keys []loop.Key
-	for _, pod := range c.Pods.ByIndex(nodelifecycle.ByNode, nodelifecycle.NodeOf, change.New.Name) {
+	for _, pod := range cache.OnNode(c.Pods, change.New.Name) {
 		keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
 	}
 	return keys
