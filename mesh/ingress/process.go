@@ -148,7 +148,7 @@ func (p *process) accept(l net.Listener, serve func(net.Listener) error) {
 	}
 }
 
-// control takes orders of agents, one connection at a time: that of an agent that died is closed by the kernel.
+// control takes orders of agents, each on a connection of its own: that of one that died is closed by the kernel.
 func (p *process) control(l net.Listener) {
 	for {
 		c, err := l.Accept()

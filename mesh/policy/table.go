@@ -42,10 +42,10 @@ func (t *table) add(s nft.Set, e nft.Element) {
 
 func (t *table) chain(name string, rules ...nft.Rule) { t.chains[name] = chain{rules: rules} }
 
-// ops is what is made for the way from one table to another and the transaction that leads there (see nft.Switch), in the
+// difference is what is made for the way from one table to another and the transaction that leads there (see nft.Switch), in the
 // one order that the kernel takes: names are made before they are used and removed after the last use, an element goes
 // before its successor comes.
-func ops(name string, before, now *table) (made, ops []nft.Op) {
+func difference(name string, before, now *table) (made, ops []nft.Op) {
 	var make, fill, rules, drop, gone []nft.Op
 	for _, s := range slices.Sorted(maps.Keys(now.sets)) {
 		if _, ok := before.sets[s]; !ok {
@@ -113,6 +113,6 @@ func missing(a, b map[nft.Key]nft.Element) []nft.Element {
 // load is the transaction that makes the whole table in the place of any other of the name.
 func load(name string, t *table) []nft.Op {
 	head := []nft.Op{nft.AddTable{Table: name}, nft.DeleteTable{Table: name}, nft.AddTable{Table: name}}
-	made, ops := ops(name, newTable(), t)
+	made, ops := difference(name, newTable(), t)
 	return slices.Concat(head, made, ops)
 }

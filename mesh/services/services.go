@@ -11,8 +11,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"bramble.dev/mesh/catalog"
 	"bramble.dev/mesh/nft"
 )
@@ -27,9 +25,8 @@ type Options struct {
 // Proxy keeps the table.
 type Proxy struct {
 	Options
-	kernel nft.Kernel
-
 	mu       sync.Mutex
+	kept     nft.Kept
 	state    *state
 	catalog  *catalog.Catalog
 	memories map[owner]memory
@@ -37,7 +34,6 @@ type Proxy struct {
 	fixed    Config // the last configuration without its lists
 	pods     []Pod
 	peers    []netip.Addr
-	handle   uint64 // of the table in the kernel; 0: unknown
 }
 
 // Open makes a Proxy. It changes nothing: the table of an earlier process serves until the first Set.
@@ -45,7 +41,11 @@ func Open(kernel nft.Kernel, o Options) *Proxy {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Proxy{Options: o, kernel: kernel, state: newState(), catalog: catalog.New(), memories: map[owner]memory{}}
+	return &Proxy{
+		Options: o, state: newState(), catalog: catalog.New(), memories: map[owner]memory{},
+		kept: nft.Kept{Kernel: kernel, Table: o.Table, What: "service rules", Logger: o.Logger,
+			Needs: "CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, _MASQ, _CT, _FIB_INET, _NUMGEN, _REJECT_INET"},
+	}
 }
 
 // Set makes the table what the configuration says.
@@ -57,7 +57,7 @@ func (p *Proxy) Set(ctx context.Context, c Config) error {
 	}
 	ch, flows := newChange(), newFlows()
 	p.apply(ch, flows, c)
-	err := p.commit(ch)
+	err := p.kept.Commit(func() (made, ops []nft.Op) { return p.state.ops(p.Table, ch) }, p.load)
 	if err == nil && !flows.empty() && p.Conntrack != nil {
 		if cerr := p.Conntrack.Forget(flows.stale); cerr != nil {
 			err = fmt.Errorf("forget flows to endpoints that are gone: %w", cerr)
@@ -113,57 +113,22 @@ func (p *Proxy) apply(ch *change, flows *flows, c Config) {
 	}
 }
 
-// commit brings the kernel up to date: with the difference when it holds what we left there, with
-// everything when it does not (another process's table after a restart, a `flush ruleset`).
-func (p *Proxy) commit(ch *change) error {
-	handle, ok, err := p.kernel.TableHandle(p.Table)
-	if err != nil {
-		return err
-	}
-	if ok && handle == p.handle && p.handle != 0 {
-		made, ops := p.state.ops(p.Table, ch)
-		err := nft.Switch(p.kernel, made, ops)
-		if err == nil {
-			return nil
-		}
-		p.Logger.Error("the service rules in the kernel are not what they were, loading them anew", "table", p.Table, "err", err)
-	} else if p.handle != 0 {
-		p.Logger.Warn("somebody removed the service rules, loading them anew", "table", p.Table)
-	}
-	return p.load(ok)
-}
-
-func (p *Proxy) load(replace bool) error {
-	p.handle = 0
+// load is the transaction that makes the whole table.
+func (p *Proxy) load(there bool) []nft.Op {
 	ops := p.state.load(p.Table)
-	if replace {
+	if there {
 		clients, err := p.clients()
 		if err != nil {
 			p.Logger.Warn("clients lose their session affinity", "table", p.Table, "err", err)
 		}
 		ops = append(ops, clients...)
 	}
-	err := p.kernel.Apply(ops)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EPROTONOSUPPORT) {
-		err = fmt.Errorf("this kernel lacks a part of nftables (CONFIG_NF_TABLES_INET, CONFIG_NFT_NAT, _MASQ, _CT, _FIB_INET, _NUMGEN, _REJECT_INET): %w", err)
-	}
-	if err != nil {
-		return fmt.Errorf("load service rules into table %s: %w", p.Table, err)
-	}
-	handle, ok, err := p.kernel.TableHandle(p.Table)
-	if err == nil && !ok {
-		err = errors.New("it is gone again")
-	}
-	if err != nil {
-		return fmt.Errorf("look at table %s: %w", p.Table, err)
-	}
-	p.handle = handle
-	return nil
+	return ops
 }
 
 // clients carries over who had been sent where, from the table that is replaced.
 func (p *Proxy) clients() ([]nft.Op, error) {
-	names, err := p.kernel.Sets(p.Table)
+	names, err := p.kept.Kernel.Sets(p.Table)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +139,7 @@ func (p *Proxy) clients() ([]nft.Op, error) {
 		if !ok || !strings.HasPrefix(name, "clients/") {
 			continue
 		}
-		es, err := p.kernel.Elements(p.Table, name)
+		es, err := p.kept.Kernel.Elements(p.Table, name)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -190,9 +155,6 @@ func (p *Proxy) clients() ([]nft.Op, error) {
 func (p *Proxy) Teardown(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.handle, p.fixed = 0, Config{}
-	if err := p.kernel.Apply([]nft.Op{nft.AddTable{Table: p.Table}, nft.DeleteTable{Table: p.Table}}); err != nil {
-		return fmt.Errorf("remove table %s: %w", p.Table, err)
-	}
-	return nil
+	p.fixed = Config{}
+	return p.kept.Remove()
 }

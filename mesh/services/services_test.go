@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/mesh/nft"
@@ -37,6 +38,46 @@ func TestSomebodyElseFlushed(t *testing.T) {
 	if err := p.Set(ctx, everything()); err != nil || k.Applied != applied {
 		t.Errorf("Set of a healthy table changed it (%v)", err)
 	}
+}
+
+// TestAFailedLook: what could not be told because the kernel could not be asked is told with the next Set.
+func TestAFailedLook(t *testing.T) {
+	ctx := context.Background()
+	k := &blind{Kernel: nfttest.New()}
+	p := Open(k, Options{Table: table})
+	c := everything()
+	if err := p.Set(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	c.Services = c.Services[1:]
+	k.err = unix.ENOBUFS
+	if err := p.Set(ctx, c); !errors.Is(err, unix.ENOBUFS) {
+		t.Fatalf("got %v", err)
+	}
+	k.err = nil
+	if err := p.Set(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	want := nfttest.New()
+	if err := Open(want, Options{Table: table}).Set(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := k.Text(table), want.Text(table); got != want {
+		t.Errorf("the table is not that of the configuration:\n%s", nfttest.Differences(got, want))
+	}
+}
+
+// blind is a kernel that cannot be asked for a table while err is set.
+type blind struct {
+	*nfttest.Kernel
+	err error
+}
+
+func (b *blind) TableHandle(table string) (uint64, bool, error) {
+	if b.err != nil {
+		return 0, false, b.err
+	}
+	return b.Kernel.TableHandle(table)
 }
 
 // TestAnElementWasRemoved: a difference that the kernel refuses leads to the whole table.

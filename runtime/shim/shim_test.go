@@ -216,7 +216,6 @@ func TestEndsAlone(t *testing.T) {
 	}
 }
 
-// TestDeserted closes the connection of whoever asked for a command: the command is killed.
 // TestFence: the pod ends at the time that was told last, with nobody left who asks for it.
 func TestFence(t *testing.T) {
 	c, dir := startShim(t)
@@ -256,6 +255,7 @@ func TestFence(t *testing.T) {
 	t.Error("the pod outlived its fence")
 }
 
+// TestDeserted closes the connection of whoever asked for a command: the command is killed.
 func TestDeserted(t *testing.T) {
 	c, dir := startShim(t)
 	p, err := c.Exec(t.Context(), Task{ID: "x", PidFile: filepath.Join(dir, "pid"), Args: starter(dir, "echo $$ > "+dir+"/self; exec sleep 1000")})
