@@ -132,14 +132,11 @@ func (p *planner) scale(rs *appsv1.ReplicaSet, size int32, remember bool) bool {
 	if !resized && !remember {
 		return false
 	}
-	before := *rs.Spec.Replicas
 	surge, _ := bounds(p.d)
 	if remembered := rememberSize(rs, *p.d.Spec.Replicas, surge); !resized && !remembered {
 		return false
 	}
-	if _, ok := p.touched[rs]; !ok {
-		p.touched[rs] = before
-	}
+	p.touch(rs)
 	rs.Spec.Replicas = &size
 	return resized
 }
