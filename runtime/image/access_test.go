@@ -169,12 +169,12 @@ func TestImportedIsForAll(t *testing.T) {
 func TestAccessIsBounded(t *testing.T) {
 	var a Access
 	for i := range 3 * maxKeys {
-		a = a.with(opened(Auth{Owner: fmt.Sprint(i), Password: fmt.Sprint(i)}))
+		a = a.with(opened(Name{}, Auth{Owner: fmt.Sprint(i), Password: fmt.Sprint(i)}))
 	}
 	if len(a.Keys) != maxKeys || a.Keys[maxKeys-1].Owner != fmt.Sprint(3*maxKeys-1) {
 		t.Errorf("%d keys, the last %+v", len(a.Keys), a.Keys[len(a.Keys)-1])
 	}
-	again := a.with(opened(Auth{Owner: fmt.Sprint(3*maxKeys - 1), Password: "new"}))
+	again := a.with(opened(Name{}, Auth{Owner: fmt.Sprint(3*maxKeys - 1), Password: "new"}))
 	if len(again.Keys) != maxKeys || again.equal(a) {
 		t.Errorf("a new password: %d keys", len(again.Keys))
 	}

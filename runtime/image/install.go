@@ -15,7 +15,7 @@ type candidate struct {
 	digests []string
 	// imported: from an archive, so that nobody can be asked for it again.
 	imported bool
-	access   map[string]Access // by repository
+	access   []Access
 }
 
 // missing lists the layers (by index) that have to be brought.

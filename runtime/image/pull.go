@@ -136,7 +136,7 @@ func (s *Store) pullFrom(ctx context.Context, host string, n Name, auth Auth, o 
 		return Image{}, err
 	}
 	c := candidate{id: d.manifest.Config.Digest, config: d.config, digests: []string{n.repository() + "@" + d.top},
-		access: map[string]Access{n.repository(): opened(auth)}}
+		access: []Access{opened(n, auth)}}
 	if n.Tag != "" {
 		c.names = []string{n.String()}
 	}

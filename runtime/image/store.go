@@ -25,19 +25,19 @@ import (
 
 // Image is an image of which all layers are here.
 type Image struct {
-	ID       string            `json:"id"`      // digest of its configuration
-	Names    []string          `json:"names"`   // normal form
-	Digests  []string          `json:"digests"` // repository@digest, as it was pulled
-	Platform Platform          `json:"platform"`
-	Size     int64             `json:"size"` // bytes unpacked; shared layers count for each image
-	Created  time.Time         `json:"created"`
-	Added    time.Time         `json:"added"`
-	Imported bool              `json:"imported,omitempty"` // by hand: no registry is known to have it
-	Access   map[string]Access `json:"access,omitempty"`   // by repository
-	Config   Config            `json:"config"`
-	DiffIDs  []string          `json:"diffIDs"`
-	Layers   []string          `json:"layers"` // names in the snapshot store, the lowest first
-	Used     time.Time         `json:"-"`      // by a pod, as far as anybody remembers, or Added; the record's file has it as its own time
+	ID       string    `json:"id"`      // digest of its configuration
+	Names    []string  `json:"names"`   // normal form
+	Digests  []string  `json:"digests"` // repository@digest, as it was pulled
+	Platform Platform  `json:"platform"`
+	Size     int64     `json:"size"` // bytes unpacked; shared layers count for each image
+	Created  time.Time `json:"created"`
+	Added    time.Time `json:"added"`
+	Imported bool      `json:"imported,omitempty"` // by hand: no registry is known to have it
+	Access   []Access  `json:"access,omitempty"`   // one a repository; none: everyone\'s
+	Config   Config    `json:"config"`
+	DiffIDs  []string  `json:"diffIDs"`
+	Layers   []string  `json:"layers"` // names in the snapshot store, the lowest first
+	Used     time.Time `json:"-"`      // by a pod, as far as anybody remembers, or Added; the record's file has it as its own time
 }
 
 // Config is the part of an image's configuration that containers are made from.
