@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -36,21 +37,26 @@ func (c Change[T]) Key() types.NamespacedName {
 }
 
 // Cache holds the objects of one resource.
-type Cache[T any] struct {
+type Cache[T any] struct{ content }
+
+// content is what a cache is made of, without the type of its objects: the code of a generic type is there once for each type
+// that it is used with, and thirty copies of this would be half a megabyte.
+type content struct {
 	source Source
 	prefix string
 	keep   func(key string) bool // nil keeps all
 	log    *slog.Logger
+	fresh  func() any // an object to decode into
 
 	// deliver orders changes and registrations of handlers; mu guards the
 	// content, so that a handler may read the cache.
 	deliver  sync.Mutex
-	handlers map[int]func(Change[T])
+	handlers map[int]func(before, now metav1.Object)
 	nextID   int
 
 	mu       sync.RWMutex
-	objects  map[string]map[string]*T // namespace, name
-	indexes  map[string]*index[T]
+	objects  map[string]map[string]metav1.Object // namespace, name
+	indexes  map[string]*index
 	revision int64         // of the newest change that was applied
 	syncs    int           // how many snapshots were applied
 	advanced chan struct{} // closed when revision or syncs grows; nil if nobody waits
@@ -58,23 +64,70 @@ type Cache[T any] struct {
 
 // New makes a cache of the objects under prefix. It is empty until Run.
 func New[T any](source Source, prefix string, log *slog.Logger) *Cache[T] {
-	return &Cache[T]{
+	return &Cache[T]{content{
 		source:   source,
 		prefix:   prefix,
 		log:      log.With("prefix", prefix),
-		handlers: map[int]func(Change[T]){},
-		objects:  map[string]map[string]*T{},
-		indexes:  map[string]*index[T]{},
+		fresh:    func() any { return new(T) },
+		handlers: map[int]func(before, now metav1.Object){},
+		objects:  map[string]map[string]metav1.Object{},
+		indexes:  map[string]*index{},
+	}}
+}
+
+// as gives an object its type; nil stays nil.
+func as[T any](object metav1.Object) *T {
+	if object == nil {
+		return nil
+	}
+	return any(object).(*T)
+}
+
+// OnChange calls handler for every object that is there and for every change
+// from then on, until stop is called. A handler runs while the cache waits: it
+// puts a key into a queue and returns.
+func (c *Cache[T]) OnChange(handler func(Change[T])) (stop func()) {
+	return c.onChange(func(before, now metav1.Object) { handler(Change[T]{Old: as[T](before), New: as[T](now)}) })
+}
+
+// Get returns an object by its name; namespace is empty for what has none.
+func (c *Cache[T]) Get(namespace, name string) (*T, bool) {
+	object, ok := c.get(namespace, name)
+	return as[T](object), ok
+}
+
+// List returns the objects of a namespace (all of them if it is empty) whose
+// labels match (all if the selector is nil), in no order.
+func (c *Cache[T]) List(namespace string, selector labels.Selector) []*T {
+	return typed[T](c.list(namespace, selector))
+}
+
+func typed[T any](objects []metav1.Object) []*T {
+	if objects == nil {
+		return nil
+	}
+	out := make([]*T, len(objects))
+	for i, object := range objects {
+		out[i] = as[T](object)
+	}
+	return out
+}
+
+// Until gives a function that returns when done is true of the cached object;
+// nil stands for one that is not there.
+func (c *Cache[T]) Until(namespace, name string, done func(*T) bool) func(context.Context) error {
+	return func(ctx context.Context) error {
+		return c.wait(ctx, func() bool { return done(as[T](c.objects[namespace][name])) })
 	}
 }
 
 // Run follows the source until ctx is done.
-func (c *Cache[T]) Run(ctx context.Context) {
+func (c *content) Run(ctx context.Context) {
 	f, err := c.start()
 	c.run(ctx, f, err)
 }
 
-func (c *Cache[T]) run(ctx context.Context, f Follower, err error) {
+func (c *content) run(ctx context.Context, f Follower, err error) {
 	run(ctx, c.log, c.start, c.follow, f, err)
 }
 
@@ -102,7 +155,7 @@ func run(ctx context.Context, log *slog.Logger, start func() (Follower, error), 
 }
 
 // start follows the source and applies its snapshot.
-func (c *Cache[T]) start() (Follower, error) {
+func (c *content) start() (Follower, error) {
 	f, err := c.source.Follow(c.prefix)
 	if err != nil {
 		return nil, err
@@ -111,7 +164,7 @@ func (c *Cache[T]) start() (Follower, error) {
 	return f, nil
 }
 
-func (c *Cache[T]) follow(ctx context.Context, f Follower) error {
+func (c *content) follow(ctx context.Context, f Follower) error {
 	for {
 		events, err := f.Next(ctx)
 		if err != nil {
@@ -122,7 +175,7 @@ func (c *Cache[T]) follow(ctx context.Context, f Follower) error {
 }
 
 // replace makes the content equal to a snapshot and tells handlers the difference.
-func (c *Cache[T]) replace(snapshot []KeyValue) {
+func (c *content) replace(snapshot []KeyValue) {
 	c.deliver.Lock()
 	defer c.deliver.Unlock()
 	present := make(map[types.NamespacedName]struct{}, len(snapshot))
@@ -132,18 +185,16 @@ func (c *Cache[T]) replace(snapshot []KeyValue) {
 		if c.keep != nil && !c.keep(kv.Key) {
 			continue
 		}
-		object, err := decode[T](kv.Value, kv.Revision)
+		object, err := decode(c.fresh(), kv.Value, kv.Revision)
 		if err != nil {
 			c.log.Error("an object cannot be read and is ignored", "key", kv.Key, "err", err)
 			continue
 		}
-		m := meta(object)
-		present[types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}] = struct{}{}
+		present[types.NamespacedName{Namespace: object.GetNamespace(), Name: object.GetName()}] = struct{}{}
 		c.put(object)
 	}
-	for _, old := range c.List("", nil) {
-		m := meta(old)
-		key := types.NamespacedName{Namespace: m.GetNamespace(), Name: m.GetName()}
+	for _, old := range c.list("", nil) {
+		key := types.NamespacedName{Namespace: old.GetNamespace(), Name: old.GetName()}
 		if _, ok := present[key]; !ok {
 			c.remove(key.Namespace, key.Name)
 		}
@@ -154,7 +205,7 @@ func (c *Cache[T]) replace(snapshot []KeyValue) {
 	c.mu.Unlock()
 }
 
-func (c *Cache[T]) apply(events []Event) {
+func (c *content) apply(events []Event) {
 	c.deliver.Lock()
 	defer c.deliver.Unlock()
 	for _, e := range events {
@@ -165,7 +216,7 @@ func (c *Cache[T]) apply(events []Event) {
 	}
 }
 
-func (c *Cache[T]) applyOne(e Event) {
+func (c *content) applyOne(e Event) {
 	if c.keep != nil && !c.keep(e.Key) {
 		return
 	}
@@ -173,7 +224,7 @@ func (c *Cache[T]) applyOne(e Event) {
 		c.remove(nameOf(c.prefix, e.Key))
 		return
 	}
-	object, err := decode[T](e.Value, e.Revision)
+	object, err := decode(c.fresh(), e.Value, e.Revision)
 	if err != nil {
 		c.log.Error("a change cannot be read and is ignored", "key", e.Key, "err", err)
 		return
@@ -191,23 +242,23 @@ func nameOf(prefix, key string) (namespace, name string) {
 }
 
 // put stores an object and tells handlers. The same version twice is no change.
-func (c *Cache[T]) put(object *T) {
-	m := meta(object)
-	old, had := c.Get(m.GetNamespace(), m.GetName())
-	if had && meta(old).GetUID() != m.GetUID() {
-		c.remove(m.GetNamespace(), m.GetName())
+func (c *content) put(object metav1.Object) {
+	namespace, name := object.GetNamespace(), object.GetName()
+	old, had := c.get(namespace, name)
+	if had && old.GetUID() != object.GetUID() {
+		c.remove(namespace, name)
 		old, had = nil, false
 	}
-	if had && meta(old).GetResourceVersion() == m.GetResourceVersion() {
+	if had && old.GetResourceVersion() == object.GetResourceVersion() {
 		return
 	}
 	c.mu.Lock()
-	inNamespace := c.objects[m.GetNamespace()]
+	inNamespace := c.objects[namespace]
 	if inNamespace == nil {
-		inNamespace = map[string]*T{}
-		c.objects[m.GetNamespace()] = inNamespace
+		inNamespace = map[string]metav1.Object{}
+		c.objects[namespace] = inNamespace
 	}
-	inNamespace[m.GetName()] = object
+	inNamespace[name] = object
 	for _, ix := range c.indexes {
 		if had {
 			ix.remove(old)
@@ -215,11 +266,11 @@ func (c *Cache[T]) put(object *T) {
 		ix.add(object)
 	}
 	c.mu.Unlock()
-	c.notify(Change[T]{Old: old, New: object})
+	c.notify(old, object)
 }
 
-func (c *Cache[T]) remove(namespace, name string) {
-	old, had := c.Get(namespace, name)
+func (c *content) remove(namespace, name string) {
+	old, had := c.get(namespace, name)
 	if !had {
 		return
 	}
@@ -232,17 +283,17 @@ func (c *Cache[T]) remove(namespace, name string) {
 		ix.remove(old)
 	}
 	c.mu.Unlock()
-	c.notify(Change[T]{Old: old})
+	c.notify(old, nil)
 }
 
-func (c *Cache[T]) notify(change Change[T]) {
+func (c *content) notify(before, now metav1.Object) {
 	for _, h := range c.handlers {
-		h(change)
+		h(before, now)
 	}
 }
 
 // advance records progress and wakes those who wait for it. mu is held.
-func (c *Cache[T]) advance(revision int64) {
+func (c *content) advance(revision int64) {
 	c.revision = max(c.revision, revision)
 	if c.advanced != nil {
 		close(c.advanced)
@@ -250,14 +301,11 @@ func (c *Cache[T]) advance(revision int64) {
 	}
 }
 
-// OnChange calls handler for every object that is there and for every change
-// from then on, until stop is called. A handler runs while the cache waits: it
-// puts a key into a queue and returns.
-func (c *Cache[T]) OnChange(handler func(Change[T])) (stop func()) {
+func (c *content) onChange(handler func(before, now metav1.Object)) (stop func()) {
 	c.deliver.Lock()
 	defer c.deliver.Unlock()
-	for _, object := range c.List("", nil) {
-		handler(Change[T]{New: object})
+	for _, object := range c.list("", nil) {
+		handler(nil, object)
 	}
 	id := c.nextID
 	c.nextID++
@@ -269,23 +317,20 @@ func (c *Cache[T]) OnChange(handler func(Change[T])) (stop func()) {
 	}
 }
 
-// Get returns an object by its name; namespace is empty for what has none.
-func (c *Cache[T]) Get(namespace, name string) (*T, bool) {
+func (c *content) get(namespace, name string) (metav1.Object, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	object, ok := c.objects[namespace][name]
 	return object, ok
 }
 
-// List returns the objects of a namespace (all of them if it is empty) whose
-// labels match (all if the selector is nil), in no order.
-func (c *Cache[T]) List(namespace string, selector labels.Selector) []*T {
+func (c *content) list(namespace string, selector labels.Selector) []metav1.Object {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	var out []*T
-	collect := func(objects map[string]*T) {
+	var out []metav1.Object
+	collect := func(objects map[string]metav1.Object) {
 		for _, object := range objects {
-			if selector == nil || selector.Matches(labels.Set(meta(object).GetLabels())) {
+			if selector == nil || selector.Matches(labels.Set(object.GetLabels())) {
 				out = append(out, object)
 			}
 		}
@@ -301,7 +346,7 @@ func (c *Cache[T]) List(namespace string, selector labels.Selector) []*T {
 }
 
 // Len is the number of objects.
-func (c *Cache[T]) Len() int {
+func (c *content) Len() int {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	n := 0
@@ -312,14 +357,14 @@ func (c *Cache[T]) Len() int {
 }
 
 // WaitSynced returns when the first snapshot has been applied.
-func (c *Cache[T]) WaitSynced(ctx context.Context) error {
+func (c *content) WaitSynced(ctx context.Context) error {
 	return c.wait(ctx, func() bool { return c.syncs > 0 })
 }
 
 // Seen gives a function that returns when the cache has seen the write that
 // gave an object this resource version, so that whoever wrote it can go on
 // without acting twice.
-func (c *Cache[T]) Seen(resourceVersion string) func(context.Context) error {
+func (c *content) Seen(resourceVersion string) func(context.Context) error {
 	revision, err := strconv.ParseInt(resourceVersion, 10, 64)
 	if err != nil {
 		return func(context.Context) error { return nil }
@@ -333,16 +378,8 @@ func (c *Cache[T]) Seen(resourceVersion string) func(context.Context) error {
 	}
 }
 
-// Until gives a function that returns when done is true of the cached object;
-// nil stands for one that is not there.
-func (c *Cache[T]) Until(namespace, name string, done func(*T) bool) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return c.wait(ctx, func() bool { return done(c.objects[namespace][name]) })
-	}
-}
-
 // wait blocks until done, which is called with mu held.
-func (c *Cache[T]) wait(ctx context.Context, done func() bool) error {
+func (c *content) wait(ctx context.Context, done func() bool) error {
 	for {
 		c.mu.Lock()
 		if done() {

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"fmt"
+	"reflect"
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,22 +15,21 @@ var decoder = scheme.Codecs.UniversalDeserializer()
 // decode turns the store's encoding into an object. Field ownership is dropped,
 // because nobody here reads it and it is often half of an object; an update
 // without it keeps what the server has.
-func decode[T any](value []byte, revision int64) (*T, error) {
-	into, ok := any(new(T)).(runtime.Object)
+func decode(fresh any, value []byte, revision int64) (metav1.Object, error) {
+	into, ok := fresh.(runtime.Object)
 	if !ok {
-		return nil, fmt.Errorf("%T is not an API object", into)
+		return nil, fmt.Errorf("%T is not an API object", fresh)
 	}
 	out, _, err := decoder.Decode(value, nil, into)
 	if err != nil {
 		return nil, err
 	}
-	object, ok := out.(interface{}).(*T)
-	if !ok {
+	object, ok := out.(metav1.Object)
+	if !ok || reflect.TypeOf(out) != reflect.TypeOf(fresh) {
 		return nil, fmt.Errorf("the store holds a %T where a %T was expected", out, into)
 	}
-	m := meta(object)
-	m.SetManagedFields(nil)
-	m.SetResourceVersion(strconv.FormatInt(revision, 10))
+	object.SetManagedFields(nil)
+	object.SetResourceVersion(strconv.FormatInt(revision, 10))
 	return object, nil
 }
 

@@ -16,21 +16,21 @@ const (
 )
 
 // index finds objects by keys that a function reads from them.
-type index[T any] struct {
-	keys  func(*T) []string
-	found map[string]map[*T]struct{}
+type index struct {
+	keys  func(metav1.Object) []string
+	found map[string]map[metav1.Object]struct{}
 }
 
-func (ix *index[T]) add(object *T) {
+func (ix *index) add(object metav1.Object) {
 	for _, key := range ix.keys(object) {
 		if ix.found[key] == nil {
-			ix.found[key] = map[*T]struct{}{}
+			ix.found[key] = map[metav1.Object]struct{}{}
 		}
 		ix.found[key][object] = struct{}{}
 	}
 }
 
-func (ix *index[T]) remove(object *T) {
+func (ix *index) remove(object metav1.Object) {
 	for _, key := range ix.keys(object) {
 		delete(ix.found[key], object)
 		if len(ix.found[key]) == 0 {
@@ -39,22 +39,34 @@ func (ix *index[T]) remove(object *T) {
 	}
 }
 
+func (ix *index) members(key string) []metav1.Object {
+	out := make([]metav1.Object, 0, len(ix.found[key]))
+	for object := range ix.found[key] {
+		out = append(out, object)
+	}
+	return out
+}
+
 // ByIndex returns the objects that have a key in the index of this name. The
 // index is built when it is first asked for and kept from then on; keys must
 // depend on nothing but the object.
 func (c *Cache[T]) ByIndex(name string, keys func(*T) []string, key string) []*T {
+	return typed[T](c.byIndex(name, func(object metav1.Object) []string { return keys(as[T](object)) }, key))
+}
+
+func (c *content) byIndex(name string, keys func(metav1.Object) []string, key string) []metav1.Object {
 	c.mu.RLock()
 	ix, ok := c.indexes[name]
 	if ok {
 		defer c.mu.RUnlock()
-		return members(ix, key)
+		return ix.members(key)
 	}
 	c.mu.RUnlock()
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if ix, ok = c.indexes[name]; !ok {
-		ix = &index[T]{keys: keys, found: map[string]map[*T]struct{}{}}
+		ix = &index{keys: keys, found: map[string]map[metav1.Object]struct{}{}}
 		for _, objects := range c.objects {
 			for _, object := range objects {
 				ix.add(object)
@@ -62,33 +74,24 @@ func (c *Cache[T]) ByIndex(name string, keys func(*T) []string, key string) []*T
 		}
 		c.indexes[name] = ix
 	}
-	return members(ix, key)
-}
-
-func members[T any](ix *index[T], key string) []*T {
-	out := make([]*T, 0, len(ix.found[key]))
-	for object := range ix.found[key] {
-		out = append(out, object)
-	}
-	return out
+	return ix.members(key)
 }
 
 // ByOwner returns the objects that the owner with this UID controls.
 func (c *Cache[T]) ByOwner(uid types.UID) []*T {
-	return c.ByIndex(byOwner, ownerKeys[T], string(uid))
+	return typed[T](c.byIndex(byOwner, ownerKeys, string(uid)))
 }
 
 // Orphans returns the objects of a namespace that nobody controls.
 func (c *Cache[T]) Orphans(namespace string) []*T {
-	return c.ByIndex(byOwner, ownerKeys[T], orphanPrefix+namespace)
+	return typed[T](c.byIndex(byOwner, ownerKeys, orphanPrefix+namespace))
 }
 
-func ownerKeys[T any](object *T) []string {
-	m := meta(object)
-	if ref := metav1.GetControllerOfNoCopy(m); ref != nil {
+func ownerKeys(object metav1.Object) []string {
+	if ref := metav1.GetControllerOfNoCopy(object); ref != nil {
 		return []string{string(ref.UID)}
 	}
-	return []string{orphanPrefix + m.GetNamespace()}
+	return []string{orphanPrefix + object.GetNamespace()}
 }
 
 // OnNode returns the pods that are bound to a node.
