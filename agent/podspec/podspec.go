@@ -177,6 +177,14 @@ func Hash(c *corev1.Container) string {
 	return fmt.Sprintf("%016x", h.Sum64())
 }
 
+// Trial changes when what kept a container from running may be over: another image, other resources.
+func Trial(c *corev1.Container) string {
+	h := fnv.New64a()
+	h.Write([]byte(Hash(c)))
+	h.Write([]byte(c.Resources.String()))
+	return fmt.Sprintf("%016x", h.Sum64())
+}
+
 // QOS is the pod's class, as the API computed it when the pod was made. What the server sends of a pod is without it.
 func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 	if pod.Status.QOSClass != "" {

@@ -21,6 +21,7 @@ import (
 // ensureImage makes an image present: at once if it is, else by a pull that goes on beside.
 func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) {
 	c, _ := podspec.Fetched(pod, name)
+	w.past(name, func(p *Past) { *p = p.of(c) })
 	ref := podspec.ImageRef(c.Image)
 	about := events.Container(pod, name)
 	if err := w.m.Images.Misnamed(c.Image); err != nil {

@@ -296,6 +296,30 @@ func TestLongRunForgetsBackOff(t *testing.T) {
 	})
 }
 
+// TestAnotherDefinitionIsTriedAtOnce: what failed with one image, or with fewer resources, holds the next back neither as a
+// crash nor as a pull.
+func TestAnotherDefinitionIsTriedAtOnce(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.runtime.Behave("app", fake.Behavior{ExitAfter: time.Second, ExitCode: 37})
+		n.m.Set([]*corev1.Pod{pod()})
+		n.after(2 * time.Minute)
+		n.expect("u1", "Running app:CrashLoopBackOff/4")
+		n.runtime.Behave("app", fake.Behavior{})
+		n.m.Set([]*corev1.Pod{pod(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "nginx:2" })})
+		n.after(time.Second)
+		n.expect("u1", "Running app:running/5+")
+	})
+	simulate(t, func(n *node) {
+		n.images.SetError("nginx:1", errors.New("no such image"))
+		n.m.Set([]*corev1.Pod{pod()})
+		n.after(time.Minute)
+		n.expect("u1", "Pending app:ImagePullBackOff/0")
+		n.m.Set([]*corev1.Pod{pod(func(p *corev1.Pod) { p.Spec.Containers[0].Image = "nginx:2" })})
+		n.after(time.Second)
+		n.expect("u1", "Running app:running/0+")
+	})
+}
+
 func TestRestartPolicies(t *testing.T) {
 	for _, c := range []struct {
 		policy corev1.RestartPolicy

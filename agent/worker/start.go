@@ -44,7 +44,7 @@ func (p *planner) start(c podspec.Container) { p.prepare(c, true) }
 // prepare plans what comes before the start of a container, and the start itself if it may. It says
 // whether the container is on its way: it is not, while it is held back after a failure.
 func (p *planner) prepare(c podspec.Container, mayStart bool) bool {
-	past := p.o.Memory.Containers[c.Name]
+	past := p.o.Memory.Containers[c.Name].of(c)
 	if p.o.Busy[imageWork(c.Name)] != 0 {
 		return true
 	}
@@ -104,6 +104,16 @@ func (p *planner) crashLoop(c podspec.Container, past Past) bool {
 		})
 	}
 	return true
+}
+
+// of is what still holds of a container's past once it is defined so.
+func (past Past) of(c podspec.Container) Past {
+	trial := podspec.Trial(c.Container)
+	if past.Trial != "" && past.Trial != trial {
+		past.BackOff, past.BackOffAt, past.Waiting, past.NotBefore, past.Image = 0, time.Time{}, nil, time.Time{}, Image{}
+	}
+	past.Trial = trial
+	return past
 }
 
 // grown is the back-off after one more start of a container that ended at that time.

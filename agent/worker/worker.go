@@ -91,6 +91,8 @@ type Resize struct {
 
 // Past is what is remembered of a container, over all its attempts.
 type Past struct {
+	// Trial is what was tried (podspec.Trial): what failed with it holds nothing else back.
+	Trial     string          `json:"trial,omitempty"`
 	Attempt   uint32          `json:"attempt,omitempty"` // of the next start
 	BackOff   time.Duration   `json:"backOff,omitempty"`
 	BackOffAt time.Time       `json:"backOffAt,omitzero"` // when BackOff last grew
