@@ -75,7 +75,7 @@ func CheckJoinToken(ctx context.Context, client kubernetes.Interface, token, caH
 	}
 	s, err := client.CoreV1().Secrets(tokenNamespace).Get(ctx, tokenSecret+t.ID, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return fmt.Errorf("%w: the cluster has no token %s, or no longer; make one with: bramble token create", ErrToken, t.ID)
+		return fmt.Errorf("%w: the cluster has no token %s: it has expired, was deleted, or never was; make one with: bramble token create", ErrToken, t.ID)
 	}
 	if err != nil {
 		return fmt.Errorf("check join token %s: %w", t.ID, err)
