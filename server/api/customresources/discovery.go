@@ -1,7 +1,6 @@
 package customresources
 
 import (
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -70,7 +69,7 @@ func (d *discovery) announce(group string) {
 		return
 	}
 	all := metav1.APIGroup{Name: group}
-	for _, gv := range sorted(served) {
+	for _, gv := range sorted(group, served) {
 		all.Versions = append(all.Versions, metav1.GroupVersionForDiscovery{GroupVersion: gv.String(), Version: gv.Version})
 		resources := listed(served[gv], gv)
 		d.versions[gv] = upstream.NewAPIVersionHandler(apiserver.Codecs, gv, upstream.APIResourceListerFunc(func() []metav1.APIResource { return resources }))
@@ -82,11 +81,18 @@ func (d *discovery) announce(group string) {
 	d.c.Groups.AddGroup(all)
 }
 
-// sorted gives a group's versions, the preferred one first: v2, v1, v1beta1.
-func sorted[V any](versions map[schema.GroupVersion]V) []schema.GroupVersion {
-	return slices.SortedFunc(maps.Keys(versions), func(a, b schema.GroupVersion) int {
-		return version.CompareKubeAwareVersionStrings(b.Version, a.Version)
-	})
+// sorted gives the versions of a group, the preferred one first: v2, v1, v1beta1.
+func sorted[V any](group string, versions map[schema.GroupVersion]V) []schema.GroupVersion {
+	var names []string
+	for gv := range versions {
+		names = append(names, gv.Version)
+	}
+	slices.SortFunc(names, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
+	out := make([]schema.GroupVersion, len(names))
+	for i, name := range names {
+		out[i] = schema.GroupVersion{Group: group, Version: name}
+	}
+	return out
 }
 
 // handler gives the document of a group, or of a group and a version; nil when there is none.

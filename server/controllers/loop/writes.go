@@ -57,13 +57,17 @@ func Wrote[T any](w *Writes, key Key, in *cache.Cache[T], written *T, err error)
 // Updated is Wrote for a change of what is there: an object that is gone needs
 // none. doing is what an error was met at.
 func Updated[T any](w *Writes, key Key, in *cache.Cache[T], written *T, err error, doing string) error {
+	if err != nil {
+		return unlessGone(err, doing)
+	}
+	return Wrote(w, key, in, written, nil)
+}
+
+func unlessGone(err error, doing string) error {
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	return Wrote(w, key, in, written, nil)
+	return fmt.Errorf("%s: %w", doing, err)
 }
 
 // Reported is Updated for a status.

@@ -86,6 +86,7 @@ func (c Claims[T]) Claim(ctx context.Context) ([]*T, error) {
 // Among is Claim of these alone. An error concerns only some of them, and then
 // none is returned, so that nobody acts on half of it.
 func (c Claims[T]) Among(ctx context.Context, candidates []*T) ([]*T, error) {
+	o := owner{object: c.Owner, kind: c.Kind, finalizers: c.Finalizers}
 	var out []*T
 	var errs []error
 	checked := false
@@ -98,50 +99,62 @@ func (c Claims[T]) Among(ctx context.Context, candidates []*T) ([]*T, error) {
 			}
 			decision = Release
 		}
+		patch := func(patch []byte) error {
+			patched, err := c.Patch(ctx, object, patch)
+			return loop.Wrote(c.Writes, o.key(), c.In, patched, err)
+		}
 		switch decision {
 		case Keep:
 			out = append(out, object)
 		case Release:
-			if err := c.release(ctx, object, m); err != nil {
-				errs = append(errs, err)
-			}
+			errs = append(errs, o.release(m, patch))
 		case Adopt:
 			if !checked {
-				if err := c.mayAdopt(ctx); err != nil {
+				if err := o.mayAdopt(c.Fresh(ctx)); err != nil {
 					return nil, err
 				}
 				checked = true
 			}
-			adopted, err := c.adopt(ctx, object, m)
-			if err != nil {
-				errs = append(errs, err)
-			} else if adopted {
+			adopted, err := o.adopt(m, patch)
+			errs = append(errs, err)
+			if adopted {
 				out = append(out, object)
 			}
 		}
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
 
-func (c Claims[T]) mayAdopt(ctx context.Context) error {
-	fresh, err := c.Fresh(ctx)
+// owner is what of a Claims does not depend on the kind of what is owned: the
+// compiler writes it once.
+type owner struct {
+	object     metav1.Object
+	kind       schema.GroupVersionKind
+	finalizers []string
+}
+
+func (o owner) key() loop.Key {
+	return loop.Key{Namespace: o.object.GetNamespace(), Name: o.object.GetName()}
+}
+
+func (o owner) mayAdopt(fresh metav1.Object, err error) error {
 	if err != nil {
-		return fmt.Errorf("read %s %s before adopting: %w", c.Kind.Kind, c.Owner.GetName(), err)
+		return fmt.Errorf("read %s %s before adopting: %w", o.kind.Kind, o.object.GetName(), err)
 	}
-	if fresh.GetUID() != c.Owner.GetUID() {
-		return fmt.Errorf("original %v %v/%v is gone: got uid %v, wanted %v", c.Kind.Kind, c.Owner.GetNamespace(), c.Owner.GetName(), fresh.GetUID(), c.Owner.GetUID())
+	if fresh.GetUID() != o.object.GetUID() {
+		return fmt.Errorf("original %v %v/%v is gone: got uid %v, wanted %v", o.kind.Kind, o.object.GetNamespace(), o.object.GetName(), fresh.GetUID(), o.object.GetUID())
 	}
 	if fresh.GetDeletionTimestamp() != nil {
-		return fmt.Errorf("%v/%v has just been deleted at %v", c.Owner.GetNamespace(), c.Owner.GetName(), fresh.GetDeletionTimestamp())
+		return fmt.Errorf("%v/%v has just been deleted at %v", o.object.GetNamespace(), o.object.GetName(), fresh.GetDeletionTimestamp())
 	}
 	return nil
 }
 
-func (c Claims[T]) adopt(ctx context.Context, object *T, m metav1.Object) (bool, error) {
-	err := c.patch(ctx, object, AdoptPatch(c.Owner, c.Kind, m.GetUID(), c.Finalizers...))
+func (o owner) adopt(m metav1.Object, patch func([]byte) error) (bool, error) {
+	err := patch(AdoptPatch(o.object, o.kind, m.GetUID(), o.finalizers...))
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -153,17 +166,12 @@ func (c Claims[T]) adopt(ctx context.Context, object *T, m metav1.Object) (bool,
 
 // release ignores that the object is gone or was made again meanwhile, which
 // the server reports as invalid because the UID differs.
-func (c Claims[T]) release(ctx context.Context, object *T, m metav1.Object) error {
-	err := c.patch(ctx, object, ReleasePatch(m.GetUID(), c.Owner.GetUID(), c.Finalizers...))
+func (o owner) release(m metav1.Object, patch func([]byte) error) error {
+	err := patch(ReleasePatch(m.GetUID(), o.object.GetUID(), o.finalizers...))
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 		return nil
 	}
 	return fmt.Errorf("release %s/%s: %w", m.GetNamespace(), m.GetName(), err)
-}
-
-func (c Claims[T]) patch(ctx context.Context, object *T, patch []byte) error {
-	patched, err := c.Patch(ctx, object, patch)
-	return loop.Wrote(c.Writes, loop.Key{Namespace: c.Owner.GetNamespace(), Name: c.Owner.GetName()}, c.In, patched, err)
 }
 
 // AdoptPatch makes owner the controller of the object with this UID.
