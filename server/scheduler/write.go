@@ -69,7 +69,7 @@ func (s *scheduler) refused(ctx context.Context, it *item, p *candidate, d decis
 func (s *scheduler) tell(ctx context.Context, pod *corev1.Pod, reason, message, advice, nominated string) {
 	note := strings.TrimSpace(message + " " + advice)
 	if len(note) > maxNote {
-		note = note[:maxNote-len(" ...")] + " ..."
+		note = strings.ToValidUTF8(note[:maxNote-len(" ...")], "") + " ..."
 	}
 	s.events.Event(pod, corev1.EventTypeWarning, "FailedScheduling", note)
 	now := pods.Condition(pod, corev1.PodScheduled)
