@@ -65,6 +65,12 @@ func newAuthenticator(pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f inf
 	return union.NewFailOnError(known, anonymous.NewAuthenticator(nil)), nil
 }
 
+// SignToken makes a token of an account that is good for as long as the Secret which holds it, and the account, are there.
+func (s *Server) SignToken(ctx context.Context, account *corev1.ServiceAccount, secret *corev1.Secret) (string, error) {
+	claims, private := serviceaccount.LegacyClaims(*account, *secret)
+	return s.wiring.lasting.GenerateToken(ctx, claims, private)
+}
+
 // ownKey refuses the certificate of a node whose Node names another key. The board was replaced, and whoever has its card must
 // not read what the node's pods need for as long as the certificate lives.
 type ownKey struct {

@@ -78,3 +78,30 @@ func TestBootstrapTokens(t *testing.T) {
 		}
 	}
 }
+
+// TestTokenInASecret: a token that lies in a Secret is its account's for as long as both are there.
+func TestTokenInASecret(t *testing.T) {
+	c, namespace := shared(t)
+	account := must(c.client.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "robot"}}, metav1.CreateOptions{}))(t)
+	issue := func(name string) string {
+		secret := must(c.client.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{corev1.ServiceAccountNameKey: "robot"}}, Type: corev1.SecretTypeServiceAccountToken,
+		}, metav1.CreateOptions{}))(t)
+		token := must(c.SignToken(t.Context(), account, secret))(t)
+		secret.Data = map[string][]byte{corev1.ServiceAccountTokenKey: []byte(token)}
+		must(c.client.CoreV1().Secrets(namespace).Update(t.Context(), secret, metav1.UpdateOptions{}))(t)
+		return token
+	}
+	good := clientOf(t, c.with(issue("robot-token")))
+	me := must(good.AuthenticationV1().SelfSubjectReviews().Create(t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{}))(t).Status.UserInfo
+	if me.Username != "system:serviceaccount:"+namespace+":robot" || me.UID != string(account.UID) {
+		t.Errorf("the token is %+v", me)
+	}
+	gone := issue("robot-gone")
+	if err := c.client.CoreV1().Secrets(namespace).Delete(t.Context(), "robot-gone", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if a := ask(t, c.with(gone), "GET", "/version", ""); a.code != 401 {
+		t.Errorf("its Secret is gone: %d", a.code)
+	}
+}

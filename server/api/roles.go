@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -21,10 +22,10 @@ func (s *Server) seedRoles(ctx context.Context) error {
 	rbac, namespaces := client.RbacV1(), client.CoreV1().Namespaces()
 	type reconciler interface{ run() error }
 	var all []reconciler
-	for _, r := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles(), []rbacv1.ClusterRole{metricsReader, ingressRole}) {
+	for _, r := range slices.Concat(bootstrappolicy.ClusterRoles(), bootstrappolicy.ControllerRoles(), []rbacv1.ClusterRole{metricsReader, ingressRole, tokenRole}) {
 		all = append(all, role{Confirm: true, Role: reconciliation.ClusterRoleRuleOwner{ClusterRole: &r}, Client: reconciliation.ClusterRoleModifier{Client: rbac.ClusterRoles()}})
 	}
-	for _, b := range slices.Concat(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings(), []rbacv1.ClusterRoleBinding{ingressBinding}) {
+	for _, b := range slices.Concat(bootstrappolicy.ClusterRoleBindings(), bootstrappolicy.ControllerRoleBindings(), []rbacv1.ClusterRoleBinding{controllerBinding(ingressRole), controllerBinding(tokenRole)}) {
 		all = append(all, binding{Confirm: true, RoleBinding: reconciliation.ClusterRoleBindingAdapter{ClusterRoleBinding: &b}, Client: reconciliation.ClusterRoleBindingClientAdapter{Client: rbac.ClusterRoleBindings()}})
 	}
 	for _, roles := range bootstrappolicy.NamespaceRoles() {
@@ -60,18 +61,27 @@ var metricsReader = rbacv1.ClusterRole{
 	Rules: []rbacv1.PolicyRule{{APIGroups: []string{resourcemetrics.GroupName}, Resources: []string{"pods", "nodes"}, Verbs: []string{"get", "list", "watch"}}},
 }
 
-// ingressRole is what the controller of Ingresses may do; upstream has none.
+// What controllers may do that upstream does not have, or runs with all rights.
 var (
-	ingressRole = rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: "system:controller:ingress-controller"},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses/status"}, Verbs: []string{"patch", "update"}}},
-	}
-	ingressBinding = rbacv1.ClusterRoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: "system:controller:ingress-controller"},
-		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "system:controller:ingress-controller"},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: "ingress-controller", Namespace: metav1.NamespaceSystem}},
-	}
+	ingressRole = controllerRole("ingress-controller",
+		rbacv1.PolicyRule{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses/status"}, Verbs: []string{"patch", "update"}})
+	tokenRole = controllerRole("serviceaccount-token-controller",
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "update", "delete"}},
+		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"serviceaccounts"}, Verbs: []string{"get", "update"}})
 )
+
+func controllerRole(name string, rules ...rbacv1.PolicyRule) rbacv1.ClusterRole {
+	return rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "system:controller:" + name}, Rules: rules}
+}
+
+// controllerBinding gives a controller's role to the account of its name.
+func controllerBinding(role rbacv1.ClusterRole) rbacv1.ClusterRoleBinding {
+	return rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: role.Name},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role.Name},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: strings.TrimPrefix(role.Name, "system:controller:"), Namespace: metav1.NamespaceSystem}},
+	}
+}
 
 type role reconciliation.ReconcileRoleOptions
 

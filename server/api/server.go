@@ -72,6 +72,7 @@ type wiring struct {
 	authorizer    authorizer.Authorizer
 	rules         authorizer.RuleResolver
 	tokens        serviceaccount.TokenGenerator
+	lasting       serviceaccount.TokenGenerator // of tokens in Secrets
 	keys          serviceaccount.PublicKeysGetter
 	clusterIPs    *ipallocator.MetaAllocator
 	nodePorts     *portallocator.PortAllocator
@@ -127,6 +128,9 @@ func (s *Server) build(ctx context.Context) (err error) {
 		return fmt.Errorf("service account keys: %w", err)
 	}
 	if w.tokens, err = serviceaccount.JWTTokenGenerator(Issuer, c.PKI.ServiceAccountKey()); err != nil {
+		return fmt.Errorf("service account tokens: %w", err)
+	}
+	if w.lasting, err = serviceaccount.JWTTokenGenerator(serviceaccount.LegacyIssuer, c.PKI.ServiceAccountKey()); err != nil {
 		return fmt.Errorf("service account tokens: %w", err)
 	}
 	if w.authenticator, err = newAuthenticator(c.PKI, w.keys, w.informers, w.client); err != nil {

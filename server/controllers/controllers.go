@@ -49,6 +49,7 @@ import (
 	"bramble.dev/server/controllers/resourcequota"
 	"bramble.dev/server/controllers/rootca"
 	"bramble.dev/server/controllers/serviceaccount"
+	"bramble.dev/server/controllers/serviceaccounttoken"
 	"bramble.dev/server/controllers/statefulset"
 	"bramble.dev/server/controllers/tainteviction"
 	"bramble.dev/server/controllers/tokencleaner"
@@ -65,6 +66,8 @@ type Dependencies struct {
 	Presence  nodelifecycle.Presence
 	PodCIDR   netip.Prefix
 	CACertPEM []byte
+	// SignToken makes a token that is good for as long as its Secret and its account are there.
+	SignToken func(context.Context, *corev1.ServiceAccount, *corev1.Secret) (string, error)
 	// LoadBalancers is what Services of type LoadBalancer get their addresses from; without any, the nodes' own are told.
 	LoadBalancers loadbalancer.Pool
 	Logger        *slog.Logger
@@ -221,6 +224,9 @@ func (k kit) house() []runner {
 		}),
 		serviceaccount.New(serviceaccount.Inputs{
 			Client: k.Client("service-account-controller"), Namespaces: s.Namespaces(), ServiceAccounts: s.ServiceAccounts(), Log: log,
+		}),
+		serviceaccounttoken.New(serviceaccounttoken.Inputs{
+			Client: k.Client("serviceaccount-token-controller"), Caches: s, ServiceAccounts: s.ServiceAccounts(), Sign: k.SignToken, CACertPEM: k.CACertPEM, Log: log,
 		}),
 		rootca.New(rootca.Inputs{
 			Client: k.Client("root-ca-cert-publisher"), Namespaces: s.Namespaces(), ConfigMaps: cache.Named[corev1.ConfigMap](s, "", "configmaps", rootca.Name), CACertPEM: k.CACertPEM, Log: log,
