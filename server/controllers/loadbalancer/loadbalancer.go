@@ -86,7 +86,8 @@ func (c *controller) everyone() (keys []loop.Key) {
 // keysOfService is the Service, and those that wait when it may have set something free.
 func (c *controller) keysOfService(x cache.Change[corev1.Service]) []loop.Key {
 	keys := loop.Self(x)
-	if x.Old != nil && x.Old.Spec.Type == corev1.ServiceTypeLoadBalancer || x.Old != nil && len(x.Old.Spec.ExternalIPs) > 0 {
+	// One that is of another type by now holds its address until it is taken back, which may be a retry later.
+	if o := x.Old; o != nil && (o.Spec.Type == corev1.ServiceTypeLoadBalancer || len(o.Status.LoadBalancer.Ingress) > 0 || len(o.Spec.ExternalIPs) > 0) {
 		for _, s := range c.Services.List("", nil) {
 			if ours(s) && len(s.Status.LoadBalancer.Ingress) == 0 {
 				keys = append(keys, loop.Key{Namespace: s.Namespace, Name: s.Name})
