@@ -190,6 +190,12 @@ func (n *node) status(uid types.UID) corev1.PodStatus {
 	return n.statuses[uid]
 }
 
+func (n *node) ended(uid types.UID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.finished[uid]
+}
+
 func (n *node) expect(uid types.UID, want string) {
 	n.t.Helper()
 	if got := summary(n.status(uid)); got != want {
@@ -408,11 +414,11 @@ func TestPreStopSleepOfNoTime(t *testing.T) {
 				deleted(30)(d)
 				n.m.Set([]*corev1.Pod{d})
 				n.after(time.Second)
-				if !slices.Contains(n.runtime.Log(), "StopContainer app 30s") || n.finished["u1"] == ignores {
-					t.Errorf("after a second: finished %v", n.finished["u1"])
+				if !slices.Contains(n.runtime.Log(), "StopContainer app 30s") || n.ended("u1") == ignores {
+					t.Errorf("after a second: finished %v", n.ended("u1"))
 				}
 				n.after(30 * time.Second)
-				if !n.finished["u1"] {
+				if !n.ended("u1") {
 					t.Error("it has not ended")
 				}
 			})
