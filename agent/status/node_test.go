@@ -1,7 +1,6 @@
 package status
 
 import (
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"bramble.dev/agent/seam"
+	"bramble.dev/internal/golden"
 )
 
 func nodeInput() NodeInput {
@@ -30,16 +30,7 @@ func TestNodeGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join("testdata", "node.yaml")
-	if *update {
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil || string(got) != string(want) {
-		t.Errorf("differs from %s:\n%s", path, got)
-	}
+	golden.Compare(t, filepath.Join("testdata", "node.yaml"), string(got))
 }
 
 // TestNodeWithoutAddress: the cable is out since the board began. The API refuses what is no address.

@@ -1,8 +1,6 @@
 package status
 
 import (
-	"flag"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -13,9 +11,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"bramble.dev/agent/seam"
+	"bramble.dev/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 var t0 = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
@@ -103,20 +100,7 @@ func TestGenerateGolden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join("testdata", name+".yaml")
-			if *update {
-				os.MkdirAll("testdata", 0o755)
-				if err := os.WriteFile(path, got, 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if string(got) != string(want) {
-				t.Errorf("differs from %s:\n%s", path, got)
-			}
+			golden.Compare(t, filepath.Join("testdata", name+".yaml"), string(got))
 		})
 	}
 }
