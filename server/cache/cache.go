@@ -160,7 +160,7 @@ func (c *content) start() (Follower, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.replace(f.Snapshot())
+	c.replace(f.Snapshot(), f.Revision())
 	return f, nil
 }
 
@@ -174,14 +174,13 @@ func (c *content) follow(ctx context.Context, f Follower) error {
 	}
 }
 
-// replace makes the content equal to a snapshot and tells handlers the difference.
-func (c *content) replace(snapshot []KeyValue) {
+// replace makes the content equal to a snapshot of a revision and tells handlers the difference. That revision counts, and not
+// the newest of the objects: whoever waits for a write of what was deleted since would wait for the next change of another.
+func (c *content) replace(snapshot []KeyValue, revision int64) {
 	c.deliver.Lock()
 	defer c.deliver.Unlock()
 	present := make(map[types.NamespacedName]struct{}, len(snapshot))
-	var newest int64
 	for _, kv := range snapshot {
-		newest = max(newest, kv.Revision)
 		if c.keep != nil && !c.keep(kv.Key) {
 			continue
 		}
@@ -201,7 +200,7 @@ func (c *content) replace(snapshot []KeyValue) {
 	}
 	c.mu.Lock()
 	c.syncs++
-	c.advance(newest)
+	c.advance(revision)
 	c.mu.Unlock()
 }
 
@@ -369,12 +368,8 @@ func (c *content) Seen(resourceVersion string) func(context.Context) error {
 	if err != nil {
 		return func(context.Context) error { return nil }
 	}
-	c.mu.RLock()
-	since := c.syncs
-	c.mu.RUnlock()
-	// A snapshot that was taken after the write shows it, or that it was undone.
 	return func(ctx context.Context) error {
-		return c.wait(ctx, func() bool { return c.revision >= revision || c.syncs > since+1 })
+		return c.wait(ctx, func() bool { return c.revision >= revision })
 	}
 }
 

@@ -173,6 +173,29 @@ func TestSeenWaitsForTheWrite(t *testing.T) {
 	}
 }
 
+// What was written and deleted again while the source had lost its place is seen in the snapshot that follows, though no
+// object in it is as new.
+func TestSeenInASnapshotWithoutTheObject(t *testing.T) {
+	api := cachetest.New()
+	pods, client := api.Set(t).Pods(), api.Client().CoreV1().Pods("a")
+	var seen func(context.Context) error
+	api.Source.Quietly(func() {
+		created, err := client.Create(t.Context(), pod("a", "one", ""), metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = pods.Seen(created.ResourceVersion)
+		if err := client.Delete(t.Context(), "one", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := seen(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestASourceThatFailsAtFirst(t *testing.T) {
 	api := cachetest.New()
 	api.Source.Fail(errors.New("closed"))

@@ -33,6 +33,8 @@ type Source interface {
 // called by one goroutine, Close by any.
 type Follower interface {
 	Snapshot() []KeyValue
+	// Revision is the one up to which everything has been given, at first by the snapshot.
+	Revision() int64
 	Next(ctx context.Context) ([]Event, error)
 	Close()
 }

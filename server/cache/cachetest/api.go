@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
+	clienttesting "k8s.io/client-go/testing"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -32,6 +33,8 @@ type API struct {
 	Now func() time.Time
 	// Wrote, if set, is told of every write after it was made.
 	Wrote func(verb string, gr schema.GroupResource, subresource string, object runtime.Object)
+	// Asked, if set, is told of every write of a Process before it is made or fails; a process makes one after another.
+	Asked func(clienttesting.Action)
 
 	mu      sync.Mutex
 	fail    func(verb string, gr schema.GroupResource, object runtime.Object) error

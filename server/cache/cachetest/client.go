@@ -1,8 +1,10 @@
 package cachetest
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -274,7 +276,7 @@ func (a *API) list(gr schema.GroupResource, gvr schema.GroupVersionResource, nam
 
 var mapper = sync.OnceValue(func() meta.RESTMapper { return testrestmapper.TestOnlyStaticRESTMapper(scheme.Scheme) })
 
-// All returns the objects of a resource, for checks.
+// All returns the objects of a resource by their names, for checks.
 func All[T any](a *API, group, resource string) []*T {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -282,5 +284,9 @@ func All[T any](a *API, group, resource string) []*T {
 	for _, object := range a.objects[schema.GroupResource{Group: group, Resource: resource}] {
 		out = append(out, any(object.DeepCopyObject()).(*T))
 	}
+	slices.SortFunc(out, func(x, y *T) int {
+		a, b := any(x).(metav1.Object), any(y).(metav1.Object)
+		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
+	})
 	return out
 }

@@ -1,6 +1,7 @@
 package cachetest
 
 import (
+	"context"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -28,4 +29,17 @@ func Running(pod *corev1.Pod, ready bool, since time.Time) *corev1.Pod {
 	}
 	pods.SetCondition(pod, corev1.PodCondition{Type: corev1.PodReady, Status: status, LastTransitionTime: metav1.NewTime(since)})
 	return pod
+}
+
+// Advance is scheduler and node of a pod: it comes to a node, then it runs and is ready, and once it was asked to it goes.
+func (a *API) Advance(pod *corev1.Pod, node string) {
+	client, ctx, none := a.Client().CoreV1().Pods(pod.Namespace), context.Background(), int64(0)
+	switch {
+	case pod.DeletionTimestamp != nil:
+		_ = client.Delete(ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: &none})
+	case pod.Spec.NodeName == "":
+		_ = client.Bind(ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name}, Target: corev1.ObjectReference{Name: node}}, metav1.CreateOptions{})
+	case pods.IsActive(pod) && !pods.IsReady(pod):
+		_, _ = client.UpdateStatus(ctx, Running(pod, true, a.Now()), metav1.UpdateOptions{})
+	}
 }

@@ -34,6 +34,7 @@ type Process struct {
 	api    *API
 	begin  Begin
 	left   atomic.Int64 // writes until it stops
+	every  atomic.Int64 // if not 0: so many writes until one fails
 	writes atomic.Int64
 	stop   func()
 }
@@ -50,15 +51,22 @@ func (a *API) Start(begin Begin) *Process {
 
 func (p *Process) start() {
 	p.left.Store(plenty)
+	p.every.Store(0)
 	client := p.api.Client().(*fake.Clientset)
 	client.PrependReactor("*", "*", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		if v := a.GetVerb(); v == "get" || v == "list" {
 			return false, nil, nil
 		}
+		if p.api.Asked != nil {
+			p.api.Asked(a)
+		}
 		if p.left.Add(-1) < 0 {
 			return true, nil, errors.New("the server has stopped")
 		}
-		p.writes.Add(1)
+		n := p.writes.Add(1)
+		if every := p.every.Load(); every != 0 && n%every == 0 {
+			return true, nil, errors.New("the store is busy")
+		}
 		return false, nil, nil
 	})
 	set := cache.NewSet(p.api.Source, Prefix, slog.New(slog.DiscardHandler))
@@ -80,6 +88,12 @@ func (p *Process) Restart() {
 
 // CrashAfter makes all writes but the next few fail, until Restart.
 func (p *Process) CrashAfter(writes int64) { p.left.Store(writes) }
+
+// Stumble makes each so-many-th write fail, until Restart or Stumble(0).
+func (p *Process) Stumble(every int64) { p.every.Store(every) }
+
+// Stopping says that writes fail, or will after some more, until Restart.
+func (p *Process) Stopping() bool { return p.left.Load() < plenty/2 }
 
 // Writes counts what it has written, under all its lives.
 func (p *Process) Writes() int64 { return p.writes.Load() }

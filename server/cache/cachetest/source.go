@@ -92,7 +92,7 @@ func (s *Source) Follow(prefix string) (cache.Follower, error) {
 	if s.failing != nil {
 		return nil, s.failing
 	}
-	f := &follower{source: s, prefix: strings.TrimSuffix(prefix, "/") + "/", awake: make(chan struct{}, 1)}
+	f := &follower{source: s, revision: s.revision, prefix: strings.TrimSuffix(prefix, "/") + "/", awake: make(chan struct{}, 1)}
 	for key, kv := range s.values {
 		if strings.HasPrefix(key, f.prefix) {
 			f.snapshot = append(f.snapshot, kv)
@@ -106,6 +106,7 @@ type follower struct {
 	source   *Source
 	prefix   string
 	snapshot []cache.KeyValue
+	revision int64
 	pending  []cache.Event
 	broken   bool
 	awake    chan struct{}
@@ -120,6 +121,8 @@ func (f *follower) wake() {
 
 func (f *follower) Snapshot() []cache.KeyValue { return f.snapshot }
 
+func (f *follower) Revision() int64 { return f.revision }
+
 func (f *follower) Next(ctx context.Context) ([]cache.Event, error) {
 	for {
 		f.source.mu.Lock()
@@ -130,6 +133,7 @@ func (f *follower) Next(ctx context.Context) ([]cache.Event, error) {
 			return nil, cache.ErrTooOld
 		}
 		if len(events) > 0 {
+			f.revision = events[len(events)-1].Revision
 			return events, nil
 		}
 		select {

@@ -58,7 +58,7 @@ func owner[T any](c *cache.Cache[T], namespace string, ref *metav1.OwnerReferenc
 
 // scaleOf reads the scale subresource of an object.
 func (c *controller) scaleOf(ctx context.Context, gv schema.GroupVersion, namespace string, ref *metav1.OwnerReference) (int32, types.UID, error) {
-	resource, err := scales.Find(c.Client, gv, ref.Kind)
+	resource, err := scales.Find(ctx, c.Client, gv, ref.Kind)
 	if err != nil {
 		return 0, "", err
 	}

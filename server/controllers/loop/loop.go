@@ -25,6 +25,9 @@ const (
 	firstRetry = 5 * time.Millisecond
 	lastRetry  = 2 * time.Minute
 	workers    = 3
+	// lag is how long a cache may be behind a controller's own writes until an operator is told, and lagToldEvery how often.
+	lag          = 10 * time.Second
+	lagToldEvery = time.Minute
 )
 
 // Key names the object that a reconcile is about.
@@ -39,6 +42,9 @@ type Loop struct {
 	queue     workqueue.TypedRateLimitingInterface[Key]
 	inputs    []func() (stop func())
 	workers   int
+
+	mu      sync.Mutex
+	lagTold time.Time // when it was last said that the caches are behind
 }
 
 // New makes a loop; it does nothing before Run.
@@ -169,6 +175,11 @@ func (l *Loop) next(ctx context.Context) bool {
 	case isPermanent(err):
 		l.queue.Forget(key)
 		l.log.Error("cannot be reconciled and is left until it changes", "key", key.String(), "err", err)
+	case errors.Is(err, ErrNotSeen):
+		// Settle has waited, and doing more about it is in nobody's hands here: with a back-off the key would be kept
+		// for as long again when the cache has caught up.
+		l.behind(ctx, key, err)
+		l.queue.AddAfter(key, settleTime)
 	default:
 		level := slog.LevelDebug
 		if !expected(err) && l.queue.NumRequeues(key) > 2 {
@@ -180,14 +191,28 @@ func (l *Loop) next(ctx context.Context) bool {
 	return true
 }
 
+// behind says, at times, that the caches do not show what was written.
+func (l *Loop) behind(ctx context.Context, key Key, err error) {
+	level := slog.LevelDebug
+	var late notSeen
+	if now := time.Now(); errors.As(err, &late) && now.Sub(late.since) >= lag {
+		l.mu.Lock()
+		if now.Sub(l.lagTold) >= lagToldEvery {
+			l.lagTold, level = now, slog.LevelWarn
+		}
+		l.mu.Unlock()
+	}
+	l.log.Log(ctx, level, "waits for the cache to show its own writes", "key", key.String(), "since", late.since, "err", err)
+}
+
 // expected errors come from working on what changes meanwhile, or from a limit that
 // a user has set; they are no news for an operator. Of several, one that is not expected is.
 func expected(err error) bool {
 	var several interface{ Unwrap() []error }
-	if !errors.Is(err, ErrNotSeen) && errors.As(err, &several) {
+	if errors.As(err, &several) {
 		return !slices.ContainsFunc(several.Unwrap(), func(err error) bool { return !expected(err) })
 	}
-	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.Is(err, ErrNotSeen) ||
+	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) ||
 		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || overQuota(err)
 }
 

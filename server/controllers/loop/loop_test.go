@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -91,6 +92,46 @@ func TestSettleKeepsWhatWasNotSeen(t *testing.T) {
 		}
 		if len(w.pending) != 0 {
 			t.Error("a seen write is still remembered")
+		}
+	})
+}
+
+// A key whose writes the cache does not show for long is looked at soon after it does, and an operator hears of it meanwhile,
+// but not of each time.
+func TestACacheThatIsBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w Writes
+		key, seen, done := Key{Name: "a"}, make(chan struct{}), make(chan time.Time, 1)
+		w.Add(key, func(ctx context.Context) error {
+			select {
+			case <-seen:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		var said bytes.Buffer
+		l := New("test", slog.New(slog.NewTextHandler(&said, nil)), func(ctx context.Context, key Key) error {
+			if err := w.Settle(ctx, key); err != nil {
+				return err
+			}
+			done <- time.Now()
+			return nil
+		})
+		l.Enqueue(key)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { l.Run(ctx); close(ended) }()
+		time.Sleep(85 * time.Second)
+		close(seen)
+		shown := time.Now()
+		if late := (<-done).Sub(shown); late > 2*settleTime {
+			t.Errorf("looked at %v after the cache had caught up", late)
+		}
+		cancel()
+		<-ended
+		if n := strings.Count(said.String(), "level=WARN"); n != 2 {
+			t.Errorf("in 85 s it is said %d times: %s", n, said.String())
 		}
 	})
 }

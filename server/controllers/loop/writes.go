@@ -14,7 +14,7 @@ import (
 )
 
 // ErrNotSeen says that the caches have not caught up with the controller's own
-// writes yet: it is tried again, and is no news.
+// writes yet: it is tried again soon, and is no news unless that goes on.
 var ErrNotSeen = errors.New("own writes are not in the cache yet")
 
 // settleTime is how long a reconcile waits for its predecessor's writes before
@@ -32,17 +32,34 @@ const settleTime = time.Second
 //	c.writes.Add(key, c.Pods.Seen(created.ResourceVersion))
 type Writes struct {
 	mu      sync.Mutex
-	pending map[Key][]func(context.Context) error
+	pending map[Key][]write
 }
+
+type write struct {
+	seen func(context.Context) error
+	at   time.Time
+}
+
+// notSeen is an ErrNotSeen of writes the first of which was made then.
+type notSeen struct {
+	since time.Time
+	cause error
+}
+
+func (e notSeen) Error() string        { return fmt.Sprintf("%v: %v", ErrNotSeen, e.cause) }
+func (e notSeen) Is(target error) bool { return target == ErrNotSeen }
+func (e notSeen) Unwrap() error        { return e.cause }
 
 // Add remembers a write by the function that waits until it has been seen.
 func (w *Writes) Add(key Key, seen ...func(context.Context) error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.pending == nil {
-		w.pending = map[Key][]func(context.Context) error{}
+		w.pending = map[Key][]write{}
 	}
-	w.pending[key] = append(w.pending[key], seen...)
+	for _, f := range seen {
+		w.pending[key] = append(w.pending[key], write{f, time.Now()})
+	}
 }
 
 // Wrote remembers what was written until a cache shows it. It returns the
@@ -87,10 +104,12 @@ func (w *Writes) Settle(ctx context.Context, key Key) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	for i, seen := range pending {
-		if err := seen(ctx); err != nil {
-			w.Add(key, pending[i:]...)
-			return fmt.Errorf("%w: %w", ErrNotSeen, err)
+	for i, one := range pending {
+		if err := one.seen(ctx); err != nil {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.pending[key] = append(pending[i:], w.pending[key]...)
+			return notSeen{one.at, err}
 		}
 	}
 	return nil

@@ -30,8 +30,15 @@ import (
 	"bramble.dev/server/controllers/scales"
 )
 
-// period is how often an autoscaler is looked at, as upstream has it.
-const period = 15 * time.Second
+const (
+	// period is how often an autoscaler is looked at, as upstream has it.
+	period = 15 * time.Second
+	// lookTime is how long a look may take, a node that does not answer (6 s) included, and writeTime how long the write of
+	// what it found. The API sets no deadlines for programs of this process: without these, a question that nobody answers
+	// would be the autoscaler's last. With them its status is never older than half a minute.
+	lookTime  = 8 * time.Second
+	writeTime = 5 * time.Second
+)
 
 // Inputs is what the controller reads and writes with.
 type Inputs struct {
@@ -93,7 +100,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		delete(c.seen, key)
 		return nil
 	}
-	p := c.step(ctx, key, a)
+	p := c.look(ctx, key, a)
 	for _, e := range p.events {
 		c.Events.Event(a, e.kind, e.reason, e.message)
 	}
@@ -102,8 +109,10 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	return err
 }
 
-// step makes the plan and the resize that it says.
-func (c *controller) step(ctx context.Context, key loop.Key, a *autoscalingv2.HorizontalPodAutoscaler) plan {
+// look makes the plan and the resize that it says.
+func (c *controller) look(ctx context.Context, key loop.Key, a *autoscalingv2.HorizontalPodAutoscaler) plan {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
 	scale, resource, err := c.Targets.Scale(ctx, a.Namespace, a.Spec.ScaleTargetRef)
 	if err != nil {
 		return unreadable(a, err, time.Now())
@@ -193,6 +202,8 @@ func (c *controller) report(ctx context.Context, key loop.Key, a *autoscalingv2.
 	a = a.DeepCopy()
 	a.Status = status
 	a.ResourceVersion = "" // nobody else writes the status
+	ctx, cancel := context.WithTimeout(ctx, writeTime)
+	defer cancel()
 	written, err := c.Client.AutoscalingV2().HorizontalPodAutoscalers(a.Namespace).UpdateStatus(ctx, a, metav1.UpdateOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		c.Events.Event(a, corev1.EventTypeWarning, "FailedUpdateStatus", err.Error())
@@ -208,7 +219,7 @@ func (t targets) Scale(ctx context.Context, namespace string, ref autoscalingv2.
 	if err != nil {
 		return nil, schema.GroupVersionResource{}, err
 	}
-	resource, err := scales.Find(t.client, gv, ref.Kind)
+	resource, err := scales.Find(ctx, t.client, gv, ref.Kind)
 	if err != nil {
 		return nil, resource, err
 	}

@@ -2,7 +2,10 @@ package podautoscaler
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -11,10 +14,12 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 	metricsv1beta1 "k8s.io/metrics/pkg/apis/metrics/v1beta1"
+	"pgregory.net/rapid"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -29,9 +34,14 @@ type workload struct {
 	use   atomic.Int64
 	asked atomic.Int32
 	gone  atomic.Bool
+	mute  atomic.Bool // it answers when the question has been given up
 }
 
-func (w *workload) Scale(_ context.Context, _ string, ref autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, schema.GroupVersionResource, error) {
+func (w *workload) Scale(ctx context.Context, _ string, ref autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, schema.GroupVersionResource, error) {
+	if w.mute.Load() {
+		<-ctx.Done()
+		return nil, schema.GroupVersionResource{}, ctx.Err()
+	}
 	if w.gone.Load() {
 		return nil, schema.GroupVersionResource{}, apierrors.NewNotFound(schema.GroupResource{Group: "apps", Resource: "deployments"}, ref.Name)
 	}
@@ -43,8 +53,12 @@ func (w *workload) Resize(_ context.Context, _ schema.GroupVersionResource, scal
 	return nil
 }
 
-func (w *workload) Usage(context.Context, string, labels.Selector) ([]metricsv1beta1.PodMetrics, error) {
+func (w *workload) Usage(ctx context.Context, _ string, _ labels.Selector) ([]metricsv1beta1.PodMetrics, error) {
 	w.asked.Add(1)
+	if w.mute.Load() {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	return []metricsv1beta1.PodMetrics{uses(0, w.use.Load())}, nil
 }
 
@@ -105,4 +119,70 @@ func TestLooksWhileThereIsAnAutoscaler(t *testing.T) {
 			t.Errorf("nodes are asked for an autoscaler that has gone")
 		}
 	})
+}
+
+// Whatever has befallen the server, its store and the nodes, the status is that of now half a minute after it is over: no
+// autoscaler is lost, waits for an answer for ever, or is made to wait because of what was.
+func TestTheStatusIsNeverOldForLong(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) { cachetest.InBubble(t, rt, checkFresh) })
+}
+
+func checkFresh(t *rapid.T) {
+	api, w := cachetest.New(), &workload{}
+	client, ctx := api.Client(), context.Background()
+	w.size.Store(1)
+	w.use.Store(1)
+	p := pod(0)
+	p.Labels = map[string]string{"app": "web"}
+	if _, err := client.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	autoscalers := client.AutoscalingV2().HorizontalPodAutoscalers("default")
+	if _, err := autoscalers.Create(ctx, autoscaler(1, 1, cpu("200")), metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	server := api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+		return New(Inputs{Client: client, Events: &record.FakeRecorder{}, Autoscalers: set.HorizontalPodAutoscalers(), Pods: set.Pods(), Targets: w, Log: slog.New(slog.DiscardHandler)})
+	})
+	defer func() { server.Stop() }()
+	refuse := func(string, schema.GroupResource, runtime.Object) error { return errors.New("the disk is full") }
+	lose := func() { api.Source.Fail(errors.New("no room")); api.Source.Quietly(func() {}) }
+	mend := func() { api.SetFail(nil); api.Source.Fail(nil); w.mute.Store(false); w.gone.Store(false) }
+	steps := map[string]func(){
+		"start anew":         func() { server.Restart() },
+		"stop at next write": func() { server.CrashAfter(0) },
+		"refuse writes":      func() { api.SetFail(refuse) },
+		"caches fall behind": lose,
+		"nobody answers":     func() { w.mute.Store(true) },
+		"no target":          func() { w.gone.Store(true) },
+		"all is well":        mend,
+		"wait":               func() {},
+	}
+	names := slices.Sorted(maps.Keys(steps))
+	for range rapid.IntRange(1, 12).Draw(t, "steps") {
+		w.use.Store(w.use.Load()%150 + 1)
+		steps[rapid.SampledFrom(names).Draw(t, "step")]()
+		time.Sleep(time.Duration(rapid.IntRange(0, 120_000).Draw(t, "ms")) * time.Millisecond)
+	}
+	mend()
+	if rapid.Bool().Draw(t, "at last anew") || server.Stopping() {
+		server.Restart()
+	}
+	w.use.Store(w.use.Load()%150 + 1)
+	time.Sleep(30 * time.Second)
+	synctest.Wait()
+	a, err := autoscalers.Get(ctx, "web", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := a.Status.CurrentMetrics
+	if len(m) != 1 || m[0].Resource == nil || int64(*m[0].Resource.Current.AverageUtilization) != w.use.Load() {
+		t.Fatalf("the pod uses %d, the status is %+v", w.use.Load(), a.Status)
+	}
+	before := server.Writes()
+	time.Sleep(time.Hour)
+	synctest.Wait()
+	if n := server.Writes() - before; n != 0 {
+		t.Fatalf("%d writes though nothing changed", n)
+	}
 }

@@ -4,7 +4,7 @@
 // Invariant: a kind is found in what discovery says at the time, so that one
 // that was defined a moment ago works.
 //
-//	resource, err := scales.Find(client, appsv1.SchemeGroupVersion, "Deployment")
+//	resource, err := scales.Find(ctx, client, appsv1.SchemeGroupVersion, "Deployment")
 //	scale, err := scales.Get(ctx, client, resource, "default", "web")
 package scales
 
@@ -17,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -24,9 +25,9 @@ import (
 )
 
 // Find gives the resource of a kind that has a scale.
-func Find(client kubernetes.Interface, gv schema.GroupVersion, kind string) (schema.GroupVersionResource, error) {
+func Find(ctx context.Context, client kubernetes.Interface, gv schema.GroupVersion, kind string) (schema.GroupVersionResource, error) {
 	unknown := &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: gv.Group, Kind: kind}}
-	served, err := client.Discovery().ServerResourcesForGroupVersion(gv.String())
+	served, err := discovery.ToDiscoveryInterfaceWithContext(client.Discovery()).ServerResourcesForGroupVersionWithContext(ctx, gv.String())
 	if apierrors.IsNotFound(err) {
 		return schema.GroupVersionResource{}, unknown
 	}

@@ -20,7 +20,7 @@ func TestFind(t *testing.T) {
 		{"apps", "Deploymint", "", `no matches for kind "Deploymint" in group "apps"`},
 		{"apes", "Deployment", "", `no matches for kind "Deployment" in group "apes"`},
 	} {
-		resource, err := Find(client, schema.GroupVersion{Group: x.group, Version: "v1"}, x.kind)
+		resource, err := Find(t.Context(), client, schema.GroupVersion{Group: x.group, Version: "v1"}, x.kind)
 		if resource.Resource != x.found || (err != nil || x.says != "") && (err == nil || err.Error() != x.says) {
 			t.Errorf("%s in %s: %q, %v", x.kind, x.group, resource.Resource, err)
 		}
