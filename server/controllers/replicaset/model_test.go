@@ -45,6 +45,7 @@ type world struct {
 	cut      bool
 
 	mu       sync.Mutex
+	failing  bool               // writes may fail
 	turn     int                // counts what nodes have done
 	choices  []*choice          // of this step
 	moved    bool               // pods have changed hands in it
@@ -240,7 +241,7 @@ func (w *world) wrote(verb string, gr schema.GroupResource, subresource string, 
 func (w *world) ranked() {
 	for _, c := range w.choices {
 		// What the caches do not show yet is not counted.
-		alone := !w.moved && !slices.ContainsFunc(w.choices, func(o *choice) bool { return o != c && o.at.Equal(c.at) })
+		alone := !w.moved && !w.failing && !slices.ContainsFunc(w.choices, func(o *choice) bool { return o != c && o.at.Equal(c.at) })
 		crowd := map[string]int{}
 		for _, p := range c.before {
 			ref := metav1.GetControllerOf(p)
@@ -287,14 +288,14 @@ func (w *world) fine() {
 }
 
 // nodes bring pods forward.
-func (w *world) nodes() {
-	for i, p := range w.pods() {
+func (w *world) nodes(place func() string) {
+	for _, p := range w.pods() {
 		synctest.Wait()
 		w.mu.Lock()
 		w.turn++
 		w.mu.Unlock()
 		if !w.cut || p.Spec.NodeName != "b" {
-			w.api.Advance(p, []string{"a", "b", "a"}[i%3])
+			w.api.Advance(p, place())
 		}
 	}
 }
@@ -311,14 +312,15 @@ func (w *world) steps() map[string]func(*rapid.T) {
 		}
 	}
 	label := rapid.SampledFrom([]string{"web", "other", "none"})
+	scale := func(t *rapid.T) {
+		if sets := w.sets.all(); len(sets) > 0 {
+			set := rapid.SampledFrom(sets).Draw(t, "set")
+			*set.Spec.Replicas = rapid.Int32Range(0, 6).Draw(t, "replicas")
+			_ = w.sets.update(set)
+		}
+	}
 	return map[string]func(*rapid.T){
-		"scale": func(t *rapid.T) {
-			if sets := w.sets.all(); len(sets) > 0 {
-				set := rapid.SampledFrom(sets).Draw(t, "set")
-				*set.Spec.Replicas = rapid.Int32Range(0, 6).Draw(t, "replicas")
-				_ = w.sets.update(set)
-			}
-		},
+		"scale": scale, "scale again": scale,
 		"relabel": func(t *rapid.T) {
 			one(t, func(p *corev1.Pod) { p.Labels["app"] = label.Draw(t, "label"); w.change(p) })
 		},
@@ -343,8 +345,10 @@ func (w *world) steps() map[string]func(*rapid.T) {
 				_, _ = all.UpdateStatus(ctx, p, metav1.UpdateOptions{})
 			})
 		},
-		"nodes": func(*rapid.T) { w.nodes() },
-		"cut":   func(*rapid.T) { w.cut = !w.cut },
+		"nodes": func(t *rapid.T) {
+			w.nodes(func() string { return rapid.SampledFrom([]string{"a", "b"}).Draw(t, "node") })
+		},
+		"cut": func(*rapid.T) { w.cut = !w.cut },
 		"delete set": func(t *rapid.T) {
 			how := rapid.SampledFrom([]metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan}).Draw(t, "how")
 			if sets := w.sets.all(); len(sets) > 0 {
@@ -352,9 +356,9 @@ func (w *world) steps() map[string]func(*rapid.T) {
 			}
 		},
 		"create set": func(*rapid.T) { w.restore() },
-		"crash":      func(t *rapid.T) { w.server.CrashAfter(rapid.Int64Range(0, 6).Draw(t, "writes")) },
-		"restart":    func(*rapid.T) { w.server.Restart() },
-		"stumble":    func(t *rapid.T) { w.server.Stumble(rapid.Int64Range(0, 4).Draw(t, "every")) },
+		"crash":      func(t *rapid.T) { w.failing = true; w.server.CrashAfter(rapid.Int64Range(0, 6).Draw(t, "writes")) },
+		"restart":    func(*rapid.T) { w.failing = false; w.server.Restart() },
+		"stumble":    func(t *rapid.T) { w.failing = true; w.server.Stumble(rapid.Int64Range(0, 4).Draw(t, "every")) },
 		"lose place": func(*rapid.T) { w.api.Source.Quietly(func() {}) },
 		"wait":       func(t *rapid.T) { time.Sleep(time.Duration(rapid.IntRange(1, 60).Draw(t, "seconds")) * time.Second) },
 	}
@@ -388,7 +392,7 @@ func TestModel(t *testing.T) {
 			w.fine()
 			steps := w.steps()
 			names := slices.Sorted(maps.Keys(steps))
-			for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			for range rapid.IntRange(5, 30).Draw(t, "steps") {
 				steps[rapid.SampledFrom(names).Draw(t, "step")](t)
 				w.fine()
 				time.Sleep(time.Duration(rapid.IntRange(0, 1200).Draw(t, "ms")) * time.Millisecond)
@@ -406,7 +410,7 @@ func (w *world) finish() {
 	for range 20 {
 		time.Sleep(5 * time.Second)
 		w.fine()
-		w.nodes()
+		w.nodes(func() string { return "a" })
 	}
 	time.Sleep(3 * time.Minute)
 	w.fine()

@@ -12,8 +12,8 @@ import (
 // decision is what becomes of a pod under its node's taints.
 type decision struct {
 	stays bool
-	away  bool          // because the node is away
-	after time.Duration // how long it may stay otherwise
+	away  bool      // because the node is away
+	at    time.Time // when it goes otherwise
 }
 
 func noExecute(node *corev1.Node) []corev1.Taint {
@@ -31,18 +31,25 @@ func away(t corev1.Taint) bool {
 	return t.Key == corev1.TaintNodeUnreachable || t.Key == corev1.TaintNodeNotReady
 }
 
-// decide weighs taints against tolerations; the shortest time counts.
-func decide(taints []corev1.Taint, tolerations []corev1.Toleration) decision {
+// decide weighs taints against tolerations; of the times at which they end the earliest counts. since is from when the pod
+// has been under a taint: each has a time of its own, or one that is tolerated for a minute would not be tolerated at all
+// by a pod that has been under another for an hour.
+func decide(taints []corev1.Taint, tolerations []corev1.Toleration, since func(key string) time.Time) decision {
 	d := decision{stays: true}
 	absent := slices.ContainsFunc(taints, away)
 	for i := range taints {
 		tolerated, after := tolerate(&taints[i], tolerations)
+		var at time.Time
 		switch {
-		case !tolerated && away(taints[i]):
-		case !tolerated:
-			return decision{away: absent}
-		case after != nil && (d.stays || *after < d.after):
-			d = decision{after: *after, away: absent}
+		case !tolerated && !away(taints[i]):
+			at = since(taints[i].Key)
+		case after != nil:
+			at = since(taints[i].Key).Add(*after)
+		default:
+			continue
+		}
+		if d.stays || at.Before(d.at) {
+			d = decision{at: at, away: absent}
 		}
 	}
 	return d

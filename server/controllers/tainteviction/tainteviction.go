@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -30,6 +31,9 @@ import (
 	"bramble.dev/server/controllers/nodelifecycle"
 	"bramble.dev/server/controllers/pods"
 )
+
+// backCheck is how often it is looked whether a node is back whose pod waits for its fence: then it goes at once.
+const backCheck = 10 * time.Second
 
 // Inputs is what the controller reads and writes with.
 type Inputs struct {
@@ -47,21 +51,21 @@ type controller struct {
 	loop *loop.Loop
 
 	mu sync.Mutex
-	// waiting holds, for pods that will be evicted, since when; it serves taints
-	// without a time of their own. A restart begins the time anew.
-	waiting map[types.UID]time.Time
+	// waiting holds, for pods that will be evicted, since when they have been under which taints. The time of a taint
+	// itself is not asked: many have none. A restart begins the time anew.
+	waiting map[types.UID]map[string]time.Time
 }
 
 // New makes the controller; its keys are pods.
 func New(in Inputs) *loop.Loop {
-	c := &controller{Inputs: in, waiting: map[types.UID]time.Time{}}
+	c := &controller{Inputs: in, waiting: map[types.UID]map[string]time.Time{}}
 	c.loop = loop.New("taint-eviction-controller", in.Log, c.reconcile)
 	loop.Watch(c.loop, in.Pods, func(change cache.Change[corev1.Pod]) []loop.Key {
 		switch {
 		case change.New == nil:
 			c.forget(change.Old.UID)
 			return nil
-		case change.New.Spec.NodeName == "" || (change.Old != nil && change.Old.Spec.NodeName != "" && len(change.Old.Spec.Tolerations) == len(change.New.Spec.Tolerations)):
+		case change.New.Spec.NodeName == "" || (change.Old != nil && change.Old.Spec.NodeName != "" && equality.Semantic.DeepEqual(change.Old.Spec.Tolerations, change.New.Spec.Tolerations)):
 			return nil // neither where it is nor what it tolerates changed
 		}
 		return []loop.Key{change.Key()}
@@ -76,30 +80,35 @@ func (c *controller) forget(uid types.UID) {
 	delete(c.waiting, uid)
 }
 
-// since gives when a pod began to wait.
-func (c *controller) since(uid types.UID, now time.Time) time.Time {
+// decide is what becomes of a pod now, and whether it has been about to go.
+func (c *controller) decide(pod *corev1.Pod, taints []corev1.Taint, now time.Time) (d decision, waited bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.waiting[uid]; !ok {
-		c.waiting[uid] = now
+	before, waited := c.waiting[pod.UID]
+	under := map[string]time.Time{}
+	d = decide(taints, pod.Spec.Tolerations, func(key string) time.Time {
+		if at, ok := before[key]; ok {
+			under[key] = at
+		} else {
+			under[key] = now
+		}
+		return under[key]
+	})
+	if d.stays {
+		delete(c.waiting, pod.UID)
+	} else {
+		c.waiting[pod.UID] = under
 	}
-	return c.waiting[uid]
+	return d, waited
 }
 
-func (c *controller) isWaiting(uid types.UID) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, ok := c.waiting[uid]
-	return ok
-}
-
-// keysOfNode wakes the pods of a node whose NoExecute taints changed.
+// keysOfNode wakes the pods of a node whose NoExecute taints changed, or that is made anew or gone.
 func (c *controller) keysOfNode(change cache.Change[corev1.Node]) []loop.Key {
-	if change.New == nil || len(noExecute(change.New)) == 0 && (change.Old == nil || len(noExecute(change.Old)) == 0) {
+	if change.Old != nil && change.New != nil && equality.Semantic.DeepEqual(noExecute(change.Old), noExecute(change.New)) {
 		return nil
 	}
 	var keys []loop.Key
-	for _, pod := range cache.OnNode(c.Pods, change.New.Name) {
+	for _, pod := range cache.OnNode(c.Pods, change.Object().Name) {
 		keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
 	}
 	return keys
@@ -112,19 +121,23 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	}
 	node, ok := c.Nodes.Get("", pod.Spec.NodeName)
 	if !ok {
+		c.forget(pod.UID)
 		return nil
 	}
 	now := time.Now()
-	d := decide(noExecute(node), pod.Spec.Tolerations)
+	d, waited := c.decide(pod, noExecute(node), now)
 	if d.stays {
-		if c.isWaiting(pod.UID) {
-			c.forget(pod.UID)
+		if waited {
 			c.Events.Eventf(pod, corev1.EventTypeNormal, "TaintManagerEviction", "Cancelling deletion of Pod %s", key)
 		}
 		return nil
 	}
-	if at := c.fenced(pod, d, c.since(pod.UID, now).Add(d.after)); at.After(now) {
-		c.loop.After(key, at.Sub(now))
+	if at := c.fenced(pod, d); at.After(now) {
+		wait := at.Sub(now)
+		if at.After(d.at) {
+			wait = min(wait, backCheck)
+		}
+		c.loop.After(key, wait)
 		return nil
 	}
 	return c.evict(ctx, pod, now)
@@ -132,18 +145,18 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 
 // fenced puts off the eviction of a pod that its node may still run, until the node has surely ended it: its deletion lets
 // others make another that has the same volume.
-func (c *controller) fenced(pod *corev1.Pod, d decision, at time.Time) time.Time {
+func (c *controller) fenced(pod *corev1.Pod, d decision) time.Time {
 	kill, ok := link.FenceTold(pod.Status.Conditions)
 	if !ok || !d.away {
-		return at
+		return d.at
 	}
 	if online, _ := c.Presence.Online(pod.Spec.NodeName); online {
-		return at
+		return d.at
 	}
-	if passed := c.Presence.Held(pod.Spec.NodeName).Add(link.FencePassed(kill)); passed.After(at) {
+	if passed := c.Presence.Held(pod.Spec.NodeName).Add(link.FencePassed(kill)); passed.After(d.at) {
 		return passed
 	}
-	return at
+	return d.at
 }
 
 func (c *controller) evict(ctx context.Context, pod *corev1.Pod, now time.Time) error {
