@@ -57,10 +57,10 @@ func New(in Inputs) *loop.Loop {
 }
 
 // watchSizes wakes the budgets of a namespace when a size changes that they may
-// count with, or becomes known.
+// count with, becomes known, or comes under another's.
 func watchSizes[T any](c *controller, from *cache.Cache[T], size func(*T) *int32) {
 	loop.Watch(c.loop, from, func(change cache.Change[T]) []loop.Key {
-		if change.Old != nil && change.New != nil && equality.Semantic.DeepEqual(size(change.Old), size(change.New)) {
+		if change.Old != nil && change.New != nil && equality.Semantic.DeepEqual(size(change.Old), size(change.New)) && sameOwners(change.Old, change.New) {
 			return nil
 		}
 		var keys []loop.Key
@@ -69,6 +69,10 @@ func watchSizes[T any](c *controller, from *cache.Cache[T], size func(*T) *int32
 		}
 		return keys
 	})
+}
+
+func sameOwners(a, b any) bool {
+	return equality.Semantic.DeepEqual(a.(metav1.Object).GetOwnerReferences(), b.(metav1.Object).GetOwnerReferences())
 }
 
 // podPrefix tells keys of pods from those of budgets: no name has a slash.
