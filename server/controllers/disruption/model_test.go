@@ -47,7 +47,7 @@ type world struct {
 	problems []string
 }
 
-// eviction is one that the API has allowed since the last look, and has not carried out.
+// eviction is one that the API has allowed and that is still to happen.
 type eviction struct {
 	budget types.UID
 	pod    string
@@ -307,7 +307,11 @@ func (w *world) fine() {
 			stays := func(p *corev1.Pod) bool {
 				return p.Name == e.pod && p.DeletionTimestamp == nil && p.Labels["app"] == b.Name
 			}
-			if at, listed := b.Status.DisruptedPods[e.pod]; b.UID == e.budget && time.Since(e.at.Time) < 2*time.Minute && slices.ContainsFunc(w.pods(), stays) && (!listed || !at.Equal(&e.at)) {
+			if b.UID != e.budget || time.Since(e.at.Time) >= 2*time.Minute || !slices.ContainsFunc(w.pods(), stays) {
+				continue
+			}
+			w.allowed = append(w.allowed, e)
+			if at, listed := b.Status.DisruptedPods[e.pod]; !listed || !at.Equal(&e.at) {
 				w.problem("%s has forgotten that it allowed the eviction of %s at %v: %+v", b.Name, e.pod, e.at, b.Status)
 			}
 		}
@@ -345,7 +349,7 @@ func (w *world) evict(p *corev1.Pod, upTo int) {
 		return
 	}
 	w.mu.Lock()
-	w.allowed = append(w.allowed, eviction{b.UID, p.Name, now})
+	w.allowed = append(slices.DeleteFunc(w.allowed, func(e eviction) bool { return e.budget == b.UID && e.pod == p.Name }), eviction{b.UID, p.Name, now})
 	w.mu.Unlock()
 	if upTo > 0 {
 		pods.SetCondition(p, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "EvictionByEvictionAPI", LastTransitionTime: now})
