@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -50,6 +51,27 @@ type Inputs struct {
 type controller struct {
 	Inputs
 	loop *loop.Loop
+
+	mu sync.Mutex
+	// missing holds since when nodes that pods name are known not to be there; a restart begins the time anew.
+	missing map[string]time.Time
+}
+
+// gone gives for how long a node has been missing.
+func (c *controller) gone(node string, now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.missing[node]; !ok {
+		c.missing[node] = now
+	}
+	return now.Sub(c.missing[node])
+}
+
+// forget is for a node that is there, or that no pod names any more.
+func (c *controller) forget(node string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.missing, node)
 }
 
 // finished is the key that stands for all finished pods.
@@ -57,11 +79,14 @@ var finished = loop.Key{Name: "*finished"}
 
 // New makes the controller; its keys are pods.
 func New(in Inputs) *loop.Loop {
-	c := &controller{Inputs: in}
+	c := &controller{Inputs: in, missing: map[string]time.Time{}}
 	c.loop = loop.New("pod-garbage-collector", in.Log, c.reconcile).OneWorker()
 	loop.Watch(c.loop, in.Pods, func(change cache.Change[corev1.Pod]) []loop.Key {
 		pod := change.New
 		if pod == nil {
+			if node := change.Old.Spec.NodeName; len(cache.OnNode(in.Pods, node)) == 0 {
+				c.forget(node)
+			}
 			return nil
 		}
 		keys := []loop.Key{}
@@ -69,7 +94,7 @@ func New(in Inputs) *loop.Loop {
 		if pod.DeletionTimestamp != nil && (ok || pod.Spec.NodeName == "") {
 			keys = append(keys, change.Key())
 		}
-		if !ok && pod.Spec.NodeName != "" && change.Old == nil {
+		if !ok && pod.Spec.NodeName != "" && (change.Old == nil || change.Old.Spec.NodeName == "") {
 			keys = append(keys, change.Key()) // it may have been there before this server
 		}
 		if pods.IsFinished(pod) && in.Pods.Len() > threshold {
@@ -79,16 +104,18 @@ func New(in Inputs) *loop.Loop {
 	})
 	loop.Watch(c.loop, in.Nodes, func(change cache.Change[corev1.Node]) []loop.Key {
 		if change.New != nil {
+			c.forget(change.New.Name)
 			var keys []loop.Key
 			for _, pod := range leaving(cache.OnNode(in.Pods, change.New.Name)) {
 				keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
 			}
 			return keys
 		}
+		var keys []loop.Key
 		for _, pod := range cache.OnNode(in.Pods, change.Old.Name) {
-			c.loop.After(loop.Key{Namespace: pod.Namespace, Name: pod.Name}, quarantine)
+			keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
 		}
-		return nil
+		return keys
 	})
 	return c.loop
 }
@@ -114,7 +141,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	if node, ok := c.Nodes.Get("", pod.Spec.NodeName); ok {
 		return c.collect(ctx, key, pod, node)
 	}
-	if left := quarantine - time.Since(pod.CreationTimestamp.Time); left > 0 {
+	if left := quarantine - c.gone(pod.Spec.NodeName, time.Now()); left > 0 {
 		c.loop.After(key, left)
 		return nil
 	}
