@@ -268,12 +268,13 @@ func (w *world) steps() map[string]func(*rapid.T) {
 		}
 	}
 	unwell := func() { w.mu.Lock(); defer w.mu.Unlock(); w.well = false }
+	untold := func(t *rapid.T) { w.link(t, name.Draw(t, "node"), false) }
 	cut := func(t *rapid.T) { w.link(t, name.Draw(t, "node"), true) }
 	return map[string]func(*rapid.T){
 		"link": cut, "another link": cut,
-		"link, untold": func(t *rapid.T) { w.link(t, name.Draw(t, "node"), false) },
-		"report":       func(t *rapid.T) { w.report(t, name.Draw(t, "node")) },
-		"cordon":       func(t *rapid.T) { change(t, func(n *corev1.Node) { n.Spec.Unschedulable = !n.Spec.Unschedulable }) },
+		"link, untold": untold, "another, untold": untold,
+		"report": func(t *rapid.T) { w.report(t, name.Draw(t, "node")) },
+		"cordon": func(t *rapid.T) { change(t, func(n *corev1.Node) { n.Spec.Unschedulable = !n.Spec.Unschedulable }) },
 		"their taint": func(t *rapid.T) {
 			change(t, func(n *corev1.Node) {
 				effect := rapid.SampledFrom([]corev1.TaintEffect{corev1.TaintEffectNoSchedule, corev1.TaintEffectNoExecute}).Draw(t, "effect")
@@ -310,6 +311,7 @@ func (w *world) steps() map[string]func(*rapid.T) {
 		"wait": func(t *rapid.T) {
 			time.Sleep(rapid.SampledFrom([]time.Duration{10 * time.Second, 41 * time.Second, time.Minute, 5 * time.Minute}).Draw(t, "waits"))
 		},
+		"wait long": func(*rapid.T) { time.Sleep(5 * time.Minute) },
 	}
 }
 
