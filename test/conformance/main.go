@@ -2,6 +2,8 @@
 // into a results file and writes docs/conformance.md from it. A spec that a run did not touch keeps its last result.
 //
 //	go run ./test/conformance --suite conformance.yaml --junit report/ --results test/conformance/results.json --out docs/conformance.md
+//
+// Without a suite it only says what passed in the reports.
 package main
 
 import (
@@ -24,12 +26,16 @@ import (
 type results map[string]string
 
 func main() {
-	suite := flag.String("suite", "", "upstream's conformance.yaml: the specs")
+	suite := flag.String("suite", "", "upstream's conformance.yaml: the specs; empty: any, and nothing is kept")
 	junit := flag.String("junit", "", "folder with JUnit reports to merge")
 	file := flag.String("results", "test/conformance/results.json", "file that keeps the results")
 	out := flag.String("out", "docs/conformance.md", "page to write")
 	flag.Parse()
-	if err := run(*suite, *junit, *file, *out); err != nil {
+	act := func() error { return run(*suite, *junit, *file, *out) }
+	if *suite == "" {
+		act = func() error { return say(*junit) }
+	}
+	if err := act(); err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}
@@ -68,6 +74,26 @@ func run(suite, junit, file, out string) error {
 		return err
 	}
 	return os.WriteFile(out, []byte(page(specs, known)), 0o644)
+}
+
+// say prints the specs of a report that failed, and how many passed.
+func say(junit string) error {
+	ran, err := readReports(junit)
+	if err != nil {
+		return err
+	}
+	var failed []string
+	for spec, outcome := range ran {
+		if outcome != "passed" {
+			failed = append(failed, spec)
+		}
+	}
+	sort.Strings(failed)
+	for _, f := range failed {
+		fmt.Println("FAILED", f)
+	}
+	fmt.Printf("%d passed, %d failed\n", len(ran)-len(failed), len(failed))
+	return nil
 }
 
 // readSuite lists the specs by their code names, sorted.
@@ -110,7 +136,7 @@ type testcase struct {
 
 var labels = regexp.MustCompile(`( \[[^\[\]]*\])?$`)
 
-// readReports gives the outcome of each spec that ran: a spec without its labels -> passed or failed.
+// readReports gives the outcome of each spec that ran: its name and labels -> passed or failed.
 func readReports(dir string) (results, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.xml"))
 	if err != nil {
@@ -153,13 +179,17 @@ func note(ran results, c testcase) {
 		outcome = "passed"
 	}
 	ran[name] = outcome
-	ran[labels.ReplaceAllString(name, "")] = outcome
 }
 
 // merge takes over what ran, and returns how much passed and what failed.
 func merge(known results, specs []string, ran results) (passed int, failed []string) {
+	outcomes := results{}
+	for name, outcome := range ran {
+		outcomes[name] = outcome
+		outcomes[labels.ReplaceAllString(name, "")] = outcome
+	}
 	for _, spec := range specs {
-		outcome, there := ran[spec]
+		outcome, there := outcomes[spec]
 		if !there {
 			continue
 		}
