@@ -123,6 +123,7 @@ type round struct {
 	wires    map[int]*wire
 	mine     map[netip.Addr]bool
 	again    map[netip.Addr][]time.Time // when an address is to be claimed
+	apart    bool                       // others may have announced what is mine without my having heard of it
 	last     time.Time                  // of looking
 }
 
@@ -173,7 +174,7 @@ func (r *round) become(c Config, on map[netip.Addr]net.Interface) error {
 			errs = append(errs, err)
 			continue
 		}
-		r.wires[index] = w
+		r.wires[index], r.apart = w, true
 		w.listen(func(p arp) { r.asked(w, p) })
 	}
 	r.tag, r.peers, r.on = clusterTag(c.Cluster), map[netip.Addr]string{}, map[netip.Addr]int{}
@@ -256,7 +257,12 @@ func (r *round) hear() {
 			serves[a] = true
 		}
 		r.mu.Lock()
-		news := b.cluster == r.tag && r.peers[from.Addr().Unmap()] == b.node && r.election.hear(b.node, serves, time.Now())
+		news := false
+		if b.cluster == r.tag && r.peers[from.Addr().Unmap()] == b.node {
+			now := time.Now()
+			r.apart = r.apart || r.election.away(b.node, now)
+			news = r.election.hear(b.node, serves, now)
+		}
 		r.mu.Unlock()
 		if news {
 			poke(r.wake) // who has just come learns at once who is there
@@ -272,16 +278,19 @@ func (r *round) look(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now.Sub(r.last) > missed { // this process stood still: what it knows of the others is old
-		r.election.began, r.election.heard = now, map[string]peer{}
+		r.election.began, r.election.heard, r.apart = now, map[string]peer{}, true
 	}
 	r.last = now
 	mine := r.election.mine(now)
 	for a := range mine {
-		if !r.mine[a] {
+		if !r.mine[a] || r.apart {
 			r.schedule(a, now)
+		}
+		if !r.mine[a] {
 			r.took(a)
 		}
 	}
+	r.apart = false
 	for a := range r.mine {
 		if !mine[a] {
 			r.Logger.Info("another node announces the address", "address", a.String())

@@ -13,8 +13,16 @@ import (
 	"bramble.dev/mesh/internal/nstest"
 )
 
-// TestAnAddressMoves: on a real link a client finds the address at one node, and at another soon after that one has died.
-func TestAnAddressMoves(t *testing.T) {
+// link is three nodes that announce one address, and a client.
+type link struct {
+	client *nstest.NS
+	nodes  []*nstest.NS
+	all    []*Announcer
+	vip    netip.Addr
+	plug   func(*nstest.NS, bool)
+}
+
+func newLink(t *testing.T) *link {
 	client := nstest.New(t, "client")
 	hosts := map[*nstest.NS]string{client: "10.99.0.9/24"}
 	var nodes []*nstest.NS
@@ -25,7 +33,7 @@ func TestAnAddressMoves(t *testing.T) {
 		hosts[n] = fmt.Sprintf("10.99.0.%d/24", i+1)
 		peers = append(peers, Peer{fmt.Sprint("n", i), netip.MustParseAddr(fmt.Sprintf("10.99.0.%d", i+1))})
 	}
-	nstest.Switch(t, hosts)
+	plug := nstest.Switch(t, hosts)
 	vip := netip.MustParseAddr("10.99.0.200")
 	var all []*Announcer
 	for i, n := range nodes {
@@ -37,6 +45,13 @@ func TestAnAddressMoves(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	return &link{client, nodes, all, vip, plug}
+}
+
+// TestAnAddressMoves: on a real link a client finds the address at one node, and at another soon after that one has died.
+func TestAnAddressMoves(t *testing.T) {
+	l := newLink(t)
+	client, nodes, all, vip := l.client, l.nodes, l.all, l.vip
 	holder := eventually(t, 5*time.Second, func() int { return found(client, nodes, vip) }, -1)
 	all[holder].Close()
 	begun := time.Now()
@@ -50,6 +65,26 @@ func TestAnAddressMoves(t *testing.T) {
 		if err := a.Set(context.Background(), Config{}); err != nil || a.running != nil {
 			t.Errorf("n%d goes on with nothing to announce (%v)", i, err)
 		}
+	}
+}
+
+// TestACableThatWasOut: who announced an address before its cable was out does so again, and the link is told: otherwise it would go
+// on believing the node that stood in, and lose the address with that one.
+func TestACableThatWasOut(t *testing.T) {
+	l := newLink(t)
+	find := func() int { return found(l.client, l.nodes, l.vip) }
+	holder := eventually(t, 5*time.Second, find, -1)
+	time.Sleep(claims[len(claims)-1] + interval) // it has said so for the last time
+	l.plug(l.nodes[holder], false)
+	second := eventually(t, 5*time.Second, find, holder)
+	time.Sleep(claims[len(claims)-1] + interval) // and so has the other: what is claimed while both hear is defended
+	l.plug(l.nodes[holder], true)
+	if got := eventually(t, 3*time.Second, find, second); got != holder { // by itself a client that is in doubt asks after five
+		t.Errorf("the address came to n%d, want n%d", got, holder)
+	}
+	time.Sleep(claims[len(claims)-1] + interval)
+	if got := find(); got != holder {
+		t.Errorf("the address is at n%d, want n%d", got, holder)
 	}
 }
 

@@ -49,6 +49,13 @@ func (e *election) hear(node string, serves map[netip.Addr]bool, now time.Time) 
 	return false
 }
 
+// away says whether a node was not heard until now. When it comes back, the link believes whichever of both announced last, and on
+// the other side of a cable that was out that was not who announces from now on.
+func (e *election) away(node string, now time.Time) bool {
+	p, ok := e.heard[node]
+	return !ok || now.Sub(p.at) > missed
+}
+
 // mine are the addresses that this node announces now. Of a node that has not been heard since the beginning nothing is known
 // yet: it may serve everything.
 func (e *election) mine(now time.Time) map[netip.Addr]bool {

@@ -165,15 +165,17 @@ func (n *NS) ListenPacket(addr string) net.PacketConn {
 }
 
 // Switch joins namespaces by a bridge that stands in a namespace of its own, as a cable and a switch
-// join hosts: each gets an interface eth0 with its address.
-func Switch(t testing.TB, hosts map[*NS]string) {
+// join hosts: each gets an interface eth0 with its address. plug puts a host's cable in or takes it out.
+func Switch(t testing.TB, hosts map[*NS]string) (plug func(h *NS, in bool)) {
 	t.Helper()
+	ports := map[*NS]string{}
 	sw := New(t, "switch")
 	sw.Run("ip", "link", "add", "sw0", "type", "bridge")
 	sw.Run("ip", "link", "set", "sw0", "up")
 	i := 0
 	for h, addr := range hosts {
 		port := fmt.Sprintf("p%d", i)
+		ports[h] = port
 		i++
 		sw.Must(func() error {
 			br, err := netlink.LinkByName("sw0")
@@ -188,6 +190,9 @@ func Switch(t testing.TB, hosts map[*NS]string) {
 		h.Run("ip", "addr", "add", addr, "dev", "eth0")
 		h.Run("ip", "link", "set", "eth0", "up")
 		sw.Run("ip", "link", "set", port, "up")
+	}
+	return func(h *NS, in bool) {
+		sw.Run("ip", "link", "set", ports[h], map[bool]string{true: "up", false: "down"}[in])
 	}
 }
 
