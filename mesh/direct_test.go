@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -96,4 +97,34 @@ func TestDirectRoutes(t *testing.T) {
 	c.change = direct
 	c.set()
 	route("via 192.168.50.22 dev eth0")
+}
+
+// TestALinkThatWasDown: the kernel takes the routes of a link that goes down. They are back soon after the link.
+func TestALinkThatWasDown(t *testing.T) {
+	c := newCluster(t, 2)
+	h1, h2 := c.hosts[0], c.hosts[1]
+	c.change = func(cfg *Config) { cfg.DirectRoutes = true }
+	c.set()
+	a, b := h1.pod("a"), h2.pod("b")
+	a.Run("ping", "-c1", "-W2", b.IP.String())
+	for _, cmd := range [][]string{
+		{"ip link set eth0 down", "ip link set eth0 up"},
+		{"ip address flush dev eth0", "ip address add 192.168.50.1/24 dev eth0"},
+	} {
+		for _, line := range cmd {
+			args := strings.Fields(line)
+			h1.NS.Run(args[0], args[1:]...)
+			time.Sleep(100 * time.Millisecond)
+		}
+		begun := time.Now()
+		for {
+			if _, err := a.Try("ping", "-c1", "-W1", b.IP.String()); err == nil {
+				break
+			}
+			if time.Since(begun) > 5*time.Second {
+				t.Fatalf("after %q no way leads to the other host's pods:\n%s", cmd, h1.NS.Run("ip", "route"))
+			}
+		}
+		t.Logf("after %q pods reached each other in %v", cmd, time.Since(begun).Round(10*time.Millisecond))
+	}
 }

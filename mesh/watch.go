@@ -7,17 +7,35 @@ import (
 	"time"
 )
 
+// settling is how long a link that comes up has for its addresses and routes, before the mesh is looked after.
+const settling = 200 * time.Millisecond
+
 // watch puts right from time to time what others did to the mesh: a `flush ruleset`, a network manager
-// that tidies up, a Docker that is started. It costs a few questions to the kernel.
+// that tidies up, a Docker that is started. It costs a few questions to the kernel. When a link has come up it does so at once: the
+// kernel took the link's routes, those to other nodes' pods among them, when it went down, and tells nobody.
 func (m *Mesh) watch(ctx context.Context) {
 	tick := time.NewTicker(m.recheck)
 	defer tick.Stop()
+	cameUp, err := m.host.CameUp(ctx.Done())
+	if err != nil {
+		m.Logger.Warn("links that come up are noticed late", "err", err)
+	}
 	said := ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case _, ok := <-cameUp:
+			if !ok {
+				cameUp = nil // there is the ticker
+				continue
+			}
+			select {
+			case <-time.After(settling):
+			case <-ctx.Done():
+				return
+			}
 		}
 		m.mu.Lock()
 		var err error

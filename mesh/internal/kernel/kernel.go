@@ -81,6 +81,28 @@ func (h *Host) enter(f func() error) error {
 	return err
 }
 
+// CameUp tells that a link came up or got an IPv4 address, by the route that the kernel itself makes then, until done is closed. Then,
+// and when the kernel has more to tell than was listened to, the channel is closed. Pods' links have no such routes.
+func (h *Host) CameUp(done <-chan struct{}) (<-chan struct{}, error) {
+	updates, out := make(chan netlink.RouteUpdate), make(chan struct{}, 1)
+	if err := netlink.RouteSubscribeWithOptions(updates, done, netlink.RouteSubscribeOptions{Namespace: &h.ns}); err != nil {
+		return nil, fmt.Errorf("listen for links that come up: %w", err)
+	}
+	go func() { // ends with updates, which is closed with the socket
+		defer close(out)
+		for u := range updates {
+			if u.Type != unix.RTM_NEWROUTE || u.Family != unix.AF_INET || u.Table != unix.RT_TABLE_MAIN || u.Protocol != unix.RTPROT_KERNEL {
+				continue
+			}
+			select {
+			case out <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	return out, nil
+}
+
 // Sysctl sets a network parameter of the host's namespace, named below /proc/sys/net, unless it has
 // the value. A parameter that this kernel does not have is no error: it has nothing to switch off.
 func (h *Host) Sysctl(name, value string) error {
