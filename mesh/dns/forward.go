@@ -17,7 +17,8 @@ const patience = 1500 * time.Millisecond
 // forwarder asks other resolvers, and remembers what they said.
 type forwarder struct {
 	enter func(func() error) error
-	slots chan struct{}
+	slots chan struct{} // of questions
+	queue chan struct{} // of clients
 	cache *cache
 
 	mu       sync.Mutex
@@ -33,7 +34,7 @@ type flight struct {
 }
 
 func newForwarder(enter func(func() error) error) *forwarder {
-	return &forwarder{enter: enter, slots: make(chan struct{}, maxForwarded), cache: newCache(), flights: map[key]*flight{}}
+	return &forwarder{enter: enter, slots: make(chan struct{}, maxForwarded), queue: make(chan struct{}, maxWaiting), cache: newCache(), flights: map[key]*flight{}}
 }
 
 // set takes over resolvers, without those that would lead back here.
@@ -68,6 +69,23 @@ func (f *forwarder) exchange(q *dns.Msg) *dns.Msg {
 	if fresh {
 		return adopt(q, old)
 	}
+	if a := f.find(q, k); a != nil && (old == nil || !failure(a)) {
+		return adopt(q, a)
+	}
+	if old != nil {
+		return adopt(q, old)
+	}
+	return reply(q, dns.RcodeServerFailure)
+}
+
+// find asks, or waits for what somebody asks already. Nil: nobody answered, or too many wait.
+func (f *forwarder) find(q *dns.Msg, k key) *dns.Msg {
+	select {
+	case f.queue <- struct{}{}:
+		defer func() { <-f.queue }()
+	default:
+		return nil
+	}
 	f.mu.Lock()
 	fl, waiting := f.flights[k]
 	if !waiting {
@@ -77,23 +95,17 @@ func (f *forwarder) exchange(q *dns.Msg) *dns.Msg {
 	f.mu.Unlock()
 	if waiting {
 		<-fl.done
-	} else {
-		fl.answer = f.ask(q)
-		f.mu.Lock()
-		delete(f.flights, k)
-		f.mu.Unlock()
-		close(fl.done)
-		if fl.answer != nil {
-			f.cache.put(k, fl.answer, time.Now())
-		}
+		return fl.answer
 	}
-	switch {
-	case old != nil && (fl.answer == nil || failure(fl.answer)):
-		return adopt(q, old)
-	case fl.answer != nil:
-		return adopt(q, fl.answer)
+	fl.answer = f.ask(q)
+	f.mu.Lock()
+	delete(f.flights, k)
+	f.mu.Unlock()
+	close(fl.done)
+	if fl.answer != nil {
+		f.cache.put(k, fl.answer, time.Now())
 	}
-	return reply(q, dns.RcodeServerFailure)
+	return fl.answer
 }
 
 // failure says whether a resolver could not, or would not, find the answer. A router whose own link is down answers so:

@@ -202,6 +202,44 @@ func TestOneFlight(t *testing.T) {
 	}
 }
 
+// TestManyWaitInVain: on a site that is cut off, however many ask for names outside, the cluster's own names are answered.
+func TestManyWaitInVain(t *testing.T) {
+	dead, err := net.ListenPacket("udp4", "127.0.0.1:0") // takes queries and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dead.Close()
+	c := testConfig()
+	c.Upstream = []string{dead.LocalAddr().String()}
+	s := open(t, c)
+	for _, name := range []string{"www%[2]d.example.com", "www%[1]d.example.com"} { // one name for all, a name for each
+		pods, err := net.Dial("udp4", s.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pods.Close()
+		for i := range 2 * maxQueries {
+			b, err := query(fmt.Sprintf(name, i, 0), dns.TypeA).Pack()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := pods.Write(b); err != nil {
+				t.Fatal(err)
+			}
+			if i%16 == 0 {
+				time.Sleep(time.Millisecond) // the socket's buffer is not what is tested
+			}
+		}
+		begun := time.Now()
+		client := &dns.Client{Timeout: time.Second}
+		m, _, err := client.Exchange(query("web.default.svc.cluster.local", dns.TypeA), s.Addr().String())
+		if err != nil || len(m.Answer) != 1 {
+			t.Errorf("%s: after %v: %v", name, time.Since(begun), err)
+		}
+		time.Sleep(patience + 100*time.Millisecond)
+	}
+}
+
 func TestCache(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache()

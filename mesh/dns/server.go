@@ -40,7 +40,8 @@ type Config struct {
 const (
 	maxQueries     = 512 // being answered at once
 	maxConnections = 128 // of TCP
-	maxForwarded   = 128 // waiting for other resolvers at once; beyond: SERVFAIL
+	maxForwarded   = 128 // being asked of other resolvers at once; beyond: SERVFAIL
+	maxWaiting     = 256 // waiting for what is being asked, which leaves room for the cluster's own names
 )
 
 // Server is the node's name server.
