@@ -14,6 +14,7 @@ import (
 type Rule struct {
 	Text string
 	data []byte          // the kernel's list of expressions
+	size int             // how many they are
 	vmap []Element       // of an anonymous verdict map keyed by a number, when the rule has one
 	uses map[string]bool // names of sets that it reads or writes
 	to   map[string]bool // names of chains that it goes to
@@ -38,10 +39,14 @@ func keys(m map[string]bool, vmap []Element) []string {
 	return out
 }
 
+// Size is how many expressions the rule is made of. The kernel takes 128.
+func (r Rule) Size() int { return r.size }
+
 // Builder puts a rule together from left to right.
 type Builder struct {
 	words []string
 	buf   buffer
+	size  int
 	ip4   bool // "this is IPv4" has been said: the kernel needs it before a look into the header
 	vmap  []Element
 	uses  map[string]bool
@@ -52,7 +57,7 @@ type Builder struct {
 func New() *Builder { return &Builder{} }
 
 func (b *Builder) done() Rule {
-	return Rule{Text: strings.Join(b.words, " "), data: b.buf, vmap: b.vmap, uses: b.uses, to: b.to}
+	return Rule{Text: strings.Join(b.words, " "), data: b.buf, size: b.size, vmap: b.vmap, uses: b.uses, to: b.to}
 }
 
 func (b *Builder) say(words ...string) *Builder {
@@ -72,6 +77,7 @@ func reg(n int) uint32 { return uint32(unix.NFT_REG32_00 + n) }
 
 // expr appends one expression: a name and its attributes.
 func (b *Builder) expr(name string, attrs func(*buffer)) {
+	b.size++
 	at := b.buf.begin(unix.NFTA_LIST_ELEM)
 	b.buf.string(unix.NFTA_EXPR_NAME, name)
 	data := b.buf.begin(unix.NFTA_EXPR_DATA)

@@ -214,6 +214,12 @@ func (b *Builder) Drop() Rule {
 	return b.say("drop").done()
 }
 
+// Return goes back to the chain that jumped here, behind the rule that did.
+func (b *Builder) Return() Rule {
+	b.verdict(unix.NFT_RETURN, "")
+	return b.say("return").done()
+}
+
 // Notrack lets the packet pass without a tracked connection.
 func (b *Builder) Notrack() Rule {
 	b.expr("notrack", func(*buffer) {})

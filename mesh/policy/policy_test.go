@@ -3,9 +3,12 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
+
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"bramble.dev/internal/golden"
 	"bramble.dev/mesh/nft"
@@ -34,6 +37,29 @@ func TestKernelTakesTheTable(t *testing.T) {
 	}
 	nfttest.TakenByKernel(t, tableName, ours.Text(tableName), func(conn *nft.Conn) error {
 		return Open(conn, Options{Table: tableName}).Set(context.Background(), everything())
+	})
+}
+
+// TestManyExceptions: a policy may except more of a range than fits into one rule of the kernel's.
+func TestManyExceptions(t *testing.T) {
+	block := &networkingv1.IPBlock{CIDR: "10.0.0.0/8"}
+	for i := range 300 {
+		block.Except = append(block.Except, fmt.Sprintf("10.%d.%d.0/25", i/100, i%100))
+	}
+	np := pol("shop", "web", labelled("app", "web"), in, out)
+	np.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{
+		{From: peers{{IPBlock: block}}},
+		{From: peers{{IPBlock: block}, {PodSelector: labelled("app", "front")}}, Ports: ports{at("TCP", 80, 0), at("", 8000, 8100), at("", "http", 0)}},
+	}
+	np.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{{To: peers{{IPBlock: block}}, Ports: ports{at("TCP", 443, 0)}}}
+	c := everything()
+	c.Policies = append(c.Policies, np)
+	ours := nfttest.New()
+	if err := Open(ours, Options{Table: tableName}).Set(context.Background(), c); err != nil {
+		t.Fatal(err)
+	}
+	nfttest.TakenByKernel(t, tableName, ours.Text(tableName), func(conn *nft.Conn) error {
+		return Open(conn, Options{Table: tableName}).Set(context.Background(), c)
 	})
 }
 

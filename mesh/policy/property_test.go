@@ -205,6 +205,9 @@ func drawPeers(t *rapid.T, named bool) (out []networkingv1.NetworkPolicyPeer) {
 			p.IPBlock = &networkingv1.IPBlock{CIDR: rapid.SampledFrom([]string{"0.0.0.0/0", "10.42.0.0/16", "10.42.1.0/30", "192.0.2.0/24"}).Draw(t, "block")}
 			if rapid.Bool().Draw(t, "except") {
 				p.IPBlock.Except = []string{rapid.SampledFrom([]string{"10.42.1.2/31", "10.42.2.0/25", "192.0.2.1/32"}).Draw(t, "but")}
+				for i := range rapid.SampledFrom([]int{0, 0, 0, 20, 100}).Draw(t, "more") {
+					p.IPBlock.Except = append(p.IPBlock.Except, fmt.Sprintf("10.42.%d.4/31", 100+i))
+				}
 			}
 		case kind < 2:
 			p.PodSelector = drawSelector(t, "pods")
@@ -384,6 +387,8 @@ func (r rules) rule(words []string, p packet) (verdict string, final bool) {
 			return "", false
 		case "accept", "drop":
 			return words[0], true
+		case "return":
+			return "", true
 		case "jump":
 			v := r.chain(words[1], p)
 			return v, v != ""

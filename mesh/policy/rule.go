@@ -22,10 +22,43 @@ type direction struct {
 	rules     []nft.Rule
 }
 
-// match begins a rule for one peer.
-type match func() *nft.Builder
+// match is one peer: what a rule for it begins with, and which addresses of it are not meant.
+type match struct {
+	begin  func() *nft.Builder
+	except []netip.Prefix
+}
 
-func everyone() *nft.Builder { return nft.New() }
+// inOneRule is how many exceptions stand in a rule: the kernel takes 128 expressions, and each needs up to three. A rule that it
+// refused would leave the whole node with the policies of before.
+const inOneRule = 16
+
+// add adds rules for a peer.
+func (d *direction) add(m match, rules ...func(*nft.Builder) nft.Rule) {
+	is, not := (*nft.Builder).Saddr, (*nft.Builder).SaddrNot
+	if d.out {
+		is, not = (*nft.Builder).Daddr, (*nft.Builder).DaddrNot
+	}
+	if len(m.except) <= inOneRule {
+		for _, rule := range rules {
+			b := m.begin()
+			for _, p := range m.except {
+				not(b, p)
+			}
+			d.rules = append(d.rules, rule(b))
+		}
+		return
+	}
+	name := d.chainName + "/except-" + strconv.Itoa(len(d.rules))
+	var inside []nft.Rule
+	for _, p := range m.except {
+		inside = append(inside, is(nft.New(), p).Return())
+	}
+	for _, rule := range rules {
+		inside = append(inside, rule(nft.New()))
+	}
+	d.chain(name, inside...)
+	d.rules = append(d.rules, m.begin().Jump(name))
+}
 
 // rule adds what one rule of the policy lets through: from or to any of the peers, at any of the
 // ports. No peers are all, no ports are all protocols; a peer or port that means nothing lets nothing
@@ -34,7 +67,7 @@ func (d *direction) rule(i int, peers []networkingv1.NetworkPolicyPeer, ports []
 	matches := d.matches(peers)
 	if len(ports) == 0 {
 		for _, m := range matches {
-			d.rules = append(d.rules, d.pass(m()))
+			d.add(m, d.pass)
 		}
 		return
 	}
@@ -55,12 +88,12 @@ func (d *direction) pass(b *nft.Builder) nft.Rule {
 
 func (d *direction) matches(peers []networkingv1.NetworkPolicyPeer) []match {
 	if len(peers) == 0 {
-		return []match{everyone}
+		return []match{{begin: nft.New}}
 	}
 	var out []match
 	for _, peer := range peers {
 		if peer.IPBlock != nil {
-			if m := d.block(peer.IPBlock); m != nil {
+			if m, ok := d.block(peer.IPBlock); ok {
 				out = append(out, m)
 			}
 			continue
@@ -70,40 +103,36 @@ func (d *direction) matches(peers []networkingv1.NetworkPolicyPeer) []match {
 		if d.out {
 			field = nft.Daddr
 		}
-		out = append(out, func() *nft.Builder { return nft.New().In(set, field) })
+		out = append(out, match{begin: func() *nft.Builder { return nft.New().In(set, field) }})
 	}
 	return out
 }
 
-// block matches a range of addresses; nil: none of IPv4.
-func (d *direction) block(b *networkingv1.IPBlock) match {
+// block matches a range of addresses, if it is one of IPv4.
+func (d *direction) block(b *networkingv1.IPBlock) (m match, ok bool) {
 	in, err := netip.ParsePrefix(b.CIDR)
 	if err != nil || !in.Addr().Is4() {
-		return nil
+		return m, false
 	}
-	var except []netip.Prefix
 	for _, s := range b.Except {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
-			return nil // to let less through than was meant is the safer mistake
+			return m, false // to let less through than was meant is the safer mistake
 		}
 		if p.Addr().Is4() {
-			except = append(except, p)
+			m.except = append(m.except, p)
 		}
 	}
-	return func() *nft.Builder {
-		r, is, not := nft.New(), (*nft.Builder).Saddr, (*nft.Builder).SaddrNot
-		if d.out {
-			is, not = (*nft.Builder).Daddr, (*nft.Builder).DaddrNot
+	m.begin = func() *nft.Builder {
+		switch {
+		case in.Bits() == 0:
+			return nft.New()
+		case d.out:
+			return nft.New().Daddr(in)
 		}
-		if in.Bits() > 0 {
-			is(r, in)
-		}
-		for _, p := range except {
-			not(r, p)
-		}
-		return r
+		return nft.New().Saddr(in)
 	}
+	return m, true
 }
 
 // numbers adds the rules for ports that are numbers. Where there are several peers and several ports
@@ -140,13 +169,13 @@ func (d *direction) numbers(i int, matches []match, ports []networkingv1.Network
 		}
 		d.chain(name, rules...)
 		for _, m := range matches {
-			d.rules = append(d.rules, m().Jump(name))
+			d.add(m, func(b *nft.Builder) nft.Rule { return b.Jump(name) })
 		}
 		return
 	}
 	for _, m := range matches {
 		for _, t := range tests {
-			d.rules = append(d.rules, d.pass(t(m())))
+			d.add(m, func(b *nft.Builder) nft.Rule { return d.pass(t(b)) })
 		}
 	}
 }
@@ -163,7 +192,7 @@ func (d *direction) named(peers []networkingv1.NetworkPolicyPeer, matches []matc
 	if !d.out {
 		own := d.ports(d.group(d.namespace, networkingv1.NetworkPolicyPeer{PodSelector: d.selected}), name, proto)
 		for _, m := range matches {
-			d.rules = append(d.rules, d.pass(m().In(own, nft.VIP...)))
+			d.add(m, func(b *nft.Builder) nft.Rule { return d.pass(b.In(own, nft.VIP...)) })
 		}
 		return
 	}

@@ -1,7 +1,7 @@
 // Package nfttest is a kernel's nftables in memory, printed as text.
 //
 // It keeps what the real one insists on: a transaction is done whole or not at all, names must exist
-// before they are used and must not be used when they are removed, an element is not overwritten.
+// before they are used and must not be used when they are removed, an element is not overwritten, names and rules are not too long.
 //
 //	k := nfttest.New()
 //	err := k.Apply(ops)
@@ -45,6 +45,9 @@ type set struct {
 	nft.Set
 	elements map[nft.Key]nft.Element
 }
+
+// longestName of a chain or a set, in bytes.
+const longestName = 255
 
 var _ nft.Kernel = (*Kernel)(nil)
 
@@ -103,6 +106,9 @@ func (t *table) check() error {
 }
 
 func (t *table) checkRule(name string, r nft.Rule) error {
+	if r.Size() > 128 {
+		return fmt.Errorf("chain %s: a rule of %d expressions: %w", name, r.Size(), unix.EINVAL)
+	}
 	for _, to := range r.Chains() {
 		if t.chains[to] == nil {
 			return fmt.Errorf("chain %s leads to missing %s: %w", name, to, unix.ENOENT)
@@ -167,6 +173,9 @@ func (k *Kernel) do(tables map[string]*table, o nft.Op) error {
 		return nil
 	case nft.AddChain:
 		t, err := find(o.Table)
+		if len(o.Chain) > longestName {
+			return fmt.Errorf("chain %s: %w", o.Chain, unix.ERANGE)
+		}
 		if err == nil && t.chains[o.Chain] == nil {
 			t.chains[o.Chain] = &chain{base: o.Base}
 		}
@@ -175,6 +184,9 @@ func (k *Kernel) do(tables map[string]*table, o nft.Op) error {
 		t, err := find(o.Table)
 		if err != nil {
 			return err
+		}
+		if len(o.Set.Name) > longestName {
+			return fmt.Errorf("set %s: %w", o.Set.Name, unix.ERANGE)
 		}
 		if t.sets[o.Set.Name] != nil {
 			return fmt.Errorf("set %s: %w", o.Set.Name, unix.EEXIST)
