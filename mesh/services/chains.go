@@ -91,9 +91,12 @@ func (pl planner) commonRule(name string, build func() nft.Rule) nft.Rule {
 
 // split lets pods and this host go one way and everybody else another ("" drops).
 func (p *port) split(f front, near, far string) string {
-	name := "from-outside/" + near + "/" + far
-	if far == "" {
-		name = "from-outside/" + near
+	name := "from-outside/" + near
+	switch {
+	case far != "" && p.affine > 0:
+		name += "/local" // both names in full would be longer than the kernel takes
+	case far != "":
+		name += "/" + far
 	}
 	p.shared(name, func() []nft.Rule {
 		rules := []nft.Rule{nft.New().Saddr(p.cluster).Goto(near), nft.New().FromLocal().Goto(near)}
