@@ -63,9 +63,11 @@ func (b bodyTypes) misspelled(h http.HandlerFunc) http.HandlerFunc {
 
 func (b bodyTypes) mend(r *http.Request, resource string) {
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	isYAML := false
+	mend, isYAML := spelling.Mend, false
 	switch kind {
-	case "", runtime.ContentTypeJSON, string(types.MergePatchType), string(types.StrategicMergePatchType):
+	case "", runtime.ContentTypeJSON:
+	case string(types.MergePatchType), string(types.StrategicMergePatchType):
+		mend = spelling.MendPatch
 	case runtime.ContentTypeYAML, string(types.ApplyYAMLPatchType):
 		isYAML = true
 	default:
@@ -85,7 +87,7 @@ func (b bodyTypes) mend(r *http.Request, resource string) {
 			return
 		}
 	}
-	mended := spelling.Mend(written, t)
+	mended := mend(written, t)
 	if len(mended) == 0 {
 		return
 	}

@@ -4,8 +4,9 @@
 // hostPath, where a server of today drops the field and mounts an empty folder without a word.
 //
 // Invariant: a body is changed only where the API has no field of the name as it is written, has exactly one that differs by case
-// alone, and the object does not have that one as well. Names keep their length, so they are overwritten where they lie. What is
-// not JSON, or not of the type, stays as it is: to refuse it is the decoder's work.
+// alone, and the object does not have that one as well. A patch never removes a field under a wrong name: kubectl writes
+// `hostpath: null` when a manifest's spelling was mended, and what the right name has must outlive that. Names keep their length, so
+// they are overwritten where they lie. What is not JSON, or not of the type, stays as it is: to refuse it is the decoder's work.
 //
 //	mended := spelling.Mend(body, reflect.TypeFor[corev1.Pod]())
 //	// spec.volumes[0].hostpath -> hostPath
@@ -20,42 +21,60 @@ import (
 	"strings"
 )
 
-// Mended is one name that was overwritten.
+// Mended is one name that was overwritten, or that a patch removes.
 type Mended struct {
 	Path string // as it was written: spec.volumes[0].hostpath
 	Name string // as it is right: hostPath
+	Left bool   // a patch removes it: it stays as it is
 }
 
 func (m Mended) String() string {
+	if m.Left {
+		return fmt.Sprintf("unknown field %q is removed, and %q is left as it is: names of fields are case-sensitive", m.Path, m.Name)
+	}
 	return fmt.Sprintf("unknown field %q is taken for %q: names of fields are case-sensitive", m.Path, m.Name)
 }
 
 // maxDepth of a body that is looked at; the API's deepest objects, schemas, are not ours to mend.
 const maxDepth = 64
 
-// Mend overwrites the wrong names in a JSON object of a type, or in a patch (strategic merge, merge, apply) of one.
-func Mend(body []byte, t reflect.Type) []Mended {
-	r := reader{body: body}
+// Mend overwrites the wrong names in a JSON object of a type, also in one that is applied.
+func Mend(body []byte, t reflect.Type) []Mended { return mend(&reader{body: body}, t) }
+
+// MendPatch does it in a strategic merge patch, or a merge patch, of an object of a type.
+func MendPatch(body []byte, t reflect.Type) []Mended {
+	return mend(&reader{body: body, patch: true}, t)
+}
+
+func mend(r *reader, t reflect.Type) []Mended {
 	if !r.value(t, step{}) {
 		return nil // what was found before the fault was not overwritten
 	}
-	mended := make([]Mended, 0, len(r.found))
-	for _, f := range r.found {
-		copy(body[f.at:], f.name)
-		mended = append(mended, f.Mended())
+	for _, w := range r.writings {
+		copy(r.body[w.at:], w.name)
 	}
-	return mended
+	return r.found
 }
 
-// finding is a wrong name: where it lies and what it should be.
-type finding struct {
-	at        int
+// writing is a name and where it goes.
+type writing struct {
+	at   int
+	name string
+}
+
+// member of an object, or a name in a patch's list of names.
+type member struct {
+	at        int    // where the name lies, without the directive
 	directive string // what a patch writes before it
-	name      string
-	path      string
+	name      string // as it is right
+	written   string // as it is wrong, "" if it is not
+	path      string // of a wrong one
+	null      bool
 }
 
-func (f finding) Mended() Mended { return Mended{Path: f.path, Name: f.name} }
+func (m member) same(other member) bool {
+	return m.directive == other.directive && m.name == other.name
+}
 
 // step is the way from the root, a name or an index at a time. It is written out only where something is found.
 type step struct {
@@ -79,9 +98,11 @@ func (s *step) String() string {
 
 // reader goes once through a body.
 type reader struct {
-	body  []byte
-	pos   int
-	found []finding
+	body     []byte
+	patch    bool
+	pos      int
+	found    []Mended
+	writings []writing
 }
 
 // value reads one value; a nil type is one of which nothing is known. False: this is no JSON, or too deep.
@@ -116,12 +137,11 @@ func (r *reader) object(t reflect.Type, at step) bool {
 	if t != nil && t.Kind() == reflect.Map {
 		element = t.Elem()
 	}
-	var wrong []finding
-	var right []string
+	var members, retained []member
 	r.pos++ // {
 	for n := 0; ; n++ {
 		if end, ok := r.separator('}', n); end || !ok {
-			r.keep(wrong, right)
+			r.keep(members, retained)
 			return ok
 		}
 		name, from, ok := r.text()
@@ -133,17 +153,19 @@ func (r *reader) object(t reflect.Type, at step) bool {
 		if fields != nil {
 			directive, plain := directiveOf(name)
 			f, exact := fields.find(plain)
-			switch {
-			case exact:
-				right = append(right, string(directive)+f.name)
-			case f.name != "":
-				wrong = append(wrong, finding{at: from + len(directive), directive: string(directive), name: f.name, path: next.String()})
+			if f.name != "" {
+				r.space()
+				m := member{at: from + len(directive), directive: string(directive), name: f.name, null: bytes.HasPrefix(r.body[r.pos:], []byte("null"))}
+				if !exact {
+					m.written, m.path = string(plain), next.String()
+				}
+				members = append(members, m)
 			}
 			if value = f.typ; len(directive) > 0 {
 				value = nil
 			}
 			if string(name) == "$retainKeys" {
-				if !r.names(fields, next) {
+				if retained, ok = r.names(fields, next); !ok {
 					return false
 				}
 				continue
@@ -155,18 +177,39 @@ func (r *reader) object(t reflect.Type, at step) bool {
 	}
 }
 
-// keep takes what was found wrong in an object, unless it has the right field too, or has two wrong ones for it.
-func (r *reader) keep(wrong []finding, right []string) {
-	for i, f := range wrong {
-		taken := false
-		for _, name := range right {
-			taken = taken || name == f.directive+f.name
+// keep takes what was found wrong in an object, unless it has the right field too, or has two wrong ones for it. In a patch a null
+// is no field but the removal of one.
+func (r *reader) keep(members, retained []member) {
+	for i, m := range members {
+		if m.written == "" {
+			continue
 		}
-		for j, other := range wrong {
-			taken = taken || i != j && other.directive == f.directive && other.name == f.name
+		if r.patch && m.null {
+			r.found = append(r.found, Mended{Path: m.path, Name: m.name, Left: true})
+			continue
 		}
-		if !taken {
-			r.found = append(r.found, f)
+		taken, removed := false, -1
+		for j, other := range members {
+			switch {
+			case i == j || !m.same(other):
+			case !r.patch || !other.null:
+				taken = true
+			case other.written == "":
+				removed = other.at
+			}
+		}
+		if taken {
+			continue
+		}
+		r.found = append(r.found, Mended{Path: m.path, Name: m.name})
+		r.writings = append(r.writings, writing{m.at, m.name})
+		if removed >= 0 { // in favour of the wrong name: each gets the other's
+			r.writings = append(r.writings, writing{removed, m.written})
+		}
+		for _, k := range retained {
+			if m.directive == "" && k.written == m.written {
+				r.writings = append(r.writings, writing{k.at, m.name})
+			}
 		}
 	}
 }
@@ -187,26 +230,26 @@ func (r *reader) array(t reflect.Type, at step) bool {
 	}
 }
 
-// names reads a patch's list of names of fields.
-func (r *reader) names(fields fields, at step) bool {
+// names reads a patch's list of names of fields, and gives the wrong ones.
+func (r *reader) names(fields fields, at step) (wrong []member, ok bool) {
 	r.space()
 	if r.pos == len(r.body) || r.body[r.pos] != '[' {
-		return r.value(nil, at)
+		return nil, r.value(nil, at)
 	}
 	r.pos++
 	for n := 0; ; n++ {
 		if end, ok := r.separator(']', n); end || !ok {
-			return ok
+			return wrong, ok
 		}
 		if r.pos == len(r.body) || r.body[r.pos] != '"' {
-			return false
+			return nil, false
 		}
 		name, from, ok := r.text()
 		if !ok {
-			return false
+			return nil, false
 		}
 		if f, exact := fields.find(name); !exact && f.name != "" {
-			r.found = append(r.found, finding{at: from, name: f.name, path: at.String()})
+			wrong = append(wrong, member{at: from, name: f.name, written: string(name)})
 		}
 	}
 }
