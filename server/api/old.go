@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/warning"
@@ -79,7 +80,7 @@ func lenient(h http.HandlerFunc) http.HandlerFunc {
 			r2.URL = &u
 			r = &r2
 		}
-		if strings.Contains(r.URL.Path, "/statefulsets") && (r.Method == http.MethodPost || r.Method == http.MethodPut) {
+		if strings.Contains(r.URL.Path, "/statefulsets") && (r.Method == http.MethodPost || r.Method == http.MethodPut || r.Method == http.MethodPatch) {
 			liftClaims(r)
 		}
 		h(w, r.WithContext(warning.WithWarningRecorder(r.Context(), stillServed{r})))
@@ -97,12 +98,14 @@ func (s stillServed) AddWarning(agent, text string) {
 
 // liftClaims moves volumeClaimTemplates that lie in a StatefulSet's pod template, where they mean nothing, to where they belong. Old
 // servers dropped them there and did not notice that the volumes were missing; today's validation does, so that such a manifest
-// would be refused. What cannot be read is left to the handler to refuse.
+// would be refused. What cannot be read is left to the handler to refuse. Of patches only those that apply a manifest are looked at:
+// in the others, which say what changes, the field is dropped as any that is unknown.
 func liftClaims(r *http.Request) {
 	const field = "volumeClaimTemplates"
 	body, err := readBody(r)
 	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil || !bytes.Contains(body, []byte(field)) || kind != runtime.ContentTypeJSON && kind != runtime.ContentTypeYAML {
+	whole := kind == runtime.ContentTypeJSON || kind == runtime.ContentTypeYAML || kind == string(types.ApplyYAMLPatchType)
+	if err != nil || !whole || !bytes.Contains(body, []byte(field)) {
 		return
 	}
 	set := map[string]any{}
@@ -123,6 +126,5 @@ func liftClaims(r *http.Request) {
 		return
 	}
 	warning.AddWarning(r.Context(), "", "spec.template.spec."+field+" belongs one level up and is taken as spec."+field)
-	replaceBody(r, text)
-	r.Header.Set("Content-Type", runtime.ContentTypeJSON)
+	replaceBody(r, text) // JSON is YAML
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -191,6 +192,67 @@ spec: {volumes: [{name: my-vol, hostpath: {path: /dir2}}]}
 	o.Object["spec"].(map[string]any)["hostpaths"] = "x"
 	if _, err := pods.Create(t.Context(), o, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}); err == nil || !strings.Contains(err.Error(), `unknown field "spec.hostpaths"`) {
 		t.Errorf("unknown field: %v", err)
+	}
+}
+
+// A manifest whose spelling is mended, as the warning asks for, changes nothing and loses nothing; one that is wrong again neither. The
+// patches are those that kubectl makes out of what it applied last.
+func TestSpellingIsMended(t *testing.T) {
+	c, ns := shared(t)
+	said := &heard{}
+	config := rest.CopyConfig(c.config)
+	config.WarningHandler = said
+	deployments := must(dynamic.NewForConfig(config))(t).Resource(gvr("apps/v1/deployments")).Namespace(ns)
+	o := &unstructured.Unstructured{}
+	if err := yaml.Unmarshal([]byte(`
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: d}
+spec:
+  selector: {matchLabels: {app: d}}
+  template:
+    metadata: {labels: {app: d}}
+    spec:
+      containers: [{name: c, image: busybox, volumemounts: [{name: v, mountPath: /v}]}]
+      volumes: [{name: v, hostpath: {path: /dir2}}]
+`), &o.Object); err != nil {
+		t.Fatal(err)
+	}
+	made := must(deployments.Create(t.Context(), o, metav1.CreateOptions{}))(t)
+	const left = `unknown field "spec.template.spec.volumes[0].hostpath" is removed, and "hostPath" is left as it is: names of fields are case-sensitive`
+	const taken = `unknown field "spec.template.spec.volumes[0].hostpath" is taken for "hostPath": names of fields are case-sensitive`
+	for _, step := range []struct{ name, patch, warning string }{
+		{"mended", `{"spec":{"template":{"spec":{"containers":[{"name":"c","volumemounts":null}],"volumes":[{"$retainKeys":["hostPath","name"],"hostpath":null,"name":"v"}]}}}}`, left},
+		{"wrong again", `{"spec":{"template":{"spec":{"containers":[{"name":"c","volumeMounts":null,"volumemounts":[{"mountPath":"/v","name":"v"}]}],"volumes":[{"$retainKeys":["hostpath","name"],"hostPath":null,"hostpath":{"path":"/dir2"},"name":"v"}]}}}}`, taken},
+	} {
+		said.texts = nil
+		patched, err := deployments.Patch(t.Context(), "d", types.StrategicMergePatchType, []byte(step.patch), metav1.PatchOptions{FieldManager: "kubectl", FieldValidation: metav1.FieldValidationStrict})
+		if err != nil {
+			t.Errorf("%s: %v", step.name, err)
+			continue
+		}
+		if got, want := field(patched, "spec"), field(made, "spec"); !equality.Semantic.DeepEqual(got, want) {
+			t.Errorf("%s: the spec became\n%v, it was\n%v", step.name, got, want)
+		}
+		if len(said.texts) != 2 || said.texts[1] != step.warning {
+			t.Errorf("%s: warned %q", step.name, said.texts)
+		}
+	}
+}
+
+// The claims of the course's StatefulSet lie one level too deep. Server-side apply takes them as a creation does.
+func TestMisplacedClaimsAreApplied(t *testing.T) {
+	c, ns := shared(t)
+	text := must(os.ReadFile(filepath.Join("..", "..", "configs", "manifests", "02-statefulset.yaml")))(t)
+	sets := c.dynamic(t).Resource(gvr("apps/v1beta1/statefulsets")).Namespace(ns)
+	for _, when := range []string{"new", "again"} {
+		applied, err := sets.Patch(t.Context(), "web", types.ApplyPatchType, text, metav1.PatchOptions{FieldManager: "kubectl", FieldValidation: metav1.FieldValidationStrict})
+		if err != nil {
+			t.Fatalf("%s: %v", when, err)
+		}
+		if claims, _ := field(applied, "spec.volumeClaimTemplates").([]any); len(claims) != 1 {
+			t.Errorf("%s: claims %v", when, claims)
+		}
 	}
 }
 

@@ -225,6 +225,20 @@ func TestOpenAPI(t *testing.T) {
 		t.Error("the compressed document differs")
 	}
 
+	for _, g := range table { // Debian's kubectl has no other way to learn that an old version knows dry runs
+		for _, o := range g.old {
+			for resource := range o.from {
+				path := "/apis/" + g.name + "/" + o.version + "/namespaces/{namespace}/" + resource + "/{name}"
+				text, _ := json.Marshal(doc.Paths[path])
+				for _, want := range []string{`"name":"dryRun"`, `"group":"` + g.name + `"`, `"version":"` + o.version + `"`, `"kind":"`} {
+					if !strings.Contains(string(text), want) {
+						t.Errorf("no %s in %s: %s", want, path, text)
+					}
+				}
+			}
+		}
+	}
+
 	var index struct {
 		Paths map[string]struct{ ServerRelativeURL string }
 	}

@@ -98,6 +98,52 @@ func served(path string) bool {
 	return len(parts) == 2 || stable.MatchString(parts[2])
 }
 
+// old are the edge's versions, each with the version that its resources live in.
+var old = map[string]map[string][]string{
+	"apps/v1beta1":       {"apps/v1": {"deployments", "statefulsets", "controllerrevisions"}},
+	"apps/v1beta2":       {"apps/v1": {"deployments", "statefulsets", "daemonsets", "replicasets", "controllerrevisions"}},
+	"batch/v1beta1":      {"batch/v1": {"cronjobs"}},
+	"batch/v2alpha1":     {"batch/v1": {"cronjobs"}},
+	"extensions/v1beta1": {"apps/v1": {"deployments", "daemonsets", "replicasets"}, "networking.k8s.io/v1": {"ingresses", "networkpolicies"}},
+}
+
+// dryRuns says of the old versions that their objects can be patched as a trial, and nothing else: kubectl before 1.27 has no other
+// way to learn that, and does neither `diff` nor `--dry-run=server` without. They have no definitions, by which it would refuse the
+// fields that servers of their time dropped.
+func dryRuns(paths map[string]json.RawMessage) (map[string]json.RawMessage, error) {
+	type kind struct {
+		Group   string `json:"group"`
+		Version string `json:"version"`
+		Kind    string `json:"kind"`
+	}
+	out := map[string]json.RawMessage{}
+	for gv, from := range old {
+		for present, resources := range from {
+			for _, r := range resources {
+				var item struct {
+					Patch struct {
+						Kind kind `json:"x-kubernetes-group-version-kind"`
+					} `json:"patch"`
+				}
+				suffix := "/namespaces/{namespace}/" + r + "/{name}"
+				if err := json.Unmarshal(paths["/apis/"+present+suffix], &item); err != nil {
+					return nil, fmt.Errorf("%s of %s: %w", r, present, err)
+				}
+				k := item.Patch.Kind
+				k.Group, k.Version, _ = strings.Cut(gv, "/")
+				out["/apis/"+gv+suffix], _ = json.Marshal(map[string]any{"patch": map[string]any{
+					"operationId": "patch" + capital(k.Group) + capital(k.Version) + "Namespaced" + k.Kind, "x-kubernetes-group-version-kind": k,
+					"parameters": []any{map[string]any{"in": "query", "name": "dryRun", "type": "string", "uniqueItems": true}},
+					"responses":  map[string]any{"200": map[string]any{"description": "OK"}},
+				}})
+			}
+		}
+	}
+	return out, nil
+}
+
+func capital(word string) string { return strings.ToUpper(word[:1]) + word[1:] }
+
 // place is where the members of a part of the document of version 2 begin.
 type place struct {
 	Part   string `json:"part"`
@@ -126,6 +172,11 @@ func v2(file string) (string, []place, []string, error) {
 			follow(v, definitions, used)
 		}
 	}
+	trials, err := dryRuns(paths)
+	if err != nil {
+		return "", nil, nil, err
+	}
+	maps.Copy(kept, trials)
 	doc["paths"] = object(kept)
 	doc["definitions"] = object(used)
 	doc["parameters"] = object(parameters)
