@@ -67,7 +67,10 @@ func (s *scheduler) refused(ctx context.Context, it *item, p *candidate, d decis
 
 // tell writes the condition, unless it says so already, and an event, which has the advice too.
 func (s *scheduler) tell(ctx context.Context, pod *corev1.Pod, reason, message, advice, nominated string) {
-	note := strings.TrimSpace(message + " " + advice)
+	note := message
+	if advice != "" {
+		note = strings.TrimSuffix(message, ".") + ". " + advice
+	}
 	if len(note) > maxNote {
 		note = strings.ToValidUTF8(note[:maxNote-len(" ...")], "") + " ..."
 	}
