@@ -2,7 +2,9 @@
 // are without power: they wake in 1970, and every certificate is "not yet valid".
 //
 // Invariant: the floor never goes back, and is written at most once a day: an idle board writes a
-// page for it, no more. The system's clock is stepped only forward, and only when that is allowed.
+// page for it, no more. It rises by what the server has signed and by the time that this process has
+// run since, never by the system's clock: one that was once set to 2040 would make every certificate
+// "expired" for ever. The system's clock is stepped only forward, and only when that is allowed.
 //
 //	f, err := clock.Open(path, allowed, log)
 //	f.Raise()            // at the start: the clock is at least the floor
@@ -43,12 +45,13 @@ type Floor struct {
 	mu     sync.Mutex
 	disk   time.Time
 	seen   time.Time
-	warned bool // that the clock is behind, which is said once
+	at     time.Time // when seen was the floor, by the monotonic clock
+	warned bool      // that the clock is behind, which is said once
 }
 
 // Open reads the floor. step says whether the system's clock may be set.
 func Open(path string, step bool, log *slog.Logger) (*Floor, error) {
-	f := &Floor{path: path, step: step, log: log, set: settime}
+	f := &Floor{path: path, step: step, log: log, set: settime, at: time.Now()}
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -76,28 +79,24 @@ func settime(t time.Time) error {
 
 // Now is the clock, or the floor if that is later.
 func (f *Floor) Now() time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if now := time.Now(); now.After(f.seen) {
+	now, floor := time.Now(), f.Time()
+	if now.After(floor) {
 		return now
 	}
-	return f.seen
+	return floor
 }
 
 // Time is the floor.
 func (f *Floor) Time() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.seen
+	return f.floor()
 }
 
+func (f *Floor) floor() time.Time { return f.seen.Add(time.Since(f.at)) }
+
 // Raise steps the clock to the floor if it is behind.
-func (f *Floor) Raise() {
-	f.mu.Lock()
-	floor := f.seen
-	f.mu.Unlock()
-	f.raise(floor)
-}
+func (f *Floor) Raise() { f.raise(f.Time()) }
 
 func (f *Floor) raise(to time.Time) {
 	behind := time.Until(to)
@@ -125,24 +124,27 @@ func (f *Floor) raise(to time.Time) {
 // Learn takes a time that the server has signed.
 func (f *Floor) Learn(t time.Time) {
 	f.raise(t)
-	f.note(t)
+	f.mu.Lock()
+	if t.After(f.floor()) {
+		f.seen, f.at = t, time.Now()
+	}
+	f.mu.Unlock()
+	f.keep()
 }
 
-// note remembers that a time has passed, on the disk if the one there is a day old.
-func (f *Floor) note(t time.Time) {
+// keep writes the floor if the one on the disk is a day old.
+func (f *Floor) keep() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if t.After(f.seen) {
-		f.seen = t
-	}
-	if f.seen.Sub(f.disk) < writeEvery {
+	floor := f.floor()
+	if floor.Sub(f.disk) < writeEvery {
 		return
 	}
-	if err := write(f.path, f.seen); err != nil {
+	if err := write(f.path, floor); err != nil {
 		f.log.Warn("the time floor could not be written", "err", err)
 		return
 	}
-	f.disk = f.seen
+	f.disk = floor
 }
 
 func write(path string, t time.Time) error {
@@ -152,12 +154,12 @@ func write(path string, t time.Time) error {
 	return durable.WriteFile(path, fmt.Appendln(nil, t.Unix()), 0o644)
 }
 
-// Run notes the time once a day until ctx is done.
+// Run keeps the floor once a day until ctx is done.
 func (f *Floor) Run(ctx context.Context) {
 	ticker := time.NewTicker(writeEvery)
 	defer ticker.Stop()
 	for {
-		f.note(time.Now())
+		f.keep()
 		select {
 		case <-ctx.Done():
 			return
