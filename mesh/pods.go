@@ -61,10 +61,13 @@ func (a attached) policy(p *corev1.Pod, told bool) policy.Pod {
 	return out
 }
 
-// PortsOf are the ports of a pod that a policy may name.
+// PortsOf are the ports of a pod that a policy may name: those of its containers and its sidecars, as for Services.
 func PortsOf(p *corev1.Pod) []corev1.ContainerPort {
 	var out []corev1.ContainerPort
-	for _, c := range p.Spec.Containers {
+	sidecars := slices.DeleteFunc(slices.Clone(p.Spec.InitContainers), func(c corev1.Container) bool {
+		return c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways
+	})
+	for _, c := range slices.Concat(p.Spec.Containers, sidecars) {
 		for _, port := range c.Ports {
 			if port.Name != "" {
 				out = append(out, corev1.ContainerPort{Name: port.Name, ContainerPort: port.ContainerPort, Protocol: port.Protocol})

@@ -238,3 +238,17 @@ func received(t *testing.T, p *testPod) int {
 	}
 	return in + noPort
 }
+
+func TestPortsOf(t *testing.T) {
+	always := corev1.ContainerRestartPolicyAlways
+	p := &corev1.Pod{Spec: corev1.PodSpec{
+		Containers: []corev1.Container{{Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: 80}, {ContainerPort: 81}}}},
+		InitContainers: []corev1.Container{
+			{Ports: []corev1.ContainerPort{{Name: "early", ContainerPort: 82}}},
+			{RestartPolicy: &always, Ports: []corev1.ContainerPort{{Name: "proxy", ContainerPort: 83}}},
+		},
+	}}
+	if got, want := PortsOf(p), []corev1.ContainerPort{{Name: "web", ContainerPort: 80}, {Name: "proxy", ContainerPort: 83}}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

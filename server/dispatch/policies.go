@@ -137,7 +137,10 @@ func (p *peering) trim(in *corev1.Pod) *corev1.Pod {
 		return out
 	}
 	var c corev1.Container
-	for _, from := range in.Spec.Containers {
+	sidecars := slices.DeleteFunc(slices.Clone(in.Spec.InitContainers), func(c corev1.Container) bool {
+		return c.RestartPolicy == nil || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways
+	})
+	for _, from := range slices.Concat(in.Spec.Containers, sidecars) {
 		for _, port := range from.Ports {
 			if port.Name != "" {
 				c.Ports = append(c.Ports, corev1.ContainerPort{Name: port.Name, ContainerPort: port.ContainerPort, Protocol: port.Protocol})

@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 )
 
 // policyItems lists what a board knows of policies.
@@ -87,6 +89,29 @@ func TestPolicies(t *testing.T) {
 	np.Spec.Ingress[0].From[0] = networkingv1.NetworkPolicyPeer{NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "a"}}}
 	np = must[*networkingv1.NetworkPolicy](t)(policies.Update(ctx, np, metav1.UpdateOptions{}))
 	pi2.eventuallyKnows("namespaces/ns policypeers/ns/front policypeers/ns/other policypeers/ns/web")
+
+	// A sidecar has names of ports as a container has.
+	always := corev1.ContainerRestartPolicyAlways
+	must[*corev1.Pod](t)(c.client.CoreV1().Pods("ns").Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "behind", Labels: map[string]string{"app": "behind"}}, Status: corev1.PodStatus{PodIP: "10.42.2.4"},
+		Spec: corev1.PodSpec{NodeName: "pi2", InitContainers: []corev1.Container{
+			{Name: "prepare", Ports: []corev1.ContainerPort{{Name: "early", ContainerPort: 1}}},
+			{Name: "proxy", RestartPolicy: &always, Ports: []corev1.ContainerPort{{Name: "proxy", ContainerPort: 8443}}}}},
+	}, metav1.CreateOptions{}))
+	np.Spec.Egress = []networkingv1.NetworkPolicyEgressRule{{To: []networkingv1.NetworkPolicyPeer{{PodSelector: app("behind")}}, Ports: []networkingv1.NetworkPolicyPort{{Port: ptr.To(intstr.FromString("proxy"))}}}}
+	np = must[*networkingv1.NetworkPolicy](t)(policies.Update(ctx, np, metav1.UpdateOptions{}))
+	pi1.eventuallyKnows("namespaces/ns networkpolicies/ns/web policypeers/ns/behind policypeers/ns/front policypeers/ns/other policypeers/ns/web")
+	value, _ = pi1.sets["shared"].Get("policypeers/ns/behind")
+	got = corev1.Pod{}
+	if err := got.Unmarshal(value); err != nil || len(got.Spec.Containers) != 1 || !slices.Equal(got.Spec.Containers[0].Ports, []corev1.ContainerPort{{Name: "proxy", ContainerPort: 8443}}) {
+		t.Errorf("the sidecar's ports: %v %v", got.Spec.Containers, err)
+	}
+	if err := c.client.CoreV1().Pods("ns").Delete(ctx, "behind", metav1.DeleteOptions{GracePeriodSeconds: ptr.To(int64(0))}); err != nil {
+		t.Fatal(err)
+	}
+	np.Spec.Egress = nil
+	np = must[*networkingv1.NetworkPolicy](t)(policies.Update(ctx, np, metav1.UpdateOptions{}))
+	pi1.eventuallyKnows("namespaces/ns networkpolicies/ns/web policypeers/ns/front policypeers/ns/other policypeers/ns/web")
 
 	// A server that is started again tells the same.
 	c.stop()
