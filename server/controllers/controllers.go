@@ -167,7 +167,7 @@ func (k kit) services() []runner {
 		ingress.New(ingress.Inputs{Client: k.Client("ingress-controller"), Ingresses: s.Ingresses(), Classes: s.IngressClasses(), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
 		loadbalancer.New(loadbalancer.Inputs{
 			Client: balancers, Events: k.events("service-controller", balancers), Services: s.Services(), EndpointSlices: s.EndpointSlices(),
-			Nodes: s.Nodes(), Pods: s.Pods(), Ingresses: s.Ingresses(), Pool: k.LoadBalancers, Log: log,
+			Nodes: s.Nodes(), Pods: s.Pods(), Ingresses: s.Ingresses(), Classes: s.IngressClasses(), Pool: k.LoadBalancers, Log: log,
 		}),
 	}
 }

@@ -31,6 +31,7 @@ type Inputs struct {
 	Nodes          *cache.Cache[corev1.Node]
 	Pods           *cache.Cache[corev1.Pod]
 	Ingresses      *cache.Cache[networkingv1.Ingress]
+	Classes        *cache.Cache[networkingv1.IngressClass]
 	Pool           Pool
 	Log            *slog.Logger
 }
@@ -64,11 +65,12 @@ func New(in Inputs) *loop.Loop {
 		})
 		loop.Watch(c.loop, in.Pods, c.keysOfPod)
 		loop.Watch(c.loop, in.Ingresses, func(x cache.Change[networkingv1.Ingress]) []loop.Key {
-			if x.Old != nil && x.New != nil && len(x.Old.Status.LoadBalancer.Ingress) == len(x.New.Status.LoadBalancer.Ingress) {
+			if x.Old != nil && x.New != nil && len(x.Old.Status.LoadBalancer.Ingress) == len(x.New.Status.LoadBalancer.Ingress) && link.IngressClassOf(x.Old) == link.IngressClassOf(x.New) {
 				return nil
 			}
 			return c.everyone()
 		})
+		loop.Watch(c.loop, in.Classes, func(cache.Change[networkingv1.IngressClass]) []loop.Key { return c.everyone() })
 	}
 	return c.loop
 }
@@ -87,7 +89,7 @@ func (c *controller) everyone() (keys []loop.Key) {
 func (c *controller) keysOfService(x cache.Change[corev1.Service]) []loop.Key {
 	keys := loop.Self(x)
 	// One that is of another type by now holds its address until it is taken back, which may be a retry later.
-	if o := x.Old; o != nil && (o.Spec.Type == corev1.ServiceTypeLoadBalancer || len(o.Status.LoadBalancer.Ingress) > 0 || len(o.Spec.ExternalIPs) > 0) {
+	if o := x.Old; o != nil && (o.Spec.Type == corev1.ServiceTypeLoadBalancer || len(o.Status.LoadBalancer.Ingress) > 0 || len(o.Spec.ExternalIPs) > 0 || len(nodePortsOf(o)) > 0) {
 		for _, s := range c.Services.List("", nil) {
 			if ours(s) && len(s.Status.LoadBalancer.Ingress) == 0 {
 				keys = append(keys, loop.Key{Namespace: s.Namespace, Name: s.Name})
@@ -225,6 +227,11 @@ func (c *controller) observe(svc *corev1.Service) observed {
 		}
 	}
 	for _, in := range c.Ingresses.List("", nil) {
+		// What the status of another class's says is not about the nodes' own ports: its controller may well wait for this address.
+		class, ok := c.Classes.Get("", link.IngressClassOf(in))
+		if !ok || class.Spec.Controller != link.IngressController {
+			continue
+		}
 		if len(in.Status.LoadBalancer.Ingress) > 0 && (o.ingress == "" || in.Namespace+"/"+in.Name < o.ingress) {
 			o.ingress = in.Namespace + "/" + in.Name
 		}

@@ -50,7 +50,7 @@ func checkAddresses(rt *rapid.T) {
 	api.Wrote = func(string, schema.GroupResource, string, runtime.Object) { once() }
 	p := api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
 		return New(Inputs{Client: client, Events: record.NewFakeRecorder(10_000), Services: set.Services(), EndpointSlices: set.EndpointSlices(),
-			Nodes: set.Nodes(), Pods: set.Pods(), Ingresses: set.Ingresses(), Pool: pool, Log: slog.New(slog.DiscardHandler)})
+			Nodes: set.Nodes(), Pods: set.Pods(), Ingresses: set.Ingresses(), Classes: set.IngressClasses(), Pool: pool, Log: slog.New(slog.DiscardHandler)})
 	})
 	defer func() { p.Stop() }()
 	client := api.Client().CoreV1().Services("default")

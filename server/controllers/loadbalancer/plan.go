@@ -69,6 +69,16 @@ func portsOf(svc *corev1.Service) []entrance.Port {
 	return out
 }
 
+func nodePortsOf(svc *corev1.Service) []entrance.Port {
+	var out []entrance.Port
+	for _, p := range svc.Spec.Ports {
+		if p.NodePort != 0 {
+			out = append(out, entrance.Port{Protocol: cmp.Or(p.Protocol, corev1.ProtocolTCP), Number: p.NodePort})
+		}
+	}
+	return out
+}
+
 func decide(o observed) plan {
 	if len(o.pool) > 0 {
 		return fromPool(o)
@@ -79,7 +89,7 @@ func decide(o observed) plan {
 // fromPool gives one address, and leaves a Service the one that it has. The answer for a Service whose wish cannot be
 // fulfilled is none, rather than another than it asked for.
 func fromPool(o observed) plan {
-	taken := map[netip.Addr]string{}
+	taken, asked := map[netip.Addr]string{}, map[netip.Addr]string{} // asked: for which Services ask by themselves
 	for _, s := range o.services {
 		if s.Namespace == o.service.Namespace && s.Name == o.service.Name {
 			continue
@@ -90,13 +100,19 @@ func fromPool(o observed) plan {
 		}
 		for _, text := range s.Spec.ExternalIPs {
 			if a, err := netip.ParseAddr(text); err == nil {
-				taken[a] = name
+				asked[a] = name
 			}
 		}
 	}
 	for _, n := range o.nodes {
 		if a := addressOf(n); a.IsValid() {
 			taken[a] = "node " + n.Name
+		}
+	}
+	// What the Service has stays its own, whoever asks for it since.
+	for a, name := range asked {
+		if taken[a] == "" && !slices.Contains(addressesOf(o.service), a) {
+			taken[a] = name
 		}
 	}
 	if wish := cmp.Or(o.service.Annotations[addressAnnotation], o.service.Spec.LoadBalancerIP); wish != "" {
@@ -175,7 +191,15 @@ func rival(o observed) string {
 	mine := portsOf(o.service)
 	has := len(o.service.Status.LoadBalancer.Ingress) > 0
 	for _, s := range o.services {
-		if !ours(s) || s.Namespace == o.service.Namespace && s.Name == o.service.Name {
+		if s.Namespace == o.service.Namespace && s.Name == o.service.Name {
+			continue
+		}
+		for _, p := range nodePortsOf(s) {
+			if !has && slices.Contains(mine, p) {
+				return fmt.Sprintf("port %s of the nodes is a node port of Service %s/%s: choose another port, or give the server a --load-balancer-pool", p, s.Namespace, s.Name)
+			}
+		}
+		if !ours(s) {
 			continue
 		}
 		told := len(s.Status.LoadBalancer.Ingress) > 0

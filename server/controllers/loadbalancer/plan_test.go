@@ -69,6 +69,16 @@ func service(name string, numbers ...int32) *corev1.Service {
 	return s
 }
 
+func nodePort(s *corev1.Service, n int32) *corev1.Service {
+	s.Spec.Ports[0].NodePort = n
+	return s
+}
+
+func asking(s *corev1.Service, address string) *corev1.Service {
+	s.Spec.ExternalIPs = []string{address}
+	return s
+}
+
 func has(s *corev1.Service, addresses ...string) *corev1.Service {
 	for _, a := range addresses {
 		s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: a})
@@ -113,6 +123,8 @@ func TestDecide(t *testing.T) {
 		{"the first address", observed{service: service("web", 80), pool: pool}, "10.0.0.5", ""},
 		{"the next", observed{service: service("web", 80), pool: pool, services: []*corev1.Service{has(service("other"), "10.0.0.5")}}, "10.0.0.6", ""},
 		{"what it has", observed{service: has(service("web", 80), "10.0.0.6"), pool: pool}, "10.0.0.6", ""},
+		{"what another asks for", observed{service: service("web", 80), pool: pool, services: []*corev1.Service{asking(service("other", 80), "10.0.0.5")}}, "10.0.0.6", ""},
+		{"what it has and another asks for", observed{service: has(service("web", 80), "10.0.0.5"), pool: pool, services: []*corev1.Service{asking(service("other", 80), "10.0.0.5")}}, "10.0.0.5", ""},
 		{"of another pool", observed{service: has(service("web", 80), "10.9.0.6"), pool: pool}, "10.0.0.5", ""},
 		{"a wish", observed{service: wish(service("web", 80), "10.0.0.6"), pool: pool}, "10.0.0.6", ""},
 		{"a wish for a taken one", observed{service: wish(service("web", 80), "10.0.0.6"), pool: pool, services: []*corev1.Service{has(service("other"), "10.0.0.6")}}, "", "10.0.0.6 is in use by default/other"},
@@ -132,6 +144,8 @@ func TestDecide(t *testing.T) {
 		{"an older Service", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{service("older", 80)}}, "", "is Service default/older's"},
 		{"a Service that has it", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{has(service("younger", 80), "192.168.1.1")}}, "", "is Service default/younger's"},
 		{"another port", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{has(service("older", 81), "192.168.1.1")}}, "192.168.1.1 192.168.1.2", ""},
+		{"it is another's node port", observed{service: service("web", 30080), nodes: two, services: []*corev1.Service{nodePort(service("other", 80), 30080)}}, "", "is a node port of Service default/other"},
+		{"it is its own node port", observed{service: nodePort(service("web", 30080), 30080), nodes: two, services: []*corev1.Service{nodePort(service("web", 30080), 30080)}}, "192.168.1.1 192.168.1.2", ""},
 		{"Ingresses have it", observed{service: service("web", 443), nodes: two, ingress: "default/site"}, "", "serves Ingresses (default/site)"},
 		{"it was there before Ingresses", observed{service: has(service("web", 443), "192.168.1.1"), nodes: two, ingress: "default/site"}, "192.168.1.1 192.168.1.2", ""},
 	} {
