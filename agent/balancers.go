@@ -20,6 +20,7 @@ type ports struct {
 	mu     sync.Mutex
 	wanted map[hostports.Port]bool // by Services that are told the nodes' own addresses, or ask for this one's
 	busy   []link.PortInUse
+	web    []link.PortInUse // of the wanted ones, those that the ingress process has
 	lacks  []link.PortInUse // that Ingresses want
 	// without are the Services that were told an address, or ask for one, at which they cannot be served, as they are handed to the
 	// mesh: an object with another content is another pointer, and one with the same is the same.
@@ -38,15 +39,16 @@ func (p *ports) lookLocked() (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	var busy []link.PortInUse
+	var busy, web []link.PortInUse
 	for _, u := range found {
+		to := &busy
 		if u.Program == ingress.Name {
-			continue // it is ours: who of a Service and the Ingresses has a port, the server decides
+			to = &web // it is ours: who of a load balancer and the Ingresses has a port, the server decides
 		}
-		busy = append(busy, link.PortInUse{Protocol: u.Protocol, Port: u.Number, By: u.Program})
+		*to = append(*to, link.PortInUse{Protocol: u.Protocol, Port: u.Number, By: u.Program})
 	}
-	changed = !slices.Equal(busy, p.busy)
-	p.busy = busy
+	changed = !slices.Equal(busy, p.busy) || !slices.Equal(web, p.web)
+	p.busy, p.web = busy, web
 	return changed, nil
 }
 
@@ -80,12 +82,16 @@ func (p *ports) serve(services []*corev1.Service, at place) (out []*corev1.Servi
 	changed, err = p.lookLocked()
 	without := map[*corev1.Service]*corev1.Service{}
 	out = services
+	told := frontsOf(services, at.self)
 	for i, s := range services {
-		refused := at.wants(s) && p.refuses(s)
-		if !refused && !slices.ContainsFunc(s.Spec.ExternalIPs, at.foreign) {
+		foreign := func(ip string) bool {
+			return at.foreign(ip) || ip == at.self.String() && wantsOneOf(s, p.web) || told.others(s, ip)
+		}
+		refused := at.wants(s) && wantsOneOf(s, p.busy)
+		if !refused && !slices.ContainsFunc(s.Spec.ExternalIPs, foreign) {
 			continue
 		}
-		without[s] = at.leaveOut(s, refused)
+		without[s] = at.leaveOut(s, refused, foreign)
 		if before := p.without[s]; before != nil && reflect.DeepEqual(before, without[s]) {
 			without[s] = before
 		}
@@ -98,10 +104,48 @@ func (p *ports) serve(services []*corev1.Service, at place) (out []*corev1.Servi
 	return out, changed, err
 }
 
-func (p *ports) refuses(s *corev1.Service) bool {
+// fronts are the ports of addresses that Services have been given, and whose each is.
+type fronts map[front]*corev1.Service
+
+type front struct {
+	address string
+	hostports.Port
+}
+
+// frontsOf are those that the API gave: addresses of load balancers, and node ports on this board. What a Service asks for by itself
+// (externalIPs) does not take them away.
+func frontsOf(services []*corev1.Service, self netip.Addr) fronts {
+	out := fronts{}
+	for _, s := range services {
+		for _, sp := range s.Spec.Ports {
+			port := portOf(sp)
+			if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+				for _, in := range s.Status.LoadBalancer.Ingress {
+					out[front{in.IP, port}] = s
+				}
+			}
+			if sp.NodePort != 0 {
+				port.Number = uint16(sp.NodePort)
+				out[front{self.String(), port}] = s
+			}
+		}
+	}
+	return out
+}
+
+// others says whether one of a Service's ports at an address is another Service's.
+func (f fronts) others(s *corev1.Service, address string) bool {
+	return slices.ContainsFunc(s.Spec.Ports, func(sp corev1.ServicePort) bool {
+		other := f[front{address, portOf(sp)}]
+		return other != nil && other != s
+	})
+}
+
+// wantsOneOf says whether a Service has a port that is in use.
+func wantsOneOf(s *corev1.Service, used []link.PortInUse) bool {
 	return slices.ContainsFunc(s.Spec.Ports, func(sp corev1.ServicePort) bool {
 		want := portOf(sp)
-		return slices.ContainsFunc(p.busy, func(b link.PortInUse) bool { return b.Protocol == want.Protocol && b.Port == want.Number })
+		return slices.ContainsFunc(used, func(b link.PortInUse) bool { return b.Protocol == want.Protocol && b.Port == want.Number })
 	})
 }
 
@@ -137,9 +181,9 @@ func (at place) foreign(ip string) bool {
 	return err == nil && (a != at.self && at.nodes[a] || slices.ContainsFunc(at.inside, func(p netip.Prefix) bool { return p.Contains(a) }))
 }
 
-func (at place) leaveOut(s *corev1.Service, refused bool) *corev1.Service {
+func (at place) leaveOut(s *corev1.Service, refused bool, foreign func(ip string) bool) *corev1.Service {
 	out, own := *s, at.self.String()
-	out.Spec.ExternalIPs = slices.DeleteFunc(slices.Clone(s.Spec.ExternalIPs), func(ip string) bool { return at.foreign(ip) || refused && ip == own })
+	out.Spec.ExternalIPs = slices.DeleteFunc(slices.Clone(s.Spec.ExternalIPs), func(ip string) bool { return foreign(ip) || refused && ip == own })
 	out.Status.LoadBalancer.Ingress = slices.DeleteFunc(slices.Clone(s.Status.LoadBalancer.Ingress), func(in corev1.LoadBalancerIngress) bool {
 		return refused && in.IP == own
 	})

@@ -49,3 +49,34 @@ func TestExternalAddresses(t *testing.T) {
 		t.Errorf("the port is free: %v", got[1].Spec.ExternalIPs)
 	}
 }
+
+// TestAddressesOfOtherServices: what a Service was given by the API no other takes by asking for the address itself.
+func TestAddressesOfOtherServices(t *testing.T) {
+	self := netip.MustParseAddr("192.168.1.2")
+	at := place{self: self, nodes: map[netip.Addr]bool{self: true}}
+	given := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80, NodePort: 30080}}}}
+	given.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.168.1.240"}}
+	asking := func(ports ...int32) *corev1.Service {
+		s := &corev1.Service{Spec: corev1.ServiceSpec{ExternalIPs: []string{"192.168.1.240", "192.168.1.2"}}}
+		for _, n := range ports {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: n})
+		}
+		return s
+	}
+	own := given.DeepCopy()
+	own.Spec.Ports[0].NodePort = 30081
+	own.Status.LoadBalancer.Ingress[0].IP = "192.168.1.241"
+	own.Spec.ExternalIPs = []string{"192.168.1.241"}
+	udp := asking(80)
+	udp.Spec.Ports[0].Protocol = corev1.ProtocolUDP
+	p := &ports{proc: "/proc"}
+	got, _, err := p.serve([]*corev1.Service{asking(80), asking(30080), asking(443, 80), asking(81), udp, given, own}, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range [][]string{{"192.168.1.2"}, {"192.168.1.240"}, {"192.168.1.2"}, {"192.168.1.240", "192.168.1.2"}, {"192.168.1.240", "192.168.1.2"}, nil, {"192.168.1.241"}} {
+		if !reflect.DeepEqual(got[i].Spec.ExternalIPs, want) {
+			t.Errorf("Service %d has %v, want %v", i, got[i].Spec.ExternalIPs, want)
+		}
+	}
+}
