@@ -156,6 +156,32 @@ func TestAttach(t *testing.T) {
 	}
 }
 
+// Without stdinOnce a container's stdin outlives its clients: each leaves when its own ends, after all of it was taken.
+func TestAttachOneAfterAnother(t *testing.T) {
+	e := openEngine(t, config(t))
+	importImage(t, e, testImage, testimage.Options{})
+	c := sh("sleep 1; while read l; do echo ${#l} bytes; done; echo eof")
+	c.Stdin = true
+	pod := testPod("attachagain", c)
+	ct := start(t, e, runSandbox(t, e, pod), pod, 0)
+	for _, said := range []string{strings.Repeat("x", 300_000), "two"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		if err := e.Attach(ctx, ct.ID, Streams{Stdin: strings.NewReader(said + "\n"), Stdout: io.Discard}); err != nil {
+			t.Errorf("attached with %d bytes: %v", len(said), err)
+		}
+		cancel()
+	}
+	for range 200 {
+		if stdout, _ := readLog(t, ct.LogPath); strings.Contains(stdout, "3 bytes") {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if stdout, _ := readLog(t, ct.LogPath); stdout != "300000 bytes\n3 bytes\n" {
+		t.Errorf("log %q", stdout)
+	}
+}
+
 func TestAttachTerminal(t *testing.T) {
 	e := openEngine(t, config(t))
 	importImage(t, e, testImage, testimage.Options{})

@@ -47,7 +47,7 @@ func (a *Attachment) Output(stdout, stderr io.Writer) (int, error) {
 	}
 }
 
-// Input copies r to the container's stdin, and closes it when r ends.
+// Input copies r to the container's stdin until r ends.
 func (a *Attachment) Input(r io.Reader) error {
 	buf := make([]byte, 16<<10)
 	for {
@@ -58,14 +58,22 @@ func (a *Attachment) Input(r io.Reader) error {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			_, err = a.conn.Write(frame(msgStdinClose, nil))
-			return err
+			return nil
 		}
 		if err != nil {
 			return err
 		}
 	}
 }
+
+// CloseInput closes the container's stdin.
+func (a *Attachment) CloseInput() error {
+	_, err := a.conn.Write(frame(msgStdinClose, nil))
+	return err
+}
+
+// Leave detaches once the container has taken what was sent. Output ends then, with an error.
+func (a *Attachment) Leave() error { return a.conn.CloseWrite() }
 
 // Resize changes the size of the container's terminal.
 func (a *Attachment) Resize(rows, cols uint16) error {
