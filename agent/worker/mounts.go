@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/agent/podspec"
@@ -74,12 +75,27 @@ func (w *worker) source(ctx context.Context, pod *corev1.Pod, at place) (string,
 		return sub, nil
 	}
 	w.log.Error("a subPath cannot be mounted", "container", at.container, "volume", at.volume, "err", err)
-	why := ""
-	if errors.Is(err, os.ErrPermission) { // root may do anything but on a file server
-		why = ": the file server does not let this node's root make it (for NFS: no_root_squash, or make the folder there)"
+	return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q%s", at.volume, at.container, whyNot(err))
+}
+
+// whyNot is what a pod is told of a subPath that it cannot have: what its own volume holds, and no more of the node.
+func whyNot(err error) string {
+	const mend = "; mend subPath, or what is in the volume"
+	switch {
+	case errors.Is(err, os.ErrPermission): // root may do anything but on a file server
+		return ": the file server does not let this node's root make it (for NFS: no_root_squash, or make the folder there)"
+	case errors.Is(err, unix.EXDEV):
+		return ": the path leads out of the volume" + mend
+	case errors.Is(err, unix.ELOOP):
+		return ": the path has a link that leads in a circle" + mend
+	case errors.Is(err, unix.ENOTDIR):
+		return ": the path leads through a file" + mend
+	case errors.Is(err, unix.ENOENT):
+		return ": the path has a link that leads nowhere" + mend
+	case errors.Is(err, unix.ENOSPC):
+		return ": the volume has no room for it"
 	}
-	// What else lies on the node is not the pod's business.
-	return "", fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q%s", at.volume, at.container, why)
+	return ""
 }
 
 func (w *worker) unmount(ctx context.Context, pod *corev1.Pod) error {
