@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/link"
+	"bramble.dev/server/controllers/nodes"
 )
 
 // nodeMayHelp says whether a node's change may let a pod in that it refused. A
@@ -19,7 +20,7 @@ func nodeMayHelp(old, now *corev1.Node) bool {
 		!maps.Equal(old.Labels, now.Labels) ||
 		old.Annotations[link.PlatformsAnnotation] != now.Annotations[link.PlatformsAnnotation] ||
 		!equality.Semantic.DeepEqual(old.Status.Allocatable, now.Status.Allocatable) ||
-		isReady(old) != isReady(now)
+		nodes.IsReady(old) != nodes.IsReady(now)
 }
 
 // podMayFit says whether a waiting pod's own change may let it in somewhere. A

@@ -10,6 +10,8 @@ import (
 	"k8s.io/klog/v2"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/controllers/nodes"
 )
 
 // refusal is why a node cannot take a pod. It is resolvable if it may help to
@@ -67,16 +69,10 @@ func tolerated(p *candidate, n *nodeState) *refusal {
 			return never("node(s) had untolerated taint(s)")
 		}
 	}
-	if !isReady(n.node) && !tolerates(p, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}) {
+	if !nodes.IsReady(n.node) && !tolerates(p, corev1.Taint{Key: corev1.TaintNodeNotReady, Effect: corev1.TaintEffectNoSchedule}) {
 		return never("node(s) had untolerated taint(s)")
 	}
 	return nil
-}
-
-func isReady(node *corev1.Node) bool {
-	return slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
 }
 
 func selected(p *candidate, n *nodeState) *refusal {

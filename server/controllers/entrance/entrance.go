@@ -12,18 +12,16 @@ package entrance
 
 import (
 	"net/netip"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/controllers/nodes"
 )
 
 // Open says whether a node may be told to the outside at all.
 func Open(n *corev1.Node) bool {
 	_, excluded := n.Labels[corev1.LabelNodeExcludeBalancers]
-	ready := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
-	return ready && !excluded && n.DeletionTimestamp == nil
+	return nodes.IsReady(n) && !excluded && n.DeletionTimestamp == nil
 }
 
 // Address is the first of a node's own addresses that is wanted; the zero Addr if there is none.

@@ -21,6 +21,7 @@ import (
 
 	"bramble.dev/server/cache"
 	"bramble.dev/server/cache/cachetest"
+	"bramble.dev/server/controllers/nodes"
 	"bramble.dev/server/controllers/pods"
 )
 
@@ -138,7 +139,7 @@ func (w *world) asked(a clienttesting.Action) {
 				continue
 			}
 			n := w.node(p.Spec.NodeName)
-			if c := condition(n, corev1.NodeReady); c == nil || c.Status != corev1.ConditionUnknown {
+			if c := nodes.Condition(n, corev1.NodeReady); c == nil || c.Status != corev1.ConditionUnknown {
 				w.problem("%s is made not ready, its node says %+v", p.Name, c)
 			}
 		}
@@ -158,7 +159,7 @@ func (w *world) fine() {
 			break
 		}
 		at, away := w.away(n)
-		ready := condition(n, corev1.NodeReady)
+		ready := nodes.Condition(n, corev1.NodeReady)
 		unknown := ready != nil && ready.Status == corev1.ConditionUnknown
 		late := time.Second
 		if time.Since(lost) < lookAtAll+time.Second {

@@ -16,6 +16,7 @@ import (
 
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/loop"
+	"bramble.dev/server/controllers/nodes"
 	"bramble.dev/server/controllers/pods"
 )
 
@@ -106,7 +107,7 @@ func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
 	if wanted, changed := taints(node, now); changed {
 		return c.taint(ctx, key, node, wanted)
 	}
-	if ready := condition(node, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown {
+	if ready := nodes.Condition(node, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown {
 		return c.markPods(ctx, node, now)
 	}
 	return nil
@@ -114,7 +115,7 @@ func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
 
 // mark writes that the node's state is unknown.
 func (c *Controller) mark(ctx context.Context, key loop.Key, node *corev1.Node, conditions []corev1.NodeCondition) error {
-	wasReady := condition(node, corev1.NodeReady)
+	wasReady := nodes.IsReady(node)
 	node = node.DeepCopy()
 	node.Status.Conditions = conditions
 	written, err := c.Client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
@@ -125,7 +126,7 @@ func (c *Controller) mark(ctx context.Context, key loop.Key, node *corev1.Node, 
 		return fmt.Errorf("mark the node unknown: %w", err)
 	}
 	c.writes.Add(key, c.Nodes.Seen(written.ResourceVersion))
-	if wasReady != nil && wasReady.Status == corev1.ConditionTrue {
+	if wasReady {
 		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}
 		c.Events.Eventf(ref, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
 	}

@@ -7,6 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/controllers/nodes"
 )
 
 // grace is how long a node may be away before it is called unreachable: a
@@ -35,7 +37,7 @@ func (o observed) missing() (now bool, in time.Duration) {
 		return false, 0
 	}
 	patience := grace
-	if condition(o.node, corev1.NodeReady) == nil {
+	if nodes.Condition(o.node, corev1.NodeReady) == nil {
 		patience = startGrace
 	}
 	since := o.since
@@ -44,15 +46,6 @@ func (o observed) missing() (now bool, in time.Duration) {
 	}
 	left := since.Add(patience).Sub(o.now)
 	return left <= 0, left
-}
-
-func condition(node *corev1.Node, t corev1.NodeConditionType) *corev1.NodeCondition {
-	for i := range node.Status.Conditions {
-		if node.Status.Conditions[i].Type == t {
-			return &node.Status.Conditions[i]
-		}
-	}
-	return nil
 }
 
 // unknown gives the conditions of a node that is away. It is nil if they say so already.
@@ -95,7 +88,7 @@ var ours = []corev1.Taint{
 // wants says whether the node's state calls for one of our taints.
 func wants(node *corev1.Node, t corev1.Taint) bool {
 	is := func(c corev1.NodeConditionType, s corev1.ConditionStatus) bool {
-		found := condition(node, c)
+		found := nodes.Condition(node, c)
 		return found != nil && found.Status == s
 	}
 	switch t.Key {

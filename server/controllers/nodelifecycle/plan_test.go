@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/server/controllers/nodes"
 )
 
 var now = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -52,7 +54,7 @@ func TestMissing(t *testing.T) {
 func TestUnknownOnce(t *testing.T) {
 	n := node("True")
 	n.Status.Conditions = unknown(n, now)
-	if c := condition(n, corev1.NodeReady); c.Status != "Unknown" || c.Reason != "NodeStatusUnknown" || len(n.Status.Conditions) != 4 {
+	if c := nodes.Condition(n, corev1.NodeReady); c.Status != "Unknown" || c.Reason != "NodeStatusUnknown" || len(n.Status.Conditions) != 4 {
 		t.Errorf("conditions are %v", n.Status.Conditions)
 	}
 	if unknown(n, now) != nil {

@@ -21,6 +21,7 @@ import (
 	"bramble.dev/link"
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/loop"
+	"bramble.dev/server/controllers/nodes"
 	"bramble.dev/server/controllers/pods"
 )
 
@@ -110,7 +111,7 @@ func (c *controller) keysOfClass(change cache.Change[storagev1.StorageClass]) []
 // keysOfNode wakes what waits for a node: volumes to be removed by one, and
 // claims, when a node has come or can do more.
 func (c *controller) keysOfNode(change cache.Change[corev1.Node]) []loop.Key {
-	if change.Old != nil && change.New != nil && ready(change.Old) == ready(change.New) &&
+	if change.Old != nil && change.New != nil && nodes.IsReady(change.Old) == nodes.IsReady(change.New) &&
 		change.Old.Annotations[link.LocalVolumesAnnotation] == change.New.Annotations[link.LocalVolumesAnnotation] {
 		return nil
 	}
@@ -120,7 +121,7 @@ func (c *controller) keysOfNode(change cache.Change[corev1.Node]) []loop.Key {
 			keys = append(keys, loop.Key{Name: pv.Name})
 		}
 	}
-	if change.New == nil || !ready(change.New) {
+	if change.New == nil || !nodes.IsReady(change.New) {
 		return keys
 	}
 	for _, claim := range c.Claims.List("", nil) {

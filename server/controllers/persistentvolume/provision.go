@@ -15,6 +15,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 
 	"bramble.dev/link"
+	"bramble.dev/server/controllers/nodes"
 )
 
 // NoProvisioner is the provisioner of classes whose volumes are made by hand.
@@ -221,7 +222,7 @@ func nodeFor(c *corev1.PersistentVolumeClaim, class *storagev1.StorageClass, w w
 	}
 	var best *corev1.Node
 	for _, n := range w.nodes() {
-		if keeps(n) && ready(n) && !n.Spec.Unschedulable && Allowed(class, n) && (best == nil || has[n.Name] < has[best.Name]) {
+		if keeps(n) && nodes.IsReady(n) && !n.Spec.Unschedulable && Allowed(class, n) && (best == nil || has[n.Name] < has[best.Name]) {
 			best = n
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/link"
+	"bramble.dev/server/controllers/nodes"
 )
 
 // planVolume decides the next step of a volume.
@@ -127,23 +128,17 @@ const undeletable = "no driver of Bramble made this volume, so nobody removes wh
 // assign finds a node that can reach the export: the one that was asked last, as
 // long as it is there.
 func assign(pv *corev1.PersistentVolume, w world) step {
-	if n := w.node(pv.Annotations[link.VolumeNodeAnnotation]); n != nil && ready(n) {
+	if n := w.node(pv.Annotations[link.VolumeNodeAnnotation]); n != nil && nodes.IsReady(n) {
 		return step{}
 	}
 	for _, n := range w.nodes() {
-		if ready(n) {
+		if nodes.IsReady(n) {
 			out := pv.DeepCopy()
 			metav1.SetMetaDataAnnotation(&out.ObjectMeta, link.VolumeNodeAnnotation, n.Name)
 			return step{verb: updateVolume, volume: out}
 		}
 	}
 	return step{}
-}
-
-func ready(n *corev1.Node) bool {
-	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-	})
 }
 
 // letGo removes our finalizer from a volume that somebody deleted and that
