@@ -109,16 +109,11 @@ func runsOnce(pod *corev1.Pod, claim func(namespace, name string) (*corev1.Persi
 		return true
 	}
 	for i := range pod.Spec.Volumes {
-		v := &pod.Spec.Volumes[i]
-		name := pod.Name + "-" + v.Name
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			name = v.PersistentVolumeClaim.ClaimName
-		case v.Ephemeral == nil:
+		name, ok := ClaimOf(pod, &pod.Spec.Volumes[i])
+		if !ok {
 			continue
 		}
-		c, known := claim(pod.Namespace, name)
-		if !known || !shared(c) {
+		if c, known := claim(pod.Namespace, name); !known || !shared(c) {
 			return true
 		}
 	}

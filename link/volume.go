@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/component-helpers/storage/ephemeral"
 )
 
 // Provisioners of StorageClasses that make volumes on nodes: a folder of one node, or a folder of an NFS server's export.
@@ -31,6 +32,18 @@ const (
 	// provisionedBy is upstream's annotation of volumes that were made for a claim.
 	provisionedBy = "pv.kubernetes.io/provisioned-by"
 )
+
+// ClaimOf is the name of the claim that a volume of a pod is: the one that it names, or the one that is made for it alone. The
+// server sends the node the claims that it finds by this.
+func ClaimOf(pod *corev1.Pod, v *corev1.Volume) (name string, ok bool) {
+	switch {
+	case v.PersistentVolumeClaim != nil:
+		return v.PersistentVolumeClaim.ClaimName, true
+	case v.Ephemeral != nil:
+		return ephemeral.VolumeClaimName(pod, v), true
+	}
+	return "", false
+}
 
 // provisioned is how volumes that were made for a claim are named: by the claim's UID.
 var provisioned = regexp.MustCompile(`^pvc-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)

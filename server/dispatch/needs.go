@@ -1,6 +1,10 @@
 package dispatch
 
-import corev1 "k8s.io/api/core/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/link"
+)
 
 // kind is a kind of object that pods name.
 type kind byte
@@ -64,15 +68,14 @@ func needs(pod *corev1.Pod, add func(ref)) {
 }
 
 func volumeNeeds(pod *corev1.Pod, v *corev1.Volume, of func(kind, string)) {
+	if name, ok := link.ClaimOf(pod, v); ok {
+		of(claim, name)
+	}
 	switch {
 	case v.ConfigMap != nil:
 		of(configMap, v.ConfigMap.Name)
 	case v.Secret != nil:
 		of(secret, v.Secret.SecretName)
-	case v.PersistentVolumeClaim != nil:
-		of(claim, v.PersistentVolumeClaim.ClaimName)
-	case v.Ephemeral != nil:
-		of(claim, pod.Name+"-"+v.Name)
 	case v.Projected != nil:
 		for _, s := range v.Projected.Sources {
 			if s.ConfigMap != nil {

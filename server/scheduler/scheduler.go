@@ -18,6 +18,7 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
+	"bramble.dev/link"
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/events"
 	"bramble.dev/server/controllers/pods"
@@ -146,7 +147,8 @@ func (s *scheduler) ours(pod *corev1.Pod) bool {
 func caresOf(pod *corev1.Pod) cares {
 	c := cares{others: len(affinityOf(pod).near) > 0 || len(pod.Spec.TopologySpreadConstraints) > 0, devices: len(pod.Spec.ResourceClaims) > 0}
 	for i := range pod.Spec.Volumes {
-		c.volumes = c.volumes || pod.Spec.Volumes[i].PersistentVolumeClaim != nil || pod.Spec.Volumes[i].Ephemeral != nil
+		_, ok := link.ClaimOf(pod, &pod.Spec.Volumes[i])
+		c.volumes = c.volumes || ok
 	}
 	return c
 }

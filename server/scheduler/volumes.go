@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 
+	"bramble.dev/link"
 	"bramble.dev/server/controllers/persistentvolume"
 )
 
@@ -51,13 +52,8 @@ type Storage interface {
 func volumesOf(pod *corev1.Pod, s Storage) (out volumes, message string) {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		name := ""
-		switch {
-		case v.PersistentVolumeClaim != nil:
-			name = v.PersistentVolumeClaim.ClaimName
-		case v.Ephemeral != nil:
-			name = ephemeral.VolumeClaimName(pod, v)
-		default:
+		name, ok := link.ClaimOf(pod, v)
+		if !ok {
 			continue
 		}
 		claim, ok := s.Claim(pod.Namespace, name)

@@ -12,7 +12,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
-	"k8s.io/component-helpers/storage/ephemeral"
 	storagehelpers "k8s.io/component-helpers/storage/volume"
 
 	corev1 "k8s.io/api/core/v1"
@@ -285,9 +284,7 @@ func (c *controller) waitingPods(claim *corev1.PersistentVolumeClaim) (names []s
 			continue
 		}
 		for i := range pod.Spec.Volumes {
-			v := &pod.Spec.Volumes[i]
-			if v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name ||
-				v.Ephemeral != nil && ephemeral.VolumeClaimName(pod, v) == claim.Name {
+			if name, ok := link.ClaimOf(pod, &pod.Spec.Volumes[i]); ok && name == claim.Name {
 				names = append(names, pod.Name)
 				break
 			}

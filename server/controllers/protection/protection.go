@@ -24,6 +24,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/link"
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/loop"
 )
@@ -61,11 +62,8 @@ func NewClaims(in ClaimInputs) *loop.Loop {
 func claimsOf(pod *corev1.Pod) []loop.Key {
 	var keys []loop.Key
 	for i := range pod.Spec.Volumes {
-		switch v := &pod.Spec.Volumes[i]; {
-		case v.PersistentVolumeClaim != nil:
-			keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: v.PersistentVolumeClaim.ClaimName})
-		case v.Ephemeral != nil:
-			keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: ephemeral.VolumeClaimName(pod, v)})
+		if name, ok := link.ClaimOf(pod, &pod.Spec.Volumes[i]); ok {
+			keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: name})
 		}
 	}
 	return keys
@@ -84,8 +82,8 @@ func uses(pod *corev1.Pod, claim *corev1.PersistentVolumeClaim) bool {
 		return false
 	}
 	return slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
-		return v.PersistentVolumeClaim != nil && v.PersistentVolumeClaim.ClaimName == claim.Name ||
-			v.Ephemeral != nil && !shutDown(pod) && ephemeral.VolumeClaimName(pod, &v) == claim.Name && ephemeral.VolumeIsForPod(pod, claim) == nil
+		name, ok := link.ClaimOf(pod, &v)
+		return ok && name == claim.Name && (v.Ephemeral == nil || !shutDown(pod) && ephemeral.VolumeIsForPod(pod, claim) == nil)
 	})
 }
 
