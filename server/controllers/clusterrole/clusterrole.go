@@ -46,7 +46,7 @@ func New(in Inputs) *loop.Loop {
 		var keys []loop.Key
 		for _, role := range in.ClusterRoles.List("", nil) {
 			if role.AggregationRule != nil {
-				keys = append(keys, loop.Key{Name: role.Name})
+				keys = append(keys, loop.KeyOf(role))
 			}
 		}
 		return keys

@@ -82,11 +82,7 @@ func (c *controller) keysOfNode(change cache.Change[corev1.Node]) []loop.Key {
 		equality.Semantic.DeepEqual(change.Old.Spec.Taints, change.New.Spec.Taints) {
 		return nil
 	}
-	var keys []loop.Key
-	for _, ds := range c.DaemonSets.List("", nil) {
-		keys = append(keys, loop.Key{Namespace: ds.Namespace, Name: ds.Name})
-	}
-	return keys
+	return loop.KeysOf(c.DaemonSets.List("", nil))
 }
 
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {

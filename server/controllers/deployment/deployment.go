@@ -76,7 +76,7 @@ func (c *controller) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
 	if !ok || isRolling(d) {
 		return nil
 	}
-	return []loop.Key{{Namespace: d.Namespace, Name: d.Name}}
+	return []loop.Key{loop.KeyOf(d)}
 }
 
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -63,20 +62,13 @@ func watchSizes[T any](c *controller, from *cache.Cache[T], size func(*T) *int32
 		if change.Old != nil && change.New != nil && equality.Semantic.DeepEqual(size(change.Old), size(change.New)) && sameOwners(change.Old, change.New) {
 			return nil
 		}
-		var keys []loop.Key
-		for _, b := range c.Budgets.List(change.Key().Namespace, nil) {
-			keys = append(keys, loop.Key{Namespace: b.Namespace, Name: b.Name})
-		}
-		return keys
+		return loop.KeysOf(c.Budgets.List(change.Key().Namespace, nil))
 	})
 }
 
 func sameOwners(a, b any) bool {
 	return equality.Semantic.DeepEqual(a.(metav1.Object).GetOwnerReferences(), b.(metav1.Object).GetOwnerReferences())
 }
-
-// podPrefix tells keys of pods from those of budgets: no name has a slash.
-const podPrefix = "pod/"
 
 func (c *controller) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
 	if change.Old != nil && change.New != nil && sameForBudgets(change.Old, change.New) {
@@ -90,7 +82,7 @@ func (c *controller) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
 		}
 		keys = append(keys, now...) // the queue holds each once
 		if left, ok := stale(pod, time.Now()); ok {
-			c.loop.After(loop.Key{Namespace: pod.Namespace, Name: podPrefix + pod.Name}, left)
+			c.loop.After(loop.PodKey(pod), left)
 		}
 	}
 	return keys
@@ -118,15 +110,15 @@ func (c *controller) budgetsOf(pod *corev1.Pod) []loop.Key {
 	var keys []loop.Key
 	for _, b := range c.Budgets.List(pod.Namespace, nil) {
 		if s, err := metav1.LabelSelectorAsSelector(b.Spec.Selector); err == nil && s.Matches(labels.Set(pod.Labels)) {
-			keys = append(keys, loop.Key{Namespace: b.Namespace, Name: b.Name})
+			keys = append(keys, loop.KeyOf(b))
 		}
 	}
 	return keys
 }
 
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
-	if name, ok := strings.CutPrefix(key.Name, podPrefix); ok {
-		return c.unmark(ctx, key, name)
+	if pod, ok := loop.Pod(key); ok {
+		return c.unmark(ctx, pod)
 	}
 	b, ok := c.Budgets.Get(key.Namespace, key.Name)
 	if !ok {
@@ -189,8 +181,8 @@ func (c *controller) report(ctx context.Context, b *policyv1.PodDisruptionBudget
 }
 
 // unmark takes the mark from a pod that was to be disrupted and was not.
-func (c *controller) unmark(ctx context.Context, key loop.Key, name string) error {
-	pod, ok := c.Pods.Get(key.Namespace, name)
+func (c *controller) unmark(ctx context.Context, key loop.Key) error {
+	pod, ok := c.Pods.Get(key.Namespace, key.Name)
 	if !ok {
 		return nil
 	}
@@ -199,7 +191,7 @@ func (c *controller) unmark(ctx context.Context, key loop.Key, name string) erro
 		return nil
 	}
 	if left > 0 {
-		c.loop.After(key, left)
+		c.loop.After(loop.PodKey(pod), left)
 		return nil
 	}
 	cleared := pod.DeepCopy()

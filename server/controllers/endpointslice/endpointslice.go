@@ -81,7 +81,7 @@ func ServicesOf(services *cache.Cache[corev1.Service], change cache.Change[corev
 		}
 		selector := labels.SelectorFromSet(service.Spec.Selector)
 		if selector.Matches(key.Labels) || (key.OldLabels != nil && selector.Matches(key.OldLabels)) {
-			keys = append(keys, loop.Key{Namespace: service.Namespace, Name: service.Name})
+			keys = append(keys, loop.KeyOf(service))
 		}
 	}
 	return keys

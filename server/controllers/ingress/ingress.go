@@ -64,12 +64,7 @@ func New(in Inputs) *loop.Loop {
 	return l
 }
 
-func (c *controller) everyone() (keys []loop.Key) {
-	for _, in := range c.Ingresses.List("", nil) {
-		keys = append(keys, loop.Key{Namespace: in.Namespace, Name: in.Name})
-	}
-	return keys
-}
+func (c *controller) everyone() []loop.Key { return loop.KeysOf(c.Ingresses.List("", nil)) }
 
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	if err := c.writes.Settle(ctx, key); err != nil {

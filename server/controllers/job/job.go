@@ -76,7 +76,7 @@ func (c *controller) keysOfPod(change cache.Change[corev1.Pod]) []loop.Key {
 	}
 	pod := change.New
 	if pod != nil && isTracked(pod) && !c.hasJob(pod) {
-		return []loop.Key{podKey(pod)}
+		return []loop.Key{loop.PodKey(pod)}
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func isOurs(j *batchv1.Job) bool {
 }
 
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
-	if pod, ok := isPodKey(key); ok {
+	if pod, ok := loop.Pod(key); ok {
 		return c.free(ctx, pod)
 	}
 	if err := c.writes.Settle(ctx, key); err != nil {

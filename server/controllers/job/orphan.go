@@ -3,7 +3,6 @@ package job
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,25 +13,13 @@ import (
 	"bramble.dev/server/controllers/loop"
 )
 
-// podPrefix tells keys of pods from those of Jobs: no name has a slash.
-const podPrefix = "pod/"
-
-func podKey(pod *corev1.Pod) loop.Key {
-	return loop.Key{Namespace: pod.Namespace, Name: podPrefix + pod.Name}
-}
-
-func isPodKey(key loop.Key) (pod loop.Key, ok bool) {
-	name, ok := strings.CutPrefix(key.Name, podPrefix)
-	return loop.Key{Namespace: key.Namespace, Name: name}, ok
-}
-
 // keysOfRest are the pods that a Job leaves behind with a finalizer when it is
 // gone, or ended by somebody else's doing.
 func (c *controller) keysOfRest(job *batchv1.Job) []loop.Key {
 	var keys []loop.Key
 	for _, pod := range c.Pods.ByOwner(job.UID) {
 		if isTracked(pod) {
-			keys = append(keys, podKey(pod))
+			keys = append(keys, loop.PodKey(pod))
 		}
 	}
 	return keys

@@ -79,7 +79,7 @@ func New(in Inputs) *loop.Loop {
 func (c *controller) everyone() (keys []loop.Key) {
 	for _, s := range c.Services.List("", nil) {
 		if ours(s) {
-			keys = append(keys, loop.Key{Namespace: s.Namespace, Name: s.Name})
+			keys = append(keys, loop.KeyOf(s))
 		}
 	}
 	return keys
@@ -92,7 +92,7 @@ func (c *controller) keysOfService(x cache.Change[corev1.Service]) []loop.Key {
 	if o := x.Old; o != nil && (o.Spec.Type == corev1.ServiceTypeLoadBalancer || len(o.Status.LoadBalancer.Ingress) > 0 || len(o.Spec.ExternalIPs) > 0 || len(nodePortsOf(o)) > 0) {
 		for _, s := range c.Services.List("", nil) {
 			if ours(s) && len(s.Status.LoadBalancer.Ingress) == 0 {
-				keys = append(keys, loop.Key{Namespace: s.Namespace, Name: s.Name})
+				keys = append(keys, loop.KeyOf(s))
 			}
 		}
 	}

@@ -93,6 +93,30 @@ func WatchKeys(l *Loop, s *cache.Set, gr schema.GroupResource, of func(Key) bool
 	})
 }
 
+// KeyOf is an object's own key, KeysOf those of several.
+func KeyOf(o metav1.Object) Key { return Key{Namespace: o.GetNamespace(), Name: o.GetName()} }
+
+func KeysOf[T metav1.Object](objects []T) []Key {
+	keys := make([]Key, 0, len(objects))
+	for _, o := range objects {
+		keys = append(keys, KeyOf(o))
+	}
+	return keys
+}
+
+// podPrefix tells keys of pods from those of the objects that a controller is about: no name has a slash.
+const podPrefix = "pod/"
+
+// PodKey is the key of a pod in the queue of a controller that is about other objects, Pod the pod's own key of it.
+func PodKey(pod metav1.Object) Key {
+	return Key{Namespace: pod.GetNamespace(), Name: podPrefix + pod.GetName()}
+}
+
+func Pod(key Key) (pod Key, ok bool) {
+	name, ok := strings.CutPrefix(key.Name, podPrefix)
+	return Key{Namespace: key.Namespace, Name: name}, ok
+}
+
 // Self is the changed object's own key.
 func Self[T any](change cache.Change[T]) []Key { return []Key{change.Key()} }
 
@@ -130,8 +154,7 @@ func Adopters[T, O any](change cache.Change[T], owners *cache.Cache[O], selector
 	var keys []Key
 	for _, owner := range owners.List(m.GetNamespace(), nil) {
 		if s, err := metav1.LabelSelectorAsSelector(selector(owner)); err == nil && !s.Empty() && s.Matches(labels.Set(m.GetLabels())) {
-			o := any(owner).(metav1.Object)
-			keys = append(keys, Key{Namespace: o.GetNamespace(), Name: o.GetName()})
+			keys = append(keys, KeyOf(any(owner).(metav1.Object)))
 		}
 	}
 	return keys

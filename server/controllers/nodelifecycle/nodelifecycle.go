@@ -71,7 +71,7 @@ func (c *Controller) Run(ctx context.Context) {
 		select {
 		case <-tick.C:
 			for _, node := range c.Nodes.List("", nil) {
-				c.loop.Enqueue(loop.Key{Name: node.Name})
+				c.loop.Enqueue(loop.KeyOf(node))
 			}
 		case <-ctx.Done():
 			wg.Wait()

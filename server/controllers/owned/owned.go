@@ -101,7 +101,7 @@ func (c Claims[T]) Among(ctx context.Context, candidates []*T) ([]*T, error) {
 		}
 		patch := func(patch []byte) error {
 			patched, err := c.Patch(ctx, object, patch)
-			return loop.Wrote(c.Writes, o.key(), c.In, patched, err)
+			return loop.Wrote(c.Writes, loop.KeyOf(o.object), c.In, patched, err)
 		}
 		switch decision {
 		case Keep:
@@ -134,10 +134,6 @@ type owner struct {
 	object     metav1.Object
 	kind       schema.GroupVersionKind
 	finalizers []string
-}
-
-func (o owner) key() loop.Key {
-	return loop.Key{Namespace: o.object.GetNamespace(), Name: o.object.GetName()}
 }
 
 func (o owner) mayAdopt(fresh metav1.Object, err error) error {

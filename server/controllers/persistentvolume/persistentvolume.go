@@ -80,7 +80,7 @@ func (c *controller) keysOfVolume(change cache.Change[corev1.PersistentVolume]) 
 		free := change.New != nil && change.New.Spec.ClaimRef == nil && claim.Spec.VolumeName == "" &&
 			storagehelpers.GetPersistentVolumeClaimClass(claim) == storagehelpers.GetPersistentVolumeClass(change.New)
 		if asks || free {
-			keys = append(keys, loop.Key{Namespace: claim.Namespace, Name: claim.Name})
+			keys = append(keys, loop.KeyOf(claim))
 		}
 	}
 	return keys
@@ -89,11 +89,7 @@ func (c *controller) keysOfVolume(change cache.Change[corev1.PersistentVolume]) 
 // keysOfClaim wakes the claim, and the volumes of one that is gone or was bound.
 func (c *controller) keysOfClaim(change cache.Change[corev1.PersistentVolumeClaim]) []loop.Key {
 	key := change.Key()
-	keys := []loop.Key{key}
-	for _, pv := range c.Volumes.ByIndex(byClaim, claimOf, key.Namespace+"/"+key.Name) {
-		keys = append(keys, loop.Key{Name: pv.Name})
-	}
-	return keys
+	return append([]loop.Key{key}, loop.KeysOf(c.Volumes.ByIndex(byClaim, claimOf, key.String()))...)
 }
 
 // keysOfClass wakes the claims that wait for a class, or for a default.
@@ -101,7 +97,7 @@ func (c *controller) keysOfClass(change cache.Change[storagev1.StorageClass]) []
 	var keys []loop.Key
 	for _, claim := range c.Claims.List("", nil) {
 		if class := storagehelpers.GetPersistentVolumeClaimClass(claim); claim.Spec.VolumeName == "" && (class == "" || class == change.Key().Name) {
-			keys = append(keys, loop.Key{Namespace: claim.Namespace, Name: claim.Name})
+			keys = append(keys, loop.KeyOf(claim))
 		}
 	}
 	return keys
@@ -117,7 +113,7 @@ func (c *controller) keysOfNode(change cache.Change[corev1.Node]) []loop.Key {
 	var keys []loop.Key
 	for _, pv := range c.Volumes.List("", nil) {
 		if pv.Status.Phase == corev1.VolumeReleased || pv.Status.Phase == corev1.VolumeFailed {
-			keys = append(keys, loop.Key{Name: pv.Name})
+			keys = append(keys, loop.KeyOf(pv))
 		}
 	}
 	if change.New == nil || !nodes.IsReady(change.New) {
@@ -125,7 +121,7 @@ func (c *controller) keysOfNode(change cache.Change[corev1.Node]) []loop.Key {
 	}
 	for _, claim := range c.Claims.List("", nil) {
 		if claim.Spec.VolumeName == "" && claim.Annotations[storagehelpers.AnnStorageProvisioner] == link.LocalProvisioner {
-			keys = append(keys, loop.Key{Namespace: claim.Namespace, Name: claim.Name})
+			keys = append(keys, loop.KeyOf(claim))
 		}
 	}
 	return keys

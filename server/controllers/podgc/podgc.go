@@ -105,17 +105,9 @@ func New(in Inputs) *loop.Loop {
 	loop.Watch(c.loop, in.Nodes, func(change cache.Change[corev1.Node]) []loop.Key {
 		if change.New != nil {
 			c.forget(change.New.Name)
-			var keys []loop.Key
-			for _, pod := range leaving(cache.OnNode(in.Pods, change.New.Name)) {
-				keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
-			}
-			return keys
+			return loop.KeysOf(leaving(cache.OnNode(in.Pods, change.New.Name)))
 		}
-		var keys []loop.Key
-		for _, pod := range cache.OnNode(in.Pods, change.Old.Name) {
-			keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
-		}
-		return keys
+		return loop.KeysOf(cache.OnNode(in.Pods, change.Old.Name))
 	})
 	return c.loop
 }

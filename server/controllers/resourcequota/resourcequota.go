@@ -107,11 +107,7 @@ func exceeds(a, b corev1.ResourceList) bool {
 }
 
 func (c *controller) quotasOf(namespace string) []loop.Key {
-	var keys []loop.Key
-	for _, q := range c.ResourceQuotas.List(namespace, nil) {
-		keys = append(keys, loop.Key{Namespace: q.Namespace, Name: q.Name})
-	}
-	return keys
+	return loop.KeysOf(c.ResourceQuotas.List(namespace, nil))
 }
 
 // count gives the number of objects of a resource, and from then on listens to it.

@@ -81,7 +81,7 @@ func (c *controller) keysOfClaim(change cache.Change[corev1.PersistentVolumeClai
 	parent, _ := identity(change.Old.Name)
 	for _, set := range c.StatefulSets.List(change.Old.Namespace, nil) {
 		if len(set.Spec.VolumeClaimTemplates) > 0 && strings.HasSuffix(parent, "-"+set.Name) {
-			keys = append(keys, loop.Key{Namespace: set.Namespace, Name: set.Name})
+			keys = append(keys, loop.KeyOf(set))
 		}
 	}
 	return keys

@@ -107,11 +107,7 @@ func (c *controller) keysOfNode(change cache.Change[corev1.Node]) []loop.Key {
 	if change.Old != nil && change.New != nil && equality.Semantic.DeepEqual(noExecute(change.Old), noExecute(change.New)) {
 		return nil
 	}
-	var keys []loop.Key
-	for _, pod := range cache.OnNode(c.Pods, change.Object().Name) {
-		keys = append(keys, loop.Key{Namespace: pod.Namespace, Name: pod.Name})
-	}
-	return keys
+	return loop.KeysOf(cache.OnNode(c.Pods, change.Object().Name))
 }
 
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
