@@ -66,7 +66,7 @@ func (s *Store) download(ctx context.Context, src *source, d descriptor, file st
 		if err != nil {
 			return fmt.Errorf("download layer: %w", err)
 		}
-		if err := room(f, d.Size-had); err != nil { // what is there already stays: room may be made
+		if err := snapshot.Room(int(f.Fd()), d.Size-had); err != nil { // what is there already stays: room may be made
 			return fmt.Errorf("download layer %s: %w", d.Digest, err)
 		}
 		if had < d.Size || d.Size == 0 {
@@ -95,18 +95,6 @@ func (s *Store) download(ctx context.Context, src *source, d descriptor, file st
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// room refuses bytes for which the disk has no room.
-func room(f *os.File, more int64) error {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
-		return err
-	}
-	if free := int64(st.Bavail) * int64(st.Bsize); more > free {
-		return fmt.Errorf("%d bytes are missing, the disk has room for %d: %w", more, free, unix.ENOSPC)
-	}
-	return nil
 }
 
 func verify(f *os.File, d descriptor, file string) error {

@@ -242,6 +242,10 @@ func (u *unpacker) clear(dir int, base string, keepDir bool) (bool, error) {
 	return false, unix.Unlinkat(dir, base, 0)
 }
 
+// worthAsking is how large a file must be for the disk to be asked first: an archive of a few bytes may promise a sparse file of
+// any size.
+const worthAsking = 1 << 20
+
 func (u *unpacker) create(dir int, base, name string, h *tar.Header, r io.Reader) error {
 	mode := uint32(h.Mode) & 0o7777
 	switch h.Typeflag {
@@ -251,8 +255,10 @@ func (u *unpacker) create(dir int, base, name string, h *tar.Header, r io.Reader
 		}
 		return nil
 	case tar.TypeReg, '\x00':
-		if err := room(u.root, h.Size); err != nil {
-			return err
+		if h.Size >= worthAsking {
+			if err := Room(u.root, h.Size); err != nil {
+				return err
+			}
 		}
 		return writeFile(dir, base, mode, r)
 	case tar.TypeSymlink:
@@ -270,22 +276,6 @@ func (u *unpacker) create(dir int, base, name string, h *tar.Header, r io.Reader
 		return unix.Mknodat(dir, base, kind|mode, int(dev))
 	}
 	return fmt.Errorf("its type %q is unknown", h.Typeflag)
-}
-
-// room refuses a file for which the disk has no room before it has been filled: an archive of a few bytes may promise
-// a sparse file of any size.
-func room(dir int, size int64) error {
-	if size < 1<<20 {
-		return nil
-	}
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(dir, &st); err != nil {
-		return err
-	}
-	if free := int64(st.Bavail) * int64(st.Bsize); size > free {
-		return fmt.Errorf("it has %d bytes, the disk has room for %d: %w", size, free, unix.ENOSPC)
-	}
-	return nil
 }
 
 func writeFile(dir int, base string, mode uint32, r io.Reader) error {
