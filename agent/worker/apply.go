@@ -257,7 +257,7 @@ func (w *worker) beginStop(ctx context.Context, pod *corev1.Pod, a Action) {
 	now := time.Now()
 	w.past(a.Container, func(p *Past) {
 		p.Stop = &Stop{ID: a.ID, Since: now, Grace: a.Grace}
-		if a.Reason == resizes || a.Reason == changes {
+		if a.Cause.startsAnew() {
 			p.Again = a.ID
 		}
 	})
@@ -320,7 +320,7 @@ func (w *worker) removeContainer(ctx context.Context, a Action) {
 		w.wait(ctx, time.Now().Add(time.Second))
 		return
 	}
-	if a.Reason == resets { // what held it back is over with it
+	if a.Cause == RestartsAll { // what held it back is over with it
 		w.past(a.Container, func(p *Past) { p.Waiting, p.NotBefore = nil, time.Time{} })
 	}
 }

@@ -77,7 +77,7 @@ func (p *planner) guarded() {
 
 // halt ends what runs of the pod. It starts again when the server is back and still wants it here.
 func (p *planner) halt() {
-	if p.stopContainers(": the server has not been heard of, and may replace the pod on another node") {
+	if p.stopContainers(CutOff, ": the server has not been heard of, and may replace the pod on another node") {
 		p.stopSandbox()
 	}
 }

@@ -403,30 +403,31 @@ func (p *planner) apps() bool {
 
 // replace ends a running container that must not go on, and says whether it does.
 func (p *planner) replace(c podspec.Container, o seam.Container, word string) bool {
-	var why, message string
+	var cause Cause
+	var message string
 	probes := p.o.Probes[o.ID]
 	again := podspec.RestartsWhileRunning(&p.d.Pod.Spec, c.Container)
 	switch {
 	case p.stopping(o): // it goes on
 	case p.o.Memory.Containers[c.Name].BadHook == o.ID:
-		p.stop(o, p.graceOf(c, "hook"), "hook", "FailedPostStartHook", true)
+		p.stop(o, p.graceOf(c, HookFailed), HookFailed, "FailedPostStartHook", true)
 		return true
 	case o.SpecHash != "" && o.SpecHash != podspec.Hash(c.Container):
-		why, message, again = changes, fmt.Sprintf("%s %s definition changed", word, c.Name), true
+		cause, message, again = Changed, fmt.Sprintf("%s %s definition changed", word, c.Name), true
 	case p.outgrown(c, o):
-		p.stop(o, p.graceOf(c, resizes), resizes, fmt.Sprintf("Container %s resize requires restart", c.Name), true)
+		p.stop(o, p.graceOf(c, Resized), Resized, fmt.Sprintf("Container %s resize requires restart", c.Name), true)
 		return true
 	case probes.Liveness == status.Failure:
-		why, message = "liveness", fmt.Sprintf("%s %s failed liveness probe", word, c.Name)
+		cause, message = NotLive, fmt.Sprintf("%s %s failed liveness probe", word, c.Name)
 	case probes.Startup == status.Failure:
-		why, message = "startup", fmt.Sprintf("%s %s failed startup probe", word, c.Name)
+		cause, message = NotStarted, fmt.Sprintf("%s %s failed startup probe", word, c.Name)
 	default:
 		return false
 	}
 	if again && c.Kind == podspec.App {
 		message += ", will be restarted"
 	}
-	p.stop(o, p.graceOf(c, why), why, message, true)
+	p.stop(o, p.graceOf(c, cause), cause, message, true)
 	return true
 }
 

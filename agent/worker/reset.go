@@ -9,9 +9,6 @@ import (
 	"bramble.dev/agent/seam"
 )
 
-// resets is why a container is ended and taken away when its pod starts anew in its place (KEP-5532).
-const resets = "RestartAllContainers"
-
 // reset takes away every container of a pod of which one ended by a rule that asks for it, and says whether it is at that.
 // The one that asked goes last: an agent that is killed in between finds it, and goes on.
 func (p *planner) reset() bool {
@@ -40,7 +37,7 @@ func (p *planner) reset() bool {
 	}
 	for _, o := range running {
 		if o.State == seam.Running {
-			p.stop(o, 0, resets, "killing", true)
+			p.stop(o, 0, RestartsAll, "killing", true)
 		} else {
 			p.unfit(o, p.o.Memory.Containers[o.Name])
 		}
@@ -49,7 +46,7 @@ func (p *planner) reset() bool {
 		return true
 	}
 	o := append(others, asked...)[0]
-	return p.do(Action{Kind: RemoveContainer, Container: o.Name, ID: o.ID, Reason: resets})
+	return p.do(Action{Kind: RemoveContainer, Container: o.Name, ID: o.ID, Cause: RestartsAll})
 }
 
 // wasReset says that a container was taken away to be started anew with all others of its pod.

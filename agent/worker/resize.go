@@ -21,12 +21,6 @@ import (
 // have: the allocation, with which everything else in this package sees the pod. Then the cgroups are written, and containers
 // started anew where their policy says so.
 
-// Reasons why a container is ended that are reasons to start it anew.
-const (
-	resizes = "resize"
-	changes = "changed"
-)
-
 const (
 	firstResizeRetry = 2 * time.Second
 	maxResizeRetry   = time.Minute

@@ -145,7 +145,7 @@ func (p *planner) image(c podspec.Container, past Past) bool {
 }
 
 // graceOf is how long a container may take to end.
-func (p *planner) graceOf(c podspec.Container, why string) time.Duration {
+func (p *planner) graceOf(c podspec.Container, cause Cause) time.Duration {
 	pod := p.d.Pod
 	if p.o.Memory.Hurried && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds > 0) {
 		return hurriedGrace
@@ -163,12 +163,12 @@ func (p *planner) graceOf(c podspec.Container, why string) time.Duration {
 		return time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second, true
 	}
 	if c.Container != nil {
-		switch why {
-		case "liveness":
+		switch cause {
+		case NotLive:
 			if g, ok := own(c.LivenessProbe); ok {
 				return g
 			}
-		case "startup":
+		case NotStarted:
 			if g, ok := own(c.StartupProbe); ok {
 				return g
 			}

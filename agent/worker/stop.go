@@ -10,18 +10,18 @@ import (
 
 // end ends all containers of the pod; when whole, the sandbox and what the pod holds of the node go too.
 func (p *planner) end(whole bool) {
-	if p.stopContainers("") && whole && p.stopSandbox() {
+	if p.stopContainers("", "") && whole && p.stopSandbox() {
 		p.do(Action{Kind: Finish})
 	}
 }
 
 // stopContainers ends the pod's containers, sidecars last and in reverse order, and says whether none runs any more. Their
-// events say why.
-func (p *planner) stopContainers(why string) bool {
+// events tell the words.
+func (p *planner) stopContainers(cause Cause, words string) bool {
 	running := p.running()
 	for _, o := range running {
 		c, _ := podspec.Find(p.d.Pod, o.Name)
-		p.stop(o, p.graceOf(podspec.Container{}, ""), "", "Stopping container "+o.Name+why, p.turn(c, running))
+		p.stop(o, p.graceOf(podspec.Container{}, cause), cause, "Stopping container "+o.Name+words, p.turn(c, running))
 	}
 	return len(running) == 0
 }
@@ -80,11 +80,11 @@ func (p *planner) turn(c podspec.Container, running []seam.Container) bool {
 
 // stop takes a running container one step nearer to its end: announce it and run its hook, wait for
 // the hook and for its turn as long as the grace period lasts, then signal it.
-func (p *planner) stop(o seam.Container, grace time.Duration, why, message string, turn bool) {
+func (p *planner) stop(o seam.Container, grace time.Duration, cause Cause, message string, turn bool) {
 	past := p.o.Memory.Containers[o.Name]
 	s := past.Stop
 	if s == nil || s.ID != o.ID {
-		p.do(Action{Kind: BeginStop, Container: o.Name, ID: o.ID, Grace: grace, Reason: why, Message: message})
+		p.do(Action{Kind: BeginStop, Container: o.Name, ID: o.ID, Grace: grace, Cause: cause, Message: message})
 		return
 	}
 	deadline := s.Since.Add(min(s.Grace, grace))

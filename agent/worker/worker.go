@@ -155,6 +155,23 @@ const (
 	Forget          Kind = "Forget"          // nothing of the pod is left
 )
 
+// Cause is why a container is ended that its pod could go on with.
+type Cause string
+
+// The causes. Without one it is the pod that ends.
+const (
+	CutOff      Cause = "CutOff"      // the server is not heard of, and the pod may run only once
+	HookFailed  Cause = "HookFailed"  // its postStart
+	NotLive     Cause = "NotLive"     // so its liveness probe says
+	NotStarted  Cause = "NotStarted"  // so its startup probe says
+	Changed     Cause = "Changed"     // it is defined otherwise now
+	Resized     Cause = "Resized"     // and its policy says that it starts anew to be so
+	RestartsAll Cause = "RestartsAll" // a rule of one of its pod's containers starts all of them anew (KEP-5532)
+)
+
+// startsAnew says that the container is started again whatever the restart policy says.
+func (c Cause) startsAnew() bool { return c == Changed || c == Resized }
+
 // Action is one step.
 type Action struct {
 	Kind      Kind
@@ -162,6 +179,7 @@ type Action struct {
 	ID        string // of the container or the sandbox
 	Attempt   uint32
 	Grace     time.Duration
-	Reason    string
+	Cause     Cause  // of an end
+	Reason    string // of what a status tells
 	Message   string
 }
