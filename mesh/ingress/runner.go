@@ -153,24 +153,25 @@ func (r *Runner) Taken() []Taken {
 	return append([]Taken(nil), r.taken...)
 }
 
-// Retry says whether a port that could not be had is free now: the next Set takes it.
+// Retry says whether a port that could not be had is free now. It is no longer counted as taken, so the next Set takes it.
 func (r *Runner) Retry() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.conn == nil {
 		return false
 	}
-	free := false
-	for i, t := range r.taken {
+	before := len(r.taken)
+	r.taken = slices.DeleteFunc(r.taken, func(t Taken) bool {
 		if t.Left {
-			continue
+			return false
 		}
-		if l, err := net.Listen("tcp", ":"+strconv.Itoa(t.Port)); err == nil {
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(t.Port))
+		if err == nil {
 			l.Close()
-			r.taken[i].Port, free = -1, true
 		}
-	}
-	return free
+		return err == nil
+	})
+	return len(r.taken) < before
 }
 
 // adopt finds the process that a former agent started. One of another version is ended: its successor is started.
