@@ -16,7 +16,7 @@ import (
 
 const memoryEnv = "BRAMBLE_STORE_MEMORY"
 
-// TestMemory holds the budget of design.md: 10,000 ConfigMaps of 1.5 KB cost at most 16 MiB of anonymous memory, after
+// TestMemory holds a budget: 10,000 ConfigMaps of 1.5 KB cost at most 16 MiB of anonymous memory, after
 // they were written and after they were loaded.
 func TestMemory(t *testing.T) {
 	t.Parallel()
