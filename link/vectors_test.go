@@ -6,14 +6,15 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"flag"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"testing"
 	"time"
-)
 
-var update = flag.Bool("update", false, "write testdata/vectors.json again")
+	"bramble.dev/internal/golden"
+)
 
 // vectors are the test vectors that docs/protocol.md refers to: another agent can be checked with them.
 type vectors struct {
@@ -243,47 +244,38 @@ func complete(t *testing.T, v vectorHandshake) vectorHandshake {
 
 const vectorFile = "testdata/vectors.json"
 
+// TestVectors: go test ./link -run Vectors -update writes what changed anew. Without the file it records another handshake.
 func TestVectors(t *testing.T) {
-	want := makeVectors(t)
-	if *update {
-		want.Handshake = recordHandshake(t)
-		b, err := json.MarshalIndent(want, "", "  ")
-		if err != nil {
+	got := makeVectors(t)
+	switch b, err := os.ReadFile(vectorFile); {
+	case errors.Is(err, fs.ErrNotExist):
+		got.Handshake = recordHandshake(t)
+	case err != nil:
+		t.Fatal(err)
+	default:
+		var have vectors
+		if err := json.Unmarshal(b, &have); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.MkdirAll("testdata", 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(vectorFile, append(b, '\n'), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		got.Handshake = complete(t, have.Handshake)
 	}
-	b, err := os.ReadFile(vectorFile)
+	text, err := json.MarshalIndent(got, "", "  ")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var have vectors
-	if err := json.Unmarshal(b, &have); err != nil {
-		t.Fatal(err)
-	}
-	want.Handshake = complete(t, have.Handshake)
-	x, _ := json.MarshalIndent(want, "", "  ")
-	y, _ := json.MarshalIndent(have, "", "  ")
-	if !bytes.Equal(x, y) {
-		t.Errorf("the protocol changed; with go test ./link -run Vectors -update:\n%s\nwas\n%s", x, y)
-	}
-	for _, m := range have.Messages {
+	golden.Compare(t, vectorFile, string(text)+"\n")
+	for _, m := range got.Messages {
 		d := decoder{b: unhex(t, m.Hex)}
-		kind, body := d.byte(), d.bytes()
+		d.byte()
+		d.bytes()
 		if err := d.end(); err != nil {
 			t.Errorf("%s: %v", m.Name, err)
 		}
-		_, _ = kind, body
 	}
-	k := Keys{Version: 1, Session: have.Frame.Session}
-	copy(k.Receive[:], unhex(t, have.Frame.Key))
-	o := opener{version: 1, session: have.Frame.Session, aead: newAEAD(k.Receive[:])}
-	if messages, _, err := o.open(unhex(t, have.Frame.Frame)); err != nil || hex.EncodeToString(messages) != have.Frame.Messages {
+	k := Keys{Version: 1, Session: got.Frame.Session}
+	copy(k.Receive[:], unhex(t, got.Frame.Key))
+	o := opener{version: 1, session: got.Frame.Session, aead: newAEAD(k.Receive[:])}
+	if messages, _, err := o.open(unhex(t, got.Frame.Frame)); err != nil || hex.EncodeToString(messages) != got.Frame.Messages {
 		t.Error("frame:", err)
 	}
 }
