@@ -65,6 +65,3 @@ func inflate(b []byte, size int) ([]byte, error) {
 	}
 	return out, nil
 }
-
-// Compressed is the size of b when it is compressed as the items of a set are; for measurements.
-func Compressed(b []byte) int { return len(deflateStrong(b)) }

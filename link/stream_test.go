@@ -142,9 +142,11 @@ func streamsUnderLoss(t *testing.T, seed int64) {
 	}
 	n.run(5*time.Minute, nil)
 	for i, e := range n.ends {
-		if c := e.s.Streams(); c != 0 {
+		e.s.mu.Lock()
+		if c := len(e.s.streams); c != 0 {
 			t.Errorf("end %d still has %d streams", i, c)
 		}
+		e.s.mu.Unlock()
 	}
 	t.Logf("took %v", n.now.Sub(time.Unix(1700000000, 0)))
 }

@@ -136,7 +136,7 @@ func TestImportedIsForAll(t *testing.T) {
 	s := open(t, t.TempDir(), Options{})
 	bring := map[string]func(){
 		"import": func() {
-			if _, err := s.ImportFile(t.Context(), file); err != nil {
+			if _, err := importFile(t, s, file); err != nil {
 				t.Fatal(err)
 			}
 		},

@@ -19,7 +19,7 @@ func FuzzManifest(f *testing.F) {
 	} {
 		f.Add([]byte(s))
 	}
-	hosts := []Platform{ParsePlatform("linux/amd64"), ParsePlatform("linux/arm64"), ParsePlatform("linux/arm/v6")}
+	hosts := []Platform{parsePlatform("linux/amd64"), parsePlatform("linux/arm64"), parsePlatform("linux/arm/v6")}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, err := parseManifest(b); err == nil {
 			for _, h := range hosts {

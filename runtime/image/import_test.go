@@ -52,6 +52,16 @@ func openWith(t testing.TB, dir string, o Options) *Store {
 	return s
 }
 
+func importFile(t *testing.T, s *Store, path string) ([]Image, error) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	return s.Import(t.Context(), f)
+}
+
 func busybox(t *testing.T, o testimage.Options) v1.Image {
 	t.Helper()
 	img, err := testimage.Busybox(o)
@@ -69,7 +79,7 @@ func TestImportDocker(t *testing.T) {
 	if err := testimage.WriteDocker(file, "nginx:1.7.9", img); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.ImportFile(t.Context(), file)
+	got, err := importFile(t, s, file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +124,7 @@ func TestImportOCI(t *testing.T) {
 	if err := testimage.WriteTar(file, folder); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.ImportFile(t.Context(), file)
+	got, err := importFile(t, s, file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +175,7 @@ func TestImportBad(t *testing.T) {
 			if err := os.WriteFile(file, tt.archive, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := s.ImportFile(t.Context(), file)
+			_, err := importFile(t, s, file)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), file) {
 				t.Errorf("error %v", err)
 			}
@@ -264,7 +274,7 @@ func TestRecordDamaged(t *testing.T) {
 		if err := testimage.WriteDocker(file, n+":1", busybox(t, testimage.Options{Cmd: []string{n}, Layers: [][]testimage.File{{{Header: tar.Header{Name: n, Typeflag: tar.TypeReg, Mode: 0o600}, Body: n}}}})); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.ImportFile(t.Context(), file); err != nil {
+		if _, err := importFile(t, s, file); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -39,6 +39,12 @@ func TestParseName(t *testing.T) {
 	}
 }
 
+// parsePlatform reads linux/arm/v7.
+func parsePlatform(s string) Platform {
+	parts := append(strings.SplitN(s, "/", 3), "", "")
+	return Platform{parts[0], parts[1], parts[2]}.normal()
+}
+
 func TestPlatformOrder(t *testing.T) {
 	for _, tt := range []struct {
 		host, have, want string
@@ -54,10 +60,10 @@ func TestPlatformOrder(t *testing.T) {
 	} {
 		var have []Platform
 		for _, p := range strings.Fields(tt.have) {
-			have = append(have, ParsePlatform(p))
+			have = append(have, parsePlatform(p))
 		}
 		got := ""
-		if i := ParsePlatform(tt.host).best(have); i >= 0 {
+		if i := parsePlatform(tt.host).best(have); i >= 0 {
 			got = have[i].String()
 		}
 		if got != tt.want {

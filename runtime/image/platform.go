@@ -23,12 +23,6 @@ func (p Platform) String() string {
 	return s
 }
 
-// ParsePlatform reads linux/arm/v7.
-func ParsePlatform(s string) Platform {
-	parts := append(strings.SplitN(s, "/", 3), "", "")
-	return Platform{parts[0], parts[1], parts[2]}.normal()
-}
-
 // normal gives the forms that images use for the same thing one form.
 func (p Platform) normal() Platform {
 	if p.OS == "" {

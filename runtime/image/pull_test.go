@@ -330,14 +330,14 @@ func TestPlatforms(t *testing.T) {
 	for platform, want := range map[string]string{"": Host().Architecture, "linux/arm/v7": "arm", "linux/arm64": "arm64"} {
 		o := PullOptions{}
 		if platform != "" {
-			p := ParsePlatform(platform)
+			p := parsePlatform(platform)
 			o.Platform = &p
 		}
 		if img, err := s.Pull(t.Context(), host+"/multi:1", o); err != nil || img.Config.Cmd[0] != want {
 			t.Errorf("%s: %v, %+v", platform, err, img)
 		}
 	}
-	p := ParsePlatform("linux/riscv64")
+	p := parsePlatform("linux/riscv64")
 	_, err := s.Pull(t.Context(), host+"/multi:1", PullOptions{Platform: &p})
 	if want := "image " + host + "/multi:1 is for linux/amd64, linux/arm/v7, linux/arm64, but this node is linux/riscv64; use an image for linux/riscv64, or a node that runs it"; err == nil || err.Error() != want {
 		t.Errorf("error %v", err)

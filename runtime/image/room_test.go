@@ -20,7 +20,7 @@ func TestUse(t *testing.T) {
 	if err := testimage.WriteDocker(file, host+"/a:1", img); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.ImportFile(t.Context(), file)
+	got, err := importFile(t, s, file)
 	if err != nil || !got[0].Imported || time.Since(got[0].Used) > time.Minute {
 		t.Fatalf("imported %+v, %v", got, err)
 	}
@@ -47,7 +47,7 @@ func TestReclaim(t *testing.T) {
 	if err := testimage.WriteDocker(file, "a:1", busybox(t, testimage.Options{})); err != nil {
 		t.Fatal(err)
 	}
-	got, err := s.ImportFile(t.Context(), file)
+	got, err := importFile(t, s, file)
 	if err != nil {
 		t.Fatal(err)
 	}
