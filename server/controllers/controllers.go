@@ -40,6 +40,7 @@ import (
 	"bramble.dev/server/controllers/namespace"
 	"bramble.dev/server/controllers/nodeipam"
 	"bramble.dev/server/controllers/nodelifecycle"
+	"bramble.dev/server/controllers/nodes"
 	"bramble.dev/server/controllers/persistentvolume"
 	"bramble.dev/server/controllers/podautoscaler"
 	"bramble.dev/server/controllers/podgc"
@@ -63,7 +64,7 @@ type Dependencies struct {
 	Client    func(name string) kubernetes.Interface
 	Metadata  func(name string) metadata.Interface
 	Caches    *cache.Set
-	Presence  nodelifecycle.Presence
+	Presence  nodes.Presence
 	PodCIDR   netip.Prefix
 	CACertPEM []byte
 	// SignToken makes a token that is good for as long as its Secret and its account are there.

@@ -23,24 +23,13 @@ import (
 // lookAtAll is how often every node is looked at without a reason.
 const lookAtAll = 2 * time.Minute
 
-// Presence knows which nodes have a link to the server.
-type Presence interface {
-	// Online says whether the node is connected and since when that is so; for a
-	// node that was never seen, since the server started.
-	Online(node string) (online bool, since time.Time)
-	// Held is when the node may last have been given a sign of life (link.Fence).
-	Held(node string) time.Time
-	// Changes gives the names of nodes whose presence changed.
-	Changes() <-chan string
-}
-
 // Inputs is what the controller reads and writes with.
 type Inputs struct {
 	Client   kubernetes.Interface
 	Events   record.EventRecorder
 	Nodes    *cache.Cache[corev1.Node]
 	Pods     *cache.Cache[corev1.Pod]
-	Presence Presence
+	Presence nodes.Presence
 	Log      *slog.Logger
 }
 

@@ -26,7 +26,7 @@ import (
 
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/loop"
-	"bramble.dev/server/controllers/nodelifecycle"
+	"bramble.dev/server/controllers/nodes"
 	"bramble.dev/server/controllers/pods"
 )
 
@@ -44,7 +44,7 @@ type Inputs struct {
 	Nodes  *cache.Cache[corev1.Node]
 	Pods   *cache.Cache[corev1.Pod]
 	// Presence knows which nodes are there, and when each may last have been given a sign of life.
-	Presence nodelifecycle.Presence
+	Presence nodes.Presence
 	Log      *slog.Logger
 }
 
@@ -55,23 +55,6 @@ type controller struct {
 	mu sync.Mutex
 	// missing holds since when nodes that pods name are known not to be there; a restart begins the time anew.
 	missing map[string]time.Time
-}
-
-// gone gives for how long a node has been missing.
-func (c *controller) gone(node string, now time.Time) time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if _, ok := c.missing[node]; !ok {
-		c.missing[node] = now
-	}
-	return now.Sub(c.missing[node])
-}
-
-// forget is for a node that is there, or that no pod names any more.
-func (c *controller) forget(node string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.missing, node)
 }
 
 // finished is the key that stands for all finished pods.
@@ -146,6 +129,23 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
 		Reason: "DeletionByPodGC", Message: "PodGC: node no longer exists",
 	})
+}
+
+// gone gives for how long a node has been missing.
+func (c *controller) gone(node string, now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.missing[node]; !ok {
+		c.missing[node] = now
+	}
+	return now.Sub(c.missing[node])
+}
+
+// forget is for a node that is there, or that no pod names any more.
+func (c *controller) forget(node string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.missing, node)
 }
 
 // collect removes a pod that was asked to go from a node that exists, once it has surely ended there.

@@ -28,7 +28,7 @@ import (
 	"bramble.dev/link"
 	"bramble.dev/server/cache"
 	"bramble.dev/server/controllers/loop"
-	"bramble.dev/server/controllers/nodelifecycle"
+	"bramble.dev/server/controllers/nodes"
 	"bramble.dev/server/controllers/pods"
 )
 
@@ -42,7 +42,7 @@ type Inputs struct {
 	Nodes  *cache.Cache[corev1.Node]
 	Pods   *cache.Cache[corev1.Pod]
 	// Presence knows of each node when it may last have been given a sign of life.
-	Presence nodelifecycle.Presence
+	Presence nodes.Presence
 	Log      *slog.Logger
 }
 
