@@ -6,9 +6,9 @@
 // frames into a bounded queue, which drops when it is full; the private key never leaves the folder.
 //
 //	u, err := uplink.Open(ctx, uplink.Config{Brokers: []string{"mqtts://server:8883"}, Dir: dir, NodeName: "pi1", Token: token,
-//		Load: db.LoadSet, Apply: db.Apply, Status: status, Serve: serve, Logger: log})
+//		Load: catalog.Index, Apply: apply, Status: status, Serve: serve, Logger: log})
 //	go u.Run(ctx)
-//	status.Put("node", report)
+//	status.Put("node", report) // a link.Set
 //	u.Notify()
 package uplink
 

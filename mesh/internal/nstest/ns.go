@@ -4,7 +4,7 @@
 // other goroutine ever finds itself in it. What must run in it is handed to Do.
 //
 //	a, b := nstest.New(t, "a"), nstest.New(t, "b")
-//	nstest.Link(t, a, "10.9.0.1/24", b, "10.9.0.2/24")
+//	nstest.Switch(t, map[*nstest.NS]string{a: "10.9.0.1/24", b: "10.9.0.2/24"})
 //	a.Run("ping", "-c1", "10.9.0.2")
 package nstest
 
