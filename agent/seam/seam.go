@@ -54,6 +54,14 @@ type Container struct {
 	Resources *corev1.ResourceRequirements
 }
 
+// NewestFirst is the order of containers in which what holds now comes first.
+func NewestFirst(a, b Container) int {
+	if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
+		return c
+	}
+	return int(b.Attempt) - int(a.Attempt)
+}
+
 // Sandbox is an observed sandbox with the containers in it.
 type Sandbox struct {
 	ID         string

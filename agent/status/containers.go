@@ -39,7 +39,7 @@ func look(in Input) *view {
 		}
 	}
 	for _, list := range v.byName {
-		slices.SortStableFunc(list, newestFirst)
+		slices.SortStableFunc(list, seam.NewestFirst)
 	}
 	v.resetting = v.reset()
 	return v
@@ -56,13 +56,6 @@ func (v *view) reset() bool {
 		}
 	}
 	return false
-}
-
-func newestFirst(a, b seam.Container) int {
-	if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
-		return c
-	}
-	return int(b.Attempt) - int(a.Attempt)
 }
 
 func (v *view) newest(name string) (seam.Container, bool) {

@@ -193,7 +193,7 @@ func (w *worker) backOff(name string, view View) {
 	var newest seam.Container
 	for _, s := range view.Sandboxes {
 		for _, o := range s.Containers {
-			if o.Name == name && (newest.ID == "" || newestFirst(o, newest) < 0) {
+			if o.Name == name && (newest.ID == "" || seam.NewestFirst(o, newest) < 0) {
 				newest = o
 			}
 		}

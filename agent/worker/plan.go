@@ -25,21 +25,14 @@ func Plan(d Desired, o Observed, now time.Time) (Action, time.Time) {
 		}
 	}
 	for _, list := range p.byName {
-		slices.SortStableFunc(list, newestFirst)
+		slices.SortStableFunc(list, seam.NewestFirst)
 	}
-	slices.SortStableFunc(p.current, newestFirst)
+	slices.SortStableFunc(p.current, seam.NewestFirst)
 	p.decide()
 	if p.action.Kind != None {
 		return p.action, time.Time{}
 	}
 	return p.action, p.wake
-}
-
-func newestFirst(a, b seam.Container) int {
-	if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
-		return c
-	}
-	return int(b.Attempt) - int(a.Attempt)
 }
 
 type planner struct {
