@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/seam"
 )
@@ -142,37 +140,4 @@ func (p *planner) image(c podspec.Container, past Past) bool {
 		})
 	}
 	return false
-}
-
-// graceOf is how long a container may take to end.
-func (p *planner) graceOf(c podspec.Container, cause Cause) time.Duration {
-	pod := p.d.Pod
-	if p.o.Memory.Hurried && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds > 0) {
-		return hurriedGrace
-	}
-	if pod.DeletionGracePeriodSeconds != nil {
-		return time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second
-	}
-	if pod.Spec.TerminationGracePeriodSeconds == nil {
-		return minGrace
-	}
-	own := func(probe *corev1.Probe) (time.Duration, bool) {
-		if probe == nil || probe.TerminationGracePeriodSeconds == nil {
-			return 0, false
-		}
-		return time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second, true
-	}
-	if c.Container != nil {
-		switch cause {
-		case NotLive:
-			if g, ok := own(c.LivenessProbe); ok {
-				return g
-			}
-		case NotStarted:
-			if g, ok := own(c.StartupProbe); ok {
-				return g
-			}
-		}
-	}
-	return time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/seam"
 )
@@ -101,4 +103,29 @@ func (p *planner) stop(o seam.Container, grace time.Duration, cause Cause, messa
 		return
 	}
 	p.do(Action{Kind: StopContainer, Container: o.Name, ID: o.ID, Grace: rest})
+}
+
+// graceOf is how long a container may take to end.
+func (p *planner) graceOf(c podspec.Container, cause Cause) time.Duration {
+	pod := p.d.Pod
+	if p.o.Memory.Hurried && (pod.DeletionGracePeriodSeconds == nil || *pod.DeletionGracePeriodSeconds > 0) {
+		return hurriedGrace
+	}
+	if pod.DeletionGracePeriodSeconds != nil {
+		return time.Duration(*pod.DeletionGracePeriodSeconds) * time.Second
+	}
+	if pod.Spec.TerminationGracePeriodSeconds == nil {
+		return minGrace
+	}
+	var probe *corev1.Probe
+	switch cause {
+	case NotLive:
+		probe = c.LivenessProbe
+	case NotStarted:
+		probe = c.StartupProbe
+	}
+	if probe != nil && probe.TerminationGracePeriodSeconds != nil {
+		return time.Duration(*probe.TerminationGracePeriodSeconds) * time.Second
+	}
+	return time.Duration(*pod.Spec.TerminationGracePeriodSeconds) * time.Second
 }
