@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -272,21 +271,4 @@ func runs(view View, name string) bool {
 		}
 	}
 	return false
-}
-
-// attemptsLogged is one more than the highest attempt that left a log: what the runtime and the
-// database have lost must not be written over.
-func (w *worker) attemptsLogged(pod *corev1.Pod, name string) uint32 {
-	entries, err := os.ReadDir(filepath.Dir(LogPath(w.m.Dir, pod, name, 0)))
-	if err != nil {
-		return 0
-	}
-	next := uint32(0)
-	for _, e := range entries {
-		number, _, ok := strings.Cut(e.Name(), ".log")
-		if n, err := strconv.ParseUint(number, 10, 31); ok && err == nil {
-			next = max(next, uint32(n)+1)
-		}
-	}
-	return next
 }

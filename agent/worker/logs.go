@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 )
 
 // keptLogs is of how many attempts of a container the logs stay: of the one that runs, and of the one before, which is what
@@ -20,18 +22,17 @@ func dropLogs(dir string, keep int) error {
 	if err != nil {
 		return err
 	}
-	files := map[uint64][]string{}
+	files := map[uint32][]string{}
 	for _, e := range entries {
-		number, _, ok := strings.Cut(e.Name(), ".log")
-		if n, err := strconv.ParseUint(number, 10, 32); ok && err == nil {
+		if n, ok := attemptOf(e.Name()); ok {
 			files[n] = append(files[n], e.Name())
 		}
 	}
-	attempts := make([]uint64, 0, len(files))
+	attempts := make([]uint32, 0, len(files))
 	for n := range files {
 		attempts = append(attempts, n)
 	}
-	slices.SortFunc(attempts, func(a, b uint64) int { return cmp.Compare(b, a) })
+	slices.SortFunc(attempts, func(a, b uint32) int { return cmp.Compare(b, a) })
 	var errs []error
 	for _, n := range attempts[min(keep, len(attempts)):] {
 		for _, name := range files[n] {
@@ -39,4 +40,27 @@ func dropLogs(dir string, keep int) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// attemptOf is the attempt whose log a file is.
+func attemptOf(file string) (n uint32, ok bool) {
+	number, _, ok := strings.Cut(file, ".log")
+	parsed, err := strconv.ParseUint(number, 10, 31) // one more than it is still a number of an attempt
+	return uint32(parsed), ok && err == nil
+}
+
+// attemptsLogged is one more than the highest attempt that left a log: what the runtime and the
+// database have lost must not be written over.
+func (w *worker) attemptsLogged(pod *corev1.Pod, name string) uint32 {
+	entries, err := os.ReadDir(filepath.Dir(LogPath(w.m.Dir, pod, name, 0)))
+	if err != nil {
+		return 0
+	}
+	next := uint32(0)
+	for _, e := range entries {
+		if n, ok := attemptOf(e.Name()); ok {
+			next = max(next, n+1)
+		}
+	}
+	return next
 }

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"bramble.dev/agent/podspec"
 	"bramble.dev/agent/probe"
 	"bramble.dev/agent/seam"
@@ -134,13 +132,8 @@ func (w *worker) probe(d Desired, mine []seam.Sandbox) {
 			} else if len(w.ips) > 0 {
 				t.IP = w.ips[0]
 			}
-			for _, list := range [][]corev1.ContainerStatus{w.memory.Status.InitContainerStatuses, w.memory.Status.ContainerStatuses} {
-				for _, st := range list {
-					if st.ContainerID == status.ContainerIDPrefix+o.ID {
-						t.Started = st.Started != nil && *st.Started
-						t.Adopted = true
-					}
-				}
+			if s := lastStatus(&w.memory.Status, o.ID); s != nil {
+				t.Started, t.Adopted = s.Started != nil && *s.Started, true
 			}
 			targets = append(targets, t)
 		}

@@ -361,15 +361,20 @@ func (p *planner) started(o seam.Container) bool {
 	case status.Failure:
 		return false
 	}
-	s := p.o.Memory.Status
-	for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
-		for _, c := range list {
-			if c.ContainerID == status.ContainerIDPrefix+o.ID && c.Started != nil {
-				return *c.Started
+	s := lastStatus(&p.o.Memory.Status, o.ID)
+	return s != nil && s.Started != nil && *s.Started
+}
+
+// lastStatus is what a pod's last status tells of a container, nil if it tells nothing.
+func lastStatus(pod *corev1.PodStatus, id string) *corev1.ContainerStatus {
+	for _, list := range [][]corev1.ContainerStatus{pod.InitContainerStatuses, pod.ContainerStatuses} {
+		for i := range list {
+			if list[i].ContainerID == status.ContainerIDPrefix+id {
+				return &list[i]
 			}
 		}
 	}
-	return false
+	return nil
 }
 
 // apps keeps the app containers and says whether any of them runs or is to run.
