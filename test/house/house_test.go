@@ -157,7 +157,7 @@ func within(path string, folders []string) bool {
 	return slices.ContainsFunc(folders, func(f string) bool { return path == f || strings.HasPrefix(path, f+"/") })
 }
 
-// The agent's budget (24 MiB resident, see scripts/bench) leave no room for these, however they are reached.
+// The agent's budget (24 MiB resident, see scripts/bench) leaves no room for these, however they are reached.
 func TestTheAgentStaysSmall(t *testing.T) {
 	heavy := regexp.MustCompile(`^k8s\.io/(kubernetes|apiserver|apiextensions-apiserver|client-go|kubectl)(/|$)`)
 	for _, p := range list(t, "./cmd/bramble-agent") {
