@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/pods"
 )
 
 // Port is a port at a node's own addresses.
@@ -23,7 +24,7 @@ func (p Port) String() string {
 // HostPorts are those that a pod has of its node; none before it has a node, and once it is over. A pod that has one wins
 // over Services and Ingresses: the scheduler put it there.
 func HostPorts(p *corev1.Pod) (ports []Port) {
-	if p.Spec.NodeName == "" || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+	if p.Spec.NodeName == "" || pods.IsFinished(p) {
 		return nil
 	}
 	for _, list := range [][]corev1.Container{p.Spec.InitContainers, p.Spec.Containers} {
