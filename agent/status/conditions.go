@@ -62,7 +62,7 @@ func (v *view) foreign() []corev1.PodCondition {
 
 // resizing says how far a change of the pod's resources is.
 func (v *view) resizing(s *corev1.PodStatus) {
-	if terminal(s.Phase) {
+	if Terminal(s.Phase) {
 		return
 	}
 	for _, r := range []struct {
@@ -256,7 +256,7 @@ func (v *view) initialized(s *corev1.PodStatus) corev1.PodCondition {
 
 // disrupted says that the pod failed because its node could not go on with it.
 func disrupted(s *corev1.PodStatus, in Input) {
-	if in.Disruption == nil || !terminal(s.Phase) {
+	if in.Disruption == nil || !Terminal(s.Phase) {
 		return
 	}
 	c := *in.Disruption

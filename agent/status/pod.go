@@ -104,7 +104,7 @@ func Generate(in Input) corev1.PodStatus {
 	settle(&s, in, v.phase(s))
 	resources(&s, in)
 	v.conditions(&s)
-	if terminal(s.Phase) && !terminal(in.Old.Phase) && v.anyRunning() {
+	if Terminal(s.Phase) && !Terminal(in.Old.Phase) && v.anyRunning() {
 		// What uses an exclusive resource has not ended yet; readiness already says so.
 		s.Phase, s.Reason, s.Message = in.Old.Phase, in.Old.Reason, in.Old.Message
 		if s.Phase == "" {
@@ -131,26 +131,24 @@ func Decided(in Input) corev1.PodPhase {
 // settle decides phase, reason and message from the computed phase, the one before and an eviction.
 func settle(s *corev1.PodStatus, in Input, phase corev1.PodPhase) {
 	s.Phase = phase
-	if in.Finished && !terminal(s.Phase) {
+	if in.Finished && !Terminal(s.Phase) {
 		s.Phase = corev1.PodFailed
 	}
 	for _, before := range []corev1.PodPhase{in.Pod.Status.Phase, in.Old.Phase} {
-		if terminal(before) {
+		if Terminal(before) {
 			s.Phase = before
 		}
 	}
 	if s.Phase == in.Old.Phase {
 		s.Reason, s.Message = in.Old.Reason, in.Old.Message
 	}
-	if in.Evicted != nil && !terminal(in.Old.Phase) && !terminal(in.Pod.Status.Phase) {
+	if in.Evicted != nil && !Terminal(in.Old.Phase) && !Terminal(in.Pod.Status.Phase) {
 		s.Phase, s.Reason, s.Message = corev1.PodFailed, in.Evicted.Reason, in.Evicted.Message
 	}
 }
 
-func terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
-
 // Terminal says whether a phase is one that a pod never leaves.
-func Terminal(p corev1.PodPhase) bool { return terminal(p) }
+func Terminal(p corev1.PodPhase) bool { return p == corev1.PodSucceeded || p == corev1.PodFailed }
 
 func addresses(s *corev1.PodStatus, in Input) {
 	ips := in.PodIPs
@@ -162,7 +160,7 @@ func addresses(s *corev1.PodStatus, in Input) {
 				ips = append(ips, ip.IP)
 			}
 		}
-	} else if len(ips) == 0 && (in.Stopped || terminal(in.Old.Phase)) {
+	} else if len(ips) == 0 && (in.Stopped || Terminal(in.Old.Phase)) {
 		for _, ip := range in.Old.PodIPs {
 			ips = append(ips, ip.IP)
 		}
