@@ -3,6 +3,7 @@ package ingress
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -35,5 +36,36 @@ func TestLackingPorts(t *testing.T) {
 		if s := strings.Join(got, ", "); s != c.want {
 			t.Errorf("%s: %q, want %q", c.name, s, c.want)
 		}
+	}
+}
+
+// TestRetry: a port that is free again is no longer told as taken, and the next Set starts the process anew to have it.
+func TestRetry(t *testing.T) {
+	held, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	freed, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	has, free := held.Addr().(*net.TCPAddr).Port, freed.Addr().(*net.TCPAddr).Port
+	r := &Runner{conn: &net.UnixConn{}, ports: []int{0, 0}, taken: []Taken{{Port: has}, {Port: free}, {Port: 1, Left: true}}}
+	if r.Retry() {
+		t.Error("a port is free that somebody has")
+	}
+	if !r.suits([]int{has, free}) {
+		t.Error("the process is to have a port that somebody has")
+	}
+	freed.Close()
+	if !r.Retry() {
+		t.Error("a port is not free that nobody has")
+	}
+	if want := []Taken{{Port: has}, {Port: 1, Left: true}}; !slices.Equal(r.Taken(), want) {
+		t.Errorf("taken are %v, want %v", r.Taken(), want)
+	}
+	if r.suits([]int{has, free}) {
+		t.Error("the next Set does not take the port")
 	}
 }
