@@ -162,6 +162,9 @@ func (k *compiler) backend(in *networkingv1.Ingress, b *networkingv1.IngressBack
 		return -1
 	}
 	i := slices.IndexFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool {
+		if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP {
+			return false // its number may be that of another port, which speaks HTTP
+		}
 		return p.Name == port || strconv.Itoa(int(p.Port)) == port && b.Service.Port.Name == ""
 	})
 	if i < 0 {

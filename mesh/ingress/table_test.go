@@ -78,6 +78,17 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestOneNumberTwoProtocols: a port of UDP is no way to a web server, whatever its number.
+func TestOneNumberTwoProtocols(t *testing.T) {
+	c := services("a")
+	c.Services[0].Spec.Ports = []corev1.ServicePort{{Name: "quic", Port: 80, Protocol: corev1.ProtocolUDP}, {Name: "web", Port: 80, Protocol: corev1.ProtocolTCP}}
+	c.Ingresses = []*networkingv1.Ingress{ingressOf(1, rule("x.example", pathTo("p", "/", "a")))}
+	table, problems := Compile(c, 443)
+	if r := table.route("x.example", "/"); len(problems) > 0 || r == nil || r.Backend < 0 || len(table.Backends[r.Backend]) != 1 {
+		t.Errorf("%+v leads to %v; %v", r, table.Backends, problems)
+	}
+}
+
 func TestProblems(t *testing.T) {
 	c := services("a")
 	in := ingressOf(1, rule("x.example", pathTo("p", "/", "a"), pathTo("p", "/gone", "gone")))
