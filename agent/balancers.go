@@ -62,6 +62,7 @@ func (p *ports) inUse() []link.PortInUse {
 // place is where this board stands among the addresses that Services may ask for.
 type place struct {
 	self   netip.Addr
+	own    map[string]bool     // all addresses of this board: it may be on several links
 	nodes  map[netip.Addr]bool // of all nodes
 	inside []netip.Prefix      // of pods and of Services
 }
@@ -85,7 +86,7 @@ func (p *ports) serve(services []*corev1.Service, at place) (out []*corev1.Servi
 	told := frontsOf(services, at.self)
 	for i, s := range services {
 		foreign := func(ip string) bool {
-			return at.foreign(ip) || ip == at.self.String() && wantsOneOf(s, p.web) || told.others(s, ip)
+			return at.foreign(ip) || at.mine(ip) && wantsOneOf(s, p.web) || told.others(s, ip)
 		}
 		refused := at.wants(s) && wantsOneOf(s, p.busy)
 		if !refused && !slices.ContainsFunc(s.Spec.ExternalIPs, foreign) {
@@ -170,8 +171,11 @@ func onNodes(s *corev1.Service, nodes map[netip.Addr]bool) bool {
 
 // wants says whether a Service may be served at this board's own address.
 func (at place) wants(s *corev1.Service) bool {
-	return onNodes(s, at.nodes) || slices.Contains(s.Spec.ExternalIPs, at.self.String())
+	return onNodes(s, at.nodes) || slices.ContainsFunc(s.Spec.ExternalIPs, at.mine)
 }
+
+// mine says whether an address is this board's.
+func (at place) mine(ip string) bool { return ip == at.self.String() || at.own[ip] }
 
 // foreign says whether an address that a Service asks for by itself (externalIPs) is not for this board to give it. Those of pods
 // and Services are somebody's. Another board has the say over its own: packets go there, and meet its programs if they have the
@@ -182,10 +186,10 @@ func (at place) foreign(ip string) bool {
 }
 
 func (at place) leaveOut(s *corev1.Service, refused bool, foreign func(ip string) bool) *corev1.Service {
-	out, own := *s, at.self.String()
-	out.Spec.ExternalIPs = slices.DeleteFunc(slices.Clone(s.Spec.ExternalIPs), func(ip string) bool { return foreign(ip) || refused && ip == own })
+	out := *s
+	out.Spec.ExternalIPs = slices.DeleteFunc(slices.Clone(s.Spec.ExternalIPs), func(ip string) bool { return foreign(ip) || refused && at.mine(ip) })
 	out.Status.LoadBalancer.Ingress = slices.DeleteFunc(slices.Clone(s.Status.LoadBalancer.Ingress), func(in corev1.LoadBalancerIngress) bool {
-		return refused && in.IP == own
+		return refused && in.IP == at.self.String()
 	})
 	return &out
 }

@@ -44,6 +44,11 @@ func TestExternalAddresses(t *testing.T) {
 			t.Errorf("Service %d is another object, with the same content", i)
 		}
 	}
+	at.own = map[string]bool{"203.0.113.5": true} // of the board's other link
+	if got, _, _ = p.serve(in, at); len(got[1].Spec.ExternalIPs) != 0 || !reflect.DeepEqual(got[0].Spec.ExternalIPs, []string{"192.168.1.2", "203.0.113.5"}) {
+		t.Errorf("with two links: %v, %v", got[0].Spec.ExternalIPs, got[1].Spec.ExternalIPs)
+	}
+	at.own = nil
 	l.Close()
 	if got, _, _ = p.serve(in, at); !reflect.DeepEqual(got[1].Spec.ExternalIPs, []string{"192.168.1.2", "203.0.113.5"}) {
 		t.Errorf("the port is free: %v", got[1].Spec.ExternalIPs)

@@ -206,7 +206,7 @@ func (n *network) config() (mesh.Config, error) {
 // services are those of the cluster, without what programs of this board stand in the way of.
 func (n *network) services(c mesh.Config, servers []string) []*corev1.Service {
 	services, _ := n.catalog.Services()
-	at := place{self: c.NodeIP, nodes: map[netip.Addr]bool{c.NodeIP: true}, inside: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}}
+	at := place{self: c.NodeIP, own: ownAddresses(), nodes: map[netip.Addr]bool{c.NodeIP: true}, inside: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}}
 	for _, p := range c.Peers {
 		at.nodes[p.IP] = true
 	}
@@ -225,6 +225,18 @@ func (n *network) services(c mesh.Config, servers []string) []*corev1.Service {
 		n.told()
 	}
 	return services
+}
+
+// ownAddresses are those of all links of this board. None can be told when they cannot be listed.
+func ownAddresses() map[string]bool {
+	out := map[string]bool{}
+	list, _ := net.InterfaceAddrs()
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok {
+			out[n.IP.String()] = true
+		}
+	}
+	return out
 }
 
 // policies are those that the node knows now, once it was told all.
