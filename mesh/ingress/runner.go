@@ -139,13 +139,6 @@ func (r *Runner) suits(wanted []int) bool {
 	return true
 }
 
-// Ports that the process listens on.
-func (r *Runner) Ports() []int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return append([]int(nil), r.ports...)
-}
-
 // Taken are the ports that somebody else has.
 func (r *Runner) Taken() []Taken {
 	r.mu.Lock()

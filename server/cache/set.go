@@ -18,7 +18,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	schedulingv1 "k8s.io/api/scheduling/v1"
 	storagev1 "k8s.io/api/storage/v1"
 )
 
@@ -202,9 +201,6 @@ func (s *Set) PodDisruptionBudgets() *Cache[policyv1.PodDisruptionBudget] {
 }
 func (s *Set) ClusterRoles() *Cache[rbacv1.ClusterRole] {
 	return Of[rbacv1.ClusterRole](s, "rbac.authorization.k8s.io", "clusterroles")
-}
-func (s *Set) PriorityClasses() *Cache[schedulingv1.PriorityClass] {
-	return Of[schedulingv1.PriorityClass](s, "scheduling.k8s.io", "priorityclasses")
 }
 func (s *Set) StorageClasses() *Cache[storagev1.StorageClass] {
 	return Of[storagev1.StorageClass](s, "storage.k8s.io", "storageclasses")

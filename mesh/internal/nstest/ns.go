@@ -78,9 +78,6 @@ func (n *NS) live(ready chan<- error) {
 	}
 }
 
-// FD is the namespace's descriptor.
-func (n *NS) FD() int { return n.fd }
-
 // Do runs f in the namespace and waits for it. It must not call t.Fatal.
 func (n *NS) Do(f func() error) error {
 	done := make(chan error, 1)

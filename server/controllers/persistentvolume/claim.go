@@ -24,7 +24,7 @@ const (
 	provisioningSucceeded = "ProvisioningSucceeded"
 	externalExpanding     = "ExternalExpanding"
 	volumeFailedRecycle   = "VolumeFailedRecycle"
-	volumeDelete          = "VolumeDelete"
+	volumeFailedDelete    = "VolumeFailedDelete"
 )
 
 // planClaim decides the next step of a claim.

@@ -88,7 +88,7 @@ func remove(pv *corev1.PersistentVolume, w world) step {
 		if pv.Status.Phase == corev1.VolumeFailed || metav1.HasAnnotation(pv.ObjectMeta, storagehelpers.AnnDynamicallyProvisioned) {
 			return step{} // whoever made it removes it
 		}
-		return volumePhase(pv, corev1.VolumeFailed, undeletable).tells(warning(pv, "VolumeFailedDelete", undeletable))
+		return volumePhase(pv, corev1.VolumeFailed, undeletable).tells(warning(pv, volumeFailedDelete, undeletable))
 	case pv.Annotations[link.VolumeRemovedAnnotation] != "":
 		if pv.DeletionTimestamp == nil {
 			return step{verb: deleteVolume, volume: pv}
@@ -120,7 +120,7 @@ func orphaned(pv *corev1.PersistentVolume, w world) step {
 		return step{}
 	}
 	message := fmt.Sprintf("what is in it is on node %s, which is not in the cluster any more: it is removed if that board joins again; if it does not, delete the volume (kubectl delete pv %s)", name, pv.Name)
-	return volumePhase(pv, corev1.VolumeFailed, message).tells(warning(pv, "VolumeFailedDelete", message))
+	return volumePhase(pv, corev1.VolumeFailed, message).tells(warning(pv, volumeFailedDelete, message))
 }
 
 const undeletable = "no driver of Bramble made this volume, so nobody removes what is in it: do that by hand and delete the volume, or keep it with persistentVolumeReclaimPolicy Retain"
