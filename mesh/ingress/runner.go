@@ -130,7 +130,7 @@ func (r *Runner) suits(wanted []int) bool {
 		}
 		failed := false
 		for _, t := range r.taken {
-			failed = failed || t.Port == port && port != 0
+			failed = failed || t.Port == port && port != 0 && !t.Left // what was left to others is had when they are gone
 		}
 		if !failed || r.ports[i] != 0 {
 			return false

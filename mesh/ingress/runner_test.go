@@ -68,4 +68,11 @@ func TestRetry(t *testing.T) {
 	if r.suits([]int{has, free}) {
 		t.Error("the next Set does not take the port")
 	}
+	r = &Runner{ports: []int{0, has}, taken: []Taken{{Port: free, Left: true}}}
+	if !r.suits([]int{0, has}) {
+		t.Error("the process is to have a port that is left to others")
+	}
+	if r.suits([]int{free, has}) {
+		t.Error("a port that others do not want any more is not taken")
+	}
 }
