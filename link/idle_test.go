@@ -42,3 +42,29 @@ func TestIdleTraffic(t *testing.T) {
 		t.Errorf("the server has heard nothing for %v", heard)
 	}
 }
+
+// TestADeadConnectionInUse: what is sent again and again into a connection that leads nowhere does not put off the question whether
+// somebody is there.
+func TestADeadConnectionInUse(t *testing.T) {
+	n := newNetwork(t, 1)
+	src, stores := newSets(), emptyStores()
+	fillSet(n.rand, src.status, "pods", 30, 500)
+	n.connect(1, src, stores, nil)
+	n.ends[atAgent].s.started = true
+	if !n.run(time.Minute, n.inStep(src)) {
+		t.Fatal("not in step")
+	}
+	n.run(time.Second, nil)
+	n.cut = true
+	begun := n.now
+	for i := range 20 {
+		src.status.Put("node", []byte{byte(i)})
+		n.run(3*time.Second, nil)
+		if n.ends[atAgent].s.Silent(n.now) {
+			break
+		}
+	}
+	if took := n.now.Sub(begun); took > KeepaliveInterval+pongTime+3*time.Second {
+		t.Errorf("the agent noticed after %v", took)
+	}
+}

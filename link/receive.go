@@ -16,7 +16,7 @@ func (s *Session) Receive(frame []byte, now time.Time) error {
 		return err
 	}
 	s.lastHeard = now
-	s.pinged = time.Time{}
+	s.pinged, s.unanswered = time.Time{}, time.Time{}
 	if lost {
 		s.lost()
 	}

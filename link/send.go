@@ -61,7 +61,20 @@ func (s *Session) Next(now time.Time) ([]byte, bool) {
 		s.pace.send(s.seal.counter, p.paced, now)
 	}
 	s.lastSent = now
+	if s.unanswered.IsZero() {
+		s.unanswered = now
+	}
 	return frame, true
+}
+
+// keepalive is when the agent asks for a sign of life: when it was silent for so long, or has got no answer for so long. What it
+// sends again and again into a connection that is dead does not put that off.
+func (s *Session) keepalive() time.Time {
+	at := s.lastSent
+	if s.pinged.IsZero() && !s.unanswered.IsZero() && s.unanswered.Before(at) {
+		at = s.unanswered
+	}
+	return at.Add(KeepaliveInterval)
 }
 
 // ackDue: every second paced frame is acknowledged at once, a single one after a moment, with
@@ -79,7 +92,7 @@ func (s *Session) settle(now time.Time) {
 		}
 		r.tick(now, s.salt())
 	}
-	if s.cfg.Agent && now.Sub(s.lastSent) >= KeepaliveInterval {
+	if s.cfg.Agent && !now.Before(s.keepalive()) {
 		s.ping = true
 		for _, r := range s.replicas {
 			r.owe = r.owe || !r.synced // the word that it is equal was lost
@@ -285,7 +298,7 @@ func (s *Session) Deadline(now time.Time) time.Time {
 		return at
 	}
 	if s.cfg.Agent {
-		sooner(s.lastSent.Add(KeepaliveInterval))
+		sooner(s.keepalive())
 		if late := s.pinged.Add(pongTime + time.Millisecond); !s.pinged.IsZero() && late.After(now) {
 			sooner(late)
 		}

@@ -81,6 +81,7 @@ type Session struct {
 	hold                time.Duration // the server's side: what is to be answered; 0: nothing
 	held                time.Duration // the agent's side: the newest stamp that was answered
 	pinged              time.Time     // without an answer since
+	unanswered          time.Time     // when the first of the frames was sent since which nothing came
 	renew               bool
 	certificate         []byte
 
@@ -174,7 +175,7 @@ func (s *Session) Resume() {
 	defer s.mu.Unlock()
 	s.pace.forget()
 	s.large = nil
-	s.pinged = time.Time{}
+	s.pinged, s.unanswered = time.Time{}, time.Time{}
 	s.holdAt = time.Time{}
 	for _, r := range s.replicas {
 		r.owe, r.resume, r.synced = true, true, false
