@@ -49,6 +49,7 @@ import (
 type server interface {
 	Run(ctx context.Context) error
 	Notify()
+	Moved()
 	OnAcknowledged(func(key string, version link.Version))
 	Dial(ctx context.Context, target string) (net.Conn, error)
 	SetBrokers(more []string) error

@@ -170,6 +170,7 @@ func (c *cluster) Run(ctx context.Context) error {
 	return nil
 }
 func (c *cluster) Notify()                                         {}
+func (c *cluster) Moved()                                          {}
 func (c *cluster) OnAcknowledged(func(key string, v link.Version)) {}
 func (c *cluster) Dial(context.Context, string) (net.Conn, error)  { return nil, uplink.ErrNotConnected }
 func (c *cluster) SetBrokers([]string) error                       { return nil }

@@ -53,6 +53,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	a.self = &self{
 		config: *c, images: a.images.List, offers: store.offers, report: a.reports.node, log: a.log, wake: make(chan struct{}, 1), machine: status.Look(c.dir()),
 		moved: func() {
+			a.uplink.Moved()
 			a.network.poke()
 			a.pods.ObjectsChanged("") // their status tells it
 		},

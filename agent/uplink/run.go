@@ -28,7 +28,10 @@ const (
 	renewCheck = time.Hour
 )
 
-var errSilent = errors.New("the server does not answer")
+var (
+	errSilent = errors.New("the server does not answer")
+	errMoved  = errors.New("the node has another address")
+)
 
 // Run keeps the node connected until ctx is done. It returns an error only if nothing but a person
 // can help a node that has not joined: the token is wrong, or the name is taken.
@@ -234,6 +237,9 @@ func (u *Uplink) serve(ctx context.Context, l *line, s *link.Session) error {
 		case err := <-l.client.Lost():
 			timer.Stop()
 			return err
+		case <-u.moved:
+			timer.Stop()
+			return errMoved
 		case <-u.wake:
 		case <-timer.C:
 		}

@@ -78,6 +78,7 @@ type Uplink struct {
 	indexes map[link.SetID]*link.Set // of what was applied
 
 	wake  chan struct{} // the session may have frames to send
+	moved chan struct{} // the node has another address
 	work  chan struct{} // or changes to apply
 	acked atomic.Pointer[func(key string, version link.Version)]
 
@@ -125,7 +126,7 @@ func Open(_ context.Context, cfg Config) (*Uplink, error) {
 	if cfg.Backoff == 0 {
 		cfg.Backoff = time.Second
 	}
-	u := &Uplink{cfg: cfg, log: cfg.Logger, wake: make(chan struct{}, 1), work: make(chan struct{}, 1), indexes: map[link.SetID]*link.Set{}}
+	u := &Uplink{cfg: cfg, log: cfg.Logger, wake: make(chan struct{}, 1), moved: make(chan struct{}, 1), work: make(chan struct{}, 1), indexes: map[link.SetID]*link.Set{}}
 	if err := u.SetBrokers(nil); err != nil {
 		return nil, err
 	}
@@ -180,6 +181,9 @@ func poke(c chan struct{}) {
 
 // Notify tells that Status changed.
 func (u *Uplink) Notify() { poke(u.wake) }
+
+// Moved says that the node has another address. A connection from the old one is dead and does not know it.
+func (u *Uplink) Moved() { poke(u.moved) }
 
 // OnAcknowledged sets what is called when the server has an item of Status. It must not block.
 func (u *Uplink) OnAcknowledged(f func(key string, version link.Version)) { u.acked.Store(&f) }

@@ -251,11 +251,15 @@ type wires struct {
 
 type wire struct {
 	net.Conn
-	w *wires
+	w    *wires
+	dead atomic.Bool // nothing arrives in either direction, and nobody says so
 }
 
 func (c *wire) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	for err == nil && c.dead.Load() {
+		n, err = c.Conn.Read(p)
+	}
 	c.w.in.Add(int64(n))
 	if errors.Is(err, net.ErrClosed) {
 		err = io.EOF // paho takes the other for its own doing
@@ -264,6 +268,9 @@ func (c *wire) Read(p []byte) (int, error) {
 }
 
 func (c *wire) Write(p []byte) (int, error) {
+	if c.dead.Load() {
+		return len(p), nil
+	}
 	n, err := c.Conn.Write(p)
 	c.w.out.Add(int64(n))
 	return n, err
@@ -284,7 +291,7 @@ func (w *wires) dialer(dial func(ctx context.Context, network, address string) (
 		if err != nil {
 			return nil, err
 		}
-		c := &wire{conn, w}
+		c := &wire{Conn: conn, w: w}
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.conns = append(w.conns, c)
@@ -302,6 +309,15 @@ func (w *wires) set(cut bool) {
 			_ = c.Close()
 		}
 		w.conns = nil
+	}
+}
+
+// kill makes the wires that there are lead nowhere, as those of an address that the board has no longer.
+func (w *wires) kill() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.conns {
+		c.dead.Store(true)
 	}
 }
 
