@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"pgregory.net/rapid"
@@ -110,6 +112,23 @@ func TestMergeNodeStatus(t *testing.T) {
 	got := mergeNodeStatus(have, report, now)
 	if c := got.Conditions; len(c) != 3 || c[0].LastTransitionTime != now || c[1].LastTransitionTime != then || c[2].Type != "Other" {
 		t.Errorf("%+v", c)
+	}
+}
+
+// What people have advertised stays; a resource of the node's own that is no longer there goes.
+func TestMergeNodeStatusKeepsExtendedResources(t *testing.T) {
+	list := func(names ...corev1.ResourceName) corev1.ResourceList {
+		out := corev1.ResourceList{}
+		for _, name := range names {
+			out[name] = resource.MustParse("3")
+		}
+		return out
+	}
+	have := corev1.NodeStatus{Capacity: list("cpu", "hugepages-2Mi", "example.com/dongle"), Allocatable: list("cpu", "hugepages-2Mi", "example.com/dongle")}
+	report := corev1.NodeStatus{Capacity: list("cpu"), Allocatable: list("cpu")}
+	got, want := mergeNodeStatus(have, report, metav1.Now()), list("cpu", "example.com/dongle")
+	if !reflect.DeepEqual(got.Capacity, want) || !reflect.DeepEqual(got.Allocatable, want) {
+		t.Errorf("capacity %v, allocatable %v, want both %v", got.Capacity, got.Allocatable, want)
 	}
 }
 

@@ -401,6 +401,8 @@ func mergeNodeStatus(have, report corev1.NodeStatus, now metav1.Time) corev1.Nod
 			out.Conditions = append(out.Conditions, c)
 		}
 	}
+	out.Capacity = withAdvertised(out.Capacity, have.Capacity)
+	out.Allocatable = withAdvertised(out.Allocatable, have.Allocatable)
 	if out.VolumesAttached == nil {
 		out.VolumesAttached = have.VolumesAttached
 	}
@@ -408,4 +410,20 @@ func mergeNodeStatus(have, report corev1.NodeStatus, now metav1.Time) corev1.Nod
 		out.VolumesInUse = have.VolumesInUse
 	}
 	return out
+}
+
+// withAdvertised is a report's list with the resources of a domain of their own ("example.com/dongle"): those that the node
+// knows nothing of are advertised by people and programs, in the Node's status
+// (https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/).
+func withAdvertised(report, have corev1.ResourceList) corev1.ResourceList {
+	for name, quantity := range have {
+		if _, reported := report[name]; reported || !strings.Contains(string(name), "/") {
+			continue
+		}
+		if report == nil {
+			report = corev1.ResourceList{}
+		}
+		report[name] = quantity
+	}
+	return report
 }

@@ -96,6 +96,9 @@ func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
 	if wanted, changed := taints(node, now); changed {
 		return c.taint(ctx, key, node, wanted)
 	}
+	if wanted, changed := allocatable(node); changed {
+		return c.allocate(ctx, key, node, wanted)
+	}
 	if ready := nodes.Condition(node, corev1.NodeReady); ready != nil && ready.Status == corev1.ConditionUnknown {
 		return c.markPods(ctx, node, now)
 	}
@@ -128,6 +131,13 @@ func (c *Controller) taint(ctx context.Context, key loop.Key, node *corev1.Node,
 	node.Spec.Taints = wanted
 	written, err := c.Client.CoreV1().Nodes().Update(ctx, node, metav1.UpdateOptions{})
 	return loop.Updated(&c.writes, key, c.Nodes, written, err, "taint the node")
+}
+
+func (c *Controller) allocate(ctx context.Context, key loop.Key, node *corev1.Node, wanted corev1.ResourceList) error {
+	node = node.DeepCopy()
+	node.Status.Allocatable = wanted
+	written, err := c.Client.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	return loop.Updated(&c.writes, key, c.Nodes, written, err, "offer what was advertised on the node")
 }
 
 // markPods says of the node's pods that they are not ready, so that no Service

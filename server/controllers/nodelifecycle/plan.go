@@ -2,6 +2,7 @@ package nodelifecycle
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -126,3 +127,27 @@ func taints(node *corev1.Node, now time.Time) (wanted []corev1.Taint, changed bo
 	}
 	return wanted, changed
 }
+
+// allocatable gives what of a node pods may ask for, and whether that is a change: of a resource that people have put into
+// its capacity (one of a domain of its own, "example.com/dongle") all that is there.
+func allocatable(node *corev1.Node) (wanted corev1.ResourceList, changed bool) {
+	wanted = node.Status.Allocatable.DeepCopy()
+	for name, quantity := range node.Status.Capacity {
+		if have, there := wanted[name]; extended(name) && (!there || have.Cmp(quantity) != 0) {
+			if wanted == nil {
+				wanted = corev1.ResourceList{}
+			}
+			wanted[name] = quantity
+			changed = true
+		}
+	}
+	for name := range node.Status.Allocatable {
+		if _, there := node.Status.Capacity[name]; extended(name) && !there {
+			delete(wanted, name)
+			changed = true
+		}
+	}
+	return wanted, changed
+}
+
+func extended(name corev1.ResourceName) bool { return strings.Contains(string(name), "/") }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	corev1 "k8s.io/api/core/v1"
@@ -89,6 +91,35 @@ func TestTaints(t *testing.T) {
 			test.node.Spec.Taints = got
 			if _, again := taints(test.node, now); again {
 				t.Error("a second plan is not empty")
+			}
+		})
+	}
+}
+
+func TestWhatIsAdvertisedIsAllocatable(t *testing.T) {
+	list := func(dongles string) corev1.ResourceList {
+		out := corev1.ResourceList{"cpu": resource.MustParse("1")}
+		if dongles != "" {
+			out["example.com/dongle"] = resource.MustParse(dongles)
+		}
+		return out
+	}
+	for _, test := range []struct{ name, capacity, allocatable string }{
+		{"added", "4", ""},
+		{"changed", "4", "3"},
+		{"taken back", "", "4"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			n := node("True")
+			n.Status.Capacity, n.Status.Allocatable = list(test.capacity), list(test.allocatable)
+			n.Status.Capacity["cpu"] = resource.MustParse("2") // the node's own business
+			got, changed := allocatable(n)
+			if !changed || !equality.Semantic.DeepEqual(got, list(test.capacity)) {
+				t.Fatalf("allocatable %v (changed: %v), want %v", got, changed, list(test.capacity))
+			}
+			n.Status.Allocatable = got
+			if again, changed := allocatable(n); changed {
+				t.Errorf("changed again, to %v", again)
 			}
 		})
 	}
