@@ -64,6 +64,7 @@ var metricsReader = rbacv1.ClusterRole{
 // What controllers may do that upstream does not have, or runs with all rights.
 var (
 	ingressRole = controllerRole("ingress-controller",
+		rbacv1.PolicyRule{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses"}, Verbs: []string{"get"}},
 		rbacv1.PolicyRule{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"ingresses/status"}, Verbs: []string{"patch", "update"}})
 	tokenRole = controllerRole("serviceaccount-token-controller",
 		rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"secrets"}, Verbs: []string{"get", "update", "delete"}},

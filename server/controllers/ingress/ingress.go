@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -74,12 +75,19 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	if !ok || in.DeletionTimestamp != nil {
 		return nil
 	}
-	class, ok := c.Classes.Get("", link.IngressClassOf(in))
-	if !ok || class.Spec.Controller != link.IngressController {
-		return nil // what its status says is for who serves it to write
+	var want []networkingv1.IngressLoadBalancerIngress
+	if class, ok := c.Classes.Get("", link.IngressClassOf(in)); ok && class.Spec.Controller == link.IngressController {
+		want = decide(c.Nodes.List("", nil), c.hostPorts(), len(in.Spec.TLS) > 0)
+	} else if len(in.Status.LoadBalancer.Ingress) > 0 {
+		live, err := c.Client.NetworkingV1().Ingresses(in.Namespace).Get(ctx, in.Name, metav1.GetOptions{}) // the caches leave out who wrote what
+		if apierrors.IsNotFound(err) || err == nil && !told(live) {
+			return nil // what its status says is for who serves it to write
+		}
+		if err != nil {
+			return fmt.Errorf("look who wrote the status: %w", err)
+		}
 	}
-	want := decide(c.Nodes.List("", nil), c.hostPorts(), len(in.Spec.TLS) > 0)
-	if equality.Semantic.DeepEqual(want, in.Status.LoadBalancer.Ingress) {
+	if len(want) == 0 && len(in.Status.LoadBalancer.Ingress) == 0 || equality.Semantic.DeepEqual(want, in.Status.LoadBalancer.Ingress) {
 		return nil
 	}
 	in = in.DeepCopy()
@@ -94,6 +102,14 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	c.writes.Add(key, c.Ingresses.Seen(written.ResourceVersion))
 	return nil
 }
+
+// told says whether an Ingress's status is from here.
+func told(in *networkingv1.Ingress) bool {
+	return slices.ContainsFunc(in.ManagedFields, func(m metav1.ManagedFieldsEntry) bool { return m.Manager == manager && m.Subresource == "status" })
+}
+
+// manager is what the API calls who writes from within the server.
+const manager = "bramble"
 
 // hostPorts are those of each node that pods have.
 func (c *controller) hostPorts() map[string][]entrance.Port {
