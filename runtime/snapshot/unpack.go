@@ -22,7 +22,6 @@ type Staged struct {
 	DiffID string
 	Bytes  int64
 
-	store   *Store
 	dir     string      // temporary; "" when the layer was there already
 	implied []string    // folders that the archive has things in, but no entry for
 	links   [][2]string // hard links whose target must be in a layer below: name, target
@@ -31,7 +30,7 @@ type Staged struct {
 // Unpack reads an uncompressed layer archive to its end. Nothing of it is visible before Commit; Discard drops it.
 func (s *Store) Unpack(ctx context.Context, r io.Reader) (*Staged, error) {
 	dir := filepath.Join(s.layers(), temporary+random())
-	st := &Staged{store: s, dir: dir}
+	st := &Staged{dir: dir}
 	if err := os.MkdirAll(filepath.Join(dir, "fs"), 0o755); err != nil {
 		return nil, fmt.Errorf("unpack layer: %w", err)
 	}

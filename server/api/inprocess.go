@@ -80,7 +80,7 @@ func streams(r *http.Request) bool {
 // that closes ends it. Nobody else waits for it: the response outlives this call.
 func (i *identity) stream(in, r *http.Request, cancel context.CancelFunc) (*http.Response, error) {
 	body, out := io.Pipe()
-	w := &streamer{header: http.Header{}, out: out, done: r.Context().Done(), started: make(chan struct{})}
+	w := &streamer{header: http.Header{}, out: out, started: make(chan struct{})}
 	go func() {
 		defer cancel()
 		defer r.Body.Close()
@@ -139,7 +139,6 @@ func (w *recorder) Write(b []byte) (int, error) {
 type streamer struct {
 	header  http.Header
 	out     *io.PipeWriter
-	done    <-chan struct{}
 	once    sync.Once
 	started chan struct{}
 	code    int
