@@ -33,4 +33,10 @@ func decode(fresh any, value []byte, revision int64) (metav1.Object, error) {
 	return object, nil
 }
 
+// Decode reads an object that OnKey told of. It has no resource version.
+func Decode[T any](value []byte) (*T, error) {
+	object, err := decode(new(T), value, 0)
+	return as[T](object), err
+}
+
 func meta[T any](object *T) metav1.Object { return any(object).(metav1.Object) }

@@ -106,22 +106,22 @@ func (s *Set) Counts(gr schema.GroupResource) *Counter {
 }
 
 // OnKey calls handler with the key of every object of a resource that is there, and of each that changes or goes from then on,
-// until stop is called: for a resource of which nobody needs all objects. An empty key says that others may have changed or
-// gone too, because the source has lost its place. A handler enqueues and returns.
-func (s *Set) OnKey(gr schema.GroupResource, handler func(types.NamespacedName)) (stop func()) {
+// until stop is called: for a resource of which nobody needs all objects. value is for Decode, nil of one that is gone. An empty
+// key says that others may have changed or gone too, because the source has lost its place. A handler enqueues and returns.
+func (s *Set) OnKey(gr schema.GroupResource, handler func(key types.NamespacedName, value []byte)) (stop func()) {
 	prefix := s.prefix(gr)
-	tell := func(key string) {
+	tell := func(key string, value []byte) {
 		namespace, name := nameOf(prefix, key)
-		handler(types.NamespacedName{Namespace: namespace, Name: name})
+		handler(types.NamespacedName{Namespace: namespace, Name: name}, value)
 	}
 	start := func() (Follower, error) {
 		f, err := s.source.Follow(prefix)
 		if err != nil {
 			return nil, err
 		}
-		handler(types.NamespacedName{})
+		handler(types.NamespacedName{}, nil)
 		for _, kv := range f.Snapshot() {
-			tell(kv.Key)
+			tell(kv.Key, kv.Value)
 		}
 		return f, nil
 	}
@@ -132,7 +132,7 @@ func (s *Set) OnKey(gr schema.GroupResource, handler func(types.NamespacedName))
 				return err
 			}
 			for _, e := range events {
-				tell(e.Key)
+				tell(e.Key, e.Value)
 			}
 		}
 	}

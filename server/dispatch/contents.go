@@ -164,7 +164,7 @@ func (c *contents) changed(r ref) {
 
 // follow learns of changes of a resource until stop is called.
 func (c *contents) follow(k kind, resource schema.GroupResource) (stop func()) {
-	return c.caches.OnKey(resource, func(key types.NamespacedName) {
+	return c.caches.OnKey(resource, func(key types.NamespacedName, _ []byte) {
 		if key.Name != "" {
 			c.changed(ref{k, key.Namespace, key.Name})
 			return

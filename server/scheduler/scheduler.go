@@ -85,7 +85,7 @@ func (s *scheduler) watch() (stops []func()) {
 		s.Caches.PersistentVolumeClaims().OnChange(func(cache.Change[corev1.PersistentVolumeClaim]) { s.queue.wake(needsVolumes) }),
 		s.Caches.PersistentVolumes().OnChange(func(cache.Change[corev1.PersistentVolume]) { s.queue.wake(needsVolumes) }),
 		s.Caches.StorageClasses().OnChange(func(cache.Change[storagev1.StorageClass]) { s.queue.wake(needsVolumes) }),
-		s.Caches.OnKey(schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}, func(types.NamespacedName) { s.queue.wake(needsDevices) }),
+		s.Caches.OnKey(schema.GroupResource{Group: "resource.k8s.io", Resource: "resourceclaims"}, func(types.NamespacedName, []byte) { s.queue.wake(needsDevices) }),
 	}
 }
 

@@ -82,11 +82,11 @@ func Watch[T any](l *Loop, c *cache.Cache[T], keys func(cache.Change[T]) []Key) 
 	})
 }
 
-// WatchKeys makes each change of a resource, which nobody keeps in memory, enqueue its key if that is of interest.
-func WatchKeys(l *Loop, s *cache.Set, gr schema.GroupResource, of func(Key) bool) {
+// WatchKeys makes each change of a resource, which nobody keeps in memory, enqueue the keys that it is about (see cache.Set.OnKey).
+func WatchKeys(l *Loop, s *cache.Set, gr schema.GroupResource, keys func(key Key, value []byte) []Key) {
 	l.inputs = append(l.inputs, func() func() {
-		return s.OnKey(gr, func(key Key) {
-			if of(key) {
+		return s.OnKey(gr, func(key Key, value []byte) {
+			for _, key := range keys(key, value) {
 				l.queue.Add(key)
 			}
 		})

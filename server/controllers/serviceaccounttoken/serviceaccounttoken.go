@@ -48,7 +48,7 @@ type controller struct {
 func New(in Inputs) *loop.Loop {
 	c := &controller{Inputs: in, accounts: map[loop.Key]string{}}
 	l := loop.New("serviceaccount-token-controller", in.Log, c.reconcile)
-	loop.WatchKeys(l, in.Caches, schema.GroupResource{Resource: "secrets"}, func(key loop.Key) bool { return key.Name != "" })
+	loop.WatchKeys(l, in.Caches, schema.GroupResource{Resource: "secrets"}, c.keysOfSecret)
 	loop.Watch(l, in.ServiceAccounts, func(change cache.Change[corev1.ServiceAccount]) []loop.Key {
 		if change.Old == nil || change.New != nil && change.New.UID == change.Old.UID {
 			return nil
@@ -56,6 +56,19 @@ func New(in Inputs) *loop.Loop {
 		return c.tokensOf(change.Key())
 	})
 	return l
+}
+
+// keysOfSecret wakes a Secret that holds a token, or did; all of them when some may be gone unseen.
+func (c *controller) keysOfSecret(key loop.Key, value []byte) []loop.Key {
+	if key.Name == "" {
+		return c.tokens(func(loop.Key, string) bool { return true })
+	}
+	if value != nil {
+		if s, err := cache.Decode[corev1.Secret](value); err == nil && s.Type != corev1.SecretTypeServiceAccountToken {
+			return nil
+		}
+	}
+	return []loop.Key{key}
 }
 
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
@@ -159,11 +172,18 @@ func (c *controller) forget(key loop.Key) (account string, ok bool) {
 
 // tokensOf are the Secrets that hold an account's tokens.
 func (c *controller) tokensOf(account loop.Key) []loop.Key {
+	return c.tokens(func(key loop.Key, name string) bool {
+		return key.Namespace == account.Namespace && name == account.Name
+	})
+}
+
+// tokens are the Secrets that hold tokens, of the accounts that are asked for.
+func (c *controller) tokens(of func(key loop.Key, account string) bool) []loop.Key {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var keys []loop.Key
 	for key, name := range c.accounts {
-		if key.Namespace == account.Namespace && name == account.Name {
+		if of(key, name) {
 			keys = append(keys, key)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -49,10 +51,12 @@ func TestTokensOfAccounts(t *testing.T) {
 		}
 		settle := func() { time.Sleep(time.Minute); synctest.Wait() }
 
-		account("ci", "robot", "other")
+		account("ci", "robot", "other", "spare")
 		create("early", corev1.SecretTypeServiceAccountToken, "ci", nil)
 		create("lost", corev1.SecretTypeServiceAccountToken, "nobody", nil)
+		var ours kubernetes.Interface
 		defer api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+			ours = client
 			return New(Inputs{
 				Client: client, Caches: set, ServiceAccounts: set.ServiceAccounts(), CACertPEM: []byte("ca"), Log: slog.New(slog.DiscardHandler),
 				Sign: func(_ context.Context, a *corev1.ServiceAccount, s *corev1.Secret) (string, error) {
@@ -61,6 +65,7 @@ func TestTokensOfAccounts(t *testing.T) {
 			})
 		}).Stop()
 		create("robot", corev1.SecretTypeServiceAccountToken, "ci", map[string][]byte{"extra": []byte("kept")})
+		create("spare", corev1.SecretTypeServiceAccountToken, "ci", nil)
 		create("plain", corev1.SecretTypeOpaque, "ci", nil)
 		settle()
 
@@ -82,10 +87,20 @@ func TestTokensOfAccounts(t *testing.T) {
 		if s := there("plain"); s == nil || len(s.Data) != 0 {
 			t.Errorf("another Secret: %+v", s)
 		}
+		for _, a := range ours.(*fake.Clientset).Actions() {
+			if get, ok := a.(clienttesting.GetAction); ok && get.GetName() == "plain" {
+				t.Error("a Secret is read that holds no token")
+			}
+		}
 
 		if err := secrets.Delete(t.Context(), "robot", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
+		api.Source.Quietly(func() { // the cache loses its place meanwhile
+			if err := secrets.Delete(t.Context(), "spare", metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		})
 		settle()
 		if a, _ := accounts.Get(t.Context(), "ci", metav1.GetOptions{}); len(a.Secrets) != 1 || a.Secrets[0].Name != "other" {
 			t.Errorf("the account still names %v", a.Secrets)

@@ -42,8 +42,11 @@ type controller struct {
 func New(in Inputs) *loop.Loop {
 	c := &controller{Inputs: in}
 	c.loop = loop.New("token-cleaner", in.Log, c.reconcile)
-	loop.WatchKeys(c.loop, in.Caches, schema.GroupResource{Resource: "secrets"}, func(key loop.Key) bool {
-		return key.Namespace == metav1.NamespaceSystem && strings.HasPrefix(key.Name, bootstrapapi.BootstrapTokenSecretPrefix)
+	loop.WatchKeys(c.loop, in.Caches, schema.GroupResource{Resource: "secrets"}, func(key loop.Key, _ []byte) []loop.Key {
+		if key.Namespace == metav1.NamespaceSystem && strings.HasPrefix(key.Name, bootstrapapi.BootstrapTokenSecretPrefix) {
+			return []loop.Key{key}
+		}
+		return nil
 	})
 	return c.loop
 }
