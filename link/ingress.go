@@ -20,6 +20,12 @@ func IngressClassOf(in *networkingv1.Ingress) string {
 	return in.Annotations[ingressClassAnnotation]
 }
 
+// OurIngress says whether the nodes serve an Ingress: the class that it names must be one of ours.
+func OurIngress(in *networkingv1.Ingress, class func(namespace, name string) (*networkingv1.IngressClass, bool)) bool {
+	c, ok := class("", IngressClassOf(in))
+	return ok && c.Spec.Controller == IngressController
+}
+
 // ServesIngresses says whether a node is one that serves Ingresses, and is given their Secrets.
 func ServesIngresses(node *corev1.Node) bool { return node.Labels[IngressLabel] != "false" }
 

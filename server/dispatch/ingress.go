@@ -9,10 +9,8 @@ import (
 
 func ingressKey(in *networkingv1.Ingress) string { return "ingresses/" + in.Namespace + "/" + in.Name }
 
-// ourIngress says whether the nodes serve an Ingress: the class that it names must be one of ours.
 func ourIngress(caches *cache.Set, in *networkingv1.Ingress) bool {
-	class, ok := caches.IngressClasses().Get("", link.IngressClassOf(in))
-	return ok && class.Spec.Controller == link.IngressController && in.DeletionTimestamp == nil
+	return link.OurIngress(in, caches.IngressClasses().Get) && in.DeletionTimestamp == nil
 }
 
 func trimIngress(in *networkingv1.Ingress) *networkingv1.Ingress {

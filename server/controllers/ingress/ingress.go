@@ -76,7 +76,7 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		return nil
 	}
 	var want []networkingv1.IngressLoadBalancerIngress
-	if class, ok := c.Classes.Get("", link.IngressClassOf(in)); ok && class.Spec.Controller == link.IngressController {
+	if link.OurIngress(in, c.Classes.Get) {
 		want = decide(c.Nodes.List("", nil), c.hostPorts(), len(in.Spec.TLS) > 0)
 	} else if len(in.Status.LoadBalancer.Ingress) > 0 {
 		live, err := c.Client.NetworkingV1().Ingresses(in.Namespace).Get(ctx, in.Name, metav1.GetOptions{}) // the caches leave out who wrote what

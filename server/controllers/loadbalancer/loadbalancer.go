@@ -228,8 +228,7 @@ func (c *controller) observe(svc *corev1.Service) observed {
 	}
 	for _, in := range c.Ingresses.List("", nil) {
 		// What the status of another class's says is not about the nodes' own ports: its controller may well wait for this address.
-		class, ok := c.Classes.Get("", link.IngressClassOf(in))
-		if !ok || class.Spec.Controller != link.IngressController {
+		if !link.OurIngress(in, c.Classes.Get) {
 			continue
 		}
 		if len(in.Status.LoadBalancer.Ingress) > 0 && (o.ingress == "" || in.Namespace+"/"+in.Name < o.ingress) {
