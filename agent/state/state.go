@@ -117,11 +117,22 @@ func open(path string) (*sql.DB, error) {
 		conn.Close()
 		return nil, fmt.Errorf("%w: %s", ErrDamaged, verdict)
 	}
-	if _, err := conn.Exec(schema); err != nil {
+	if err := prepare(conn); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return conn, nil
+}
+
+// prepare makes the table of a new database. One that has it is not written to: the disk may be full, and only an agent that runs
+// makes room.
+func prepare(conn *sql.DB) error {
+	var version int
+	if err := conn.QueryRow("PRAGMA user_version").Scan(&version); err != nil || version > 0 {
+		return err
+	}
+	_, err := conn.Exec(schema)
+	return err
 }
 
 func damaged(err error) bool {

@@ -3,6 +3,7 @@ package state
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"bramble.dev/test/emulated"
 )
@@ -185,5 +188,35 @@ func writeForever(path string) {
 			panic(err)
 		}
 		fmt.Println(i)
+	}
+}
+
+// TestOpensOnAFullDisk: only an agent that runs makes room, so it must not need any to begin.
+func TestOpensOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatalf("this test mounts a tmpfs and needs root: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	path := filepath.Join(dir, "agent.db")
+	db, err := Open(path, quiet())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Write(t.Context(), Meta, []Change{{Key: "k", Value: []byte("v")}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "films"), make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	if db, err = Open(path, quiet()); err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if v, ok, err := db.Get(Meta, "k"); string(v) != "v" || !ok || err != nil {
+		t.Errorf("what was written is %q %v %v", v, ok, err)
 	}
 }
