@@ -109,6 +109,49 @@ func TestImportsPointDown(t *testing.T) {
 	}
 }
 
+// parts: what the parts of server/ may import of it and of link, by the longest path that fits. What lies below a part belongs to
+// it. The wiring, in server/ itself, may import all.
+var parts = map[string][]string{
+	"server/store":               nil,
+	"server/auth":                nil,
+	"server/admission":           nil,
+	"server/api":                 {"server/store", "server/auth", "server/admission", "link"},
+	"server/api/customresources": {"server/store", "server/api/informer", "server/api/openapi"},
+	"server/api/resourcemetrics": {"link"},
+	"server/api/informer":        {"server/store"},
+	"server/api/fields":          nil,
+	"server/api/openapi":         nil,
+	"server/api/spelling":        nil,
+	"server/cache":               nil,
+	"server/cache/cachetest":     {"server/cache", "server/controllers/pods"}, // for tests alone
+	"server/controllers":         {"server/cache", "link"},
+	"server/scheduler":           {"server/cache", "server/controllers", "link"},
+	"server/dispatch":            {"server/cache", "server/broker", "link"},
+	"server/broker":              {"link"},
+}
+
+func TestPartsOfTheServer(t *testing.T) {
+	for _, p := range list(t) {
+		if p.folder() != "server" || p.path() == "server" {
+			continue
+		}
+		part := p.path()
+		for _, known := parts[part]; !known && part != "."; _, known = parts[part] {
+			part = filepath.Dir(part)
+		}
+		allowed, known := parts[part]
+		if !known {
+			t.Errorf("%s: nobody says what it may import: a new part of the server is a change of docs/architecture.md", p.path())
+		}
+		for _, imp := range p.Imports {
+			target := strings.TrimPrefix(imp, module)
+			if within(target, []string{"server", "link"}) && strings.HasPrefix(imp, module) && !within(target, append(allowed, part)) {
+				t.Errorf("%s imports %s: %s may import only %v", p.path(), target, part, allowed)
+			}
+		}
+	}
+}
+
 // What everybody may import brings nothing along, and is not where things go that have no place: each package is named here.
 func TestInternalIsLeaves(t *testing.T) {
 	leaves := []string{"internal/durable", "internal/golden", "internal/lockfile", "internal/mountinfo", "internal/upstream"}
