@@ -76,7 +76,8 @@ func (s *scheduler) tell(ctx context.Context, pod *corev1.Pod, reason, message, 
 	}
 	s.events.Event(pod, corev1.EventTypeWarning, "FailedScheduling", note)
 	now := pods.Condition(pod, corev1.PodScheduled)
-	if now != nil && now.Status == corev1.ConditionFalse && now.Reason == reason && now.Message == message && pod.Status.NominatedNodeName == nominated {
+	if now != nil && now.Status == corev1.ConditionFalse && now.Reason == reason && now.Message == message &&
+		now.ObservedGeneration == pod.Generation && pod.Status.NominatedNodeName == nominated {
 		return
 	}
 	changed := pod.DeepCopy()

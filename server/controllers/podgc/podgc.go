@@ -175,7 +175,7 @@ func surplus(all []*corev1.Pod, keep int) []*corev1.Pod {
 func (c *controller) remove(ctx context.Context, pod *corev1.Pod, why *corev1.PodCondition) error {
 	if !pods.IsFinished(pod) {
 		marked := pod.DeepCopy()
-		marked.Status.Phase = corev1.PodFailed
+		marked.Status.Phase, marked.Status.ObservedGeneration = corev1.PodFailed, pod.Generation
 		if why != nil {
 			pods.SetCondition(marked, *why)
 		}

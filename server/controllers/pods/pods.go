@@ -128,8 +128,9 @@ func TemplateHash(template *corev1.PodTemplateSpec, collisions *int32) string {
 }
 
 // SetCondition replaces the condition of its type; the time of transition stays
-// while the status does.
+// while the status does. The condition is of the pod as it is given (KEP-5067).
 func SetCondition(p *corev1.Pod, c corev1.PodCondition) {
+	c.ObservedGeneration = p.Generation
 	if now := Condition(p, c.Type); now != nil {
 		if now.Status == c.Status {
 			c.LastTransitionTime = now.LastTransitionTime
