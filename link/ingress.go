@@ -9,6 +9,14 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 )
 
+const (
+	// IngressLabel with the value "false" keeps Ingresses, and with them their Secrets, from a node. An agent that serves them at
+	// other ports than the web's gives it to its node with these, HTTP before HTTPS: "8080-8443".
+	IngressLabel = "bramble.dev/ingress"
+	// IngressController is what IngressClasses name whose Ingresses the nodes serve.
+	IngressController = "bramble.dev/ingress"
+)
+
 // ingressClassAnnotation is how an Ingress named its class before it had a field for it.
 const ingressClassAnnotation = "kubernetes.io/ingress.class"
 

@@ -15,11 +15,6 @@ const (
 	PortsFree corev1.NodeConditionType = "PortsFree"
 	// PortsInUse is its reason when they have.
 	PortsInUse = "PortsInUse"
-	// IngressLabel with the value "false" keeps Ingresses, and with them their Secrets, from a node. An agent that serves them at
-	// other ports than the web's gives it to its node with these, HTTP before HTTPS: "8080-8443".
-	IngressLabel = "bramble.dev/ingress"
-	// IngressController is what IngressClasses name whose Ingresses the nodes serve.
-	IngressController = "bramble.dev/ingress"
 	// LoadBalancerClass may be named by a Service that only Bramble is to serve. One that names none is Bramble's too.
 	LoadBalancerClass = "bramble.dev/load-balancer"
 )

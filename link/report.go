@@ -10,15 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Keys of sets.
-const (
-	ClusterKey    = "cluster/config"
-	NodeReportKey = "node"
-)
-
-// SiteLabel of a Node says where it is; nodes of one site reach each other directly. It is not
-// topology.kubernetes.io/zone: zones are about failing together, and pods of two zones may well talk.
-const SiteLabel = "topology.bramble.dev/site"
+// NodeReportKey is the key of a NodeReport in the status set.
+const NodeReportKey = "node"
 
 // RestrictedLabel says whether a label is for the cluster's administrator to give, as upstream's NodeRestriction has it: a board
 // that was robbed must not draw to itself the pods, and with them the Secrets, that such a label keeps on others.
@@ -31,64 +24,6 @@ func RestrictedLabel(key string) bool {
 // on the Node, because what one node has found out must keep a pod from all nodes that cannot run it, also after the server
 // was restarted, and must go with the node that says so. The scheduler reads it of all nodes together.
 const PlatformsAnnotation = "bramble.dev/image-platforms"
-
-// Targets of streams: what the other side connects them to.
-const (
-	TargetAPI     = "api"     // at the server: its API
-	TargetKubelet = "kubelet" // at a node: the kubelet's API
-	TargetTCP     = "tcp:"    // at a node, followed by address and port: a pod
-)
-
-// ClusterConfig is what every node must know of the cluster; item cluster/config of the shared set.
-type ClusterConfig struct {
-	ID          string   `json:"id"`
-	Incarnation string   `json:"incarnation,omitempty"`
-	Domain      string   `json:"domain"`
-	PodCIDR     string   `json:"podCIDR"`
-	ServiceCIDR string   `json:"serviceCIDR"`
-	DNS         string   `json:"dns"`
-	VNI         uint32   `json:"vni"`
-	Servers     []string `json:"servers,omitempty"` // URLs of the API
-	Brokers     []string `json:"brokers,omitempty"` // URLs of brokers, so that a node follows a server that moves
-	Version     string   `json:"version,omitempty"`
-	// AcrossSites: pods' packets may travel between sites, unencrypted as they are.
-	AcrossSites bool `json:"acrossSites,omitempty"`
-	// DirectRoutes: hosts on one link reach each other's pods by routes, without the tunnel.
-	DirectRoutes bool `json:"directRoutes,omitempty"`
-	// OtherSites are those whose pods the node's own do not reach; "" is that of nodes without a label.
-	OtherSites []string `json:"otherSites,omitempty"`
-}
-
-// Peer is another node; item peers/<node> of the shared set.
-type Peer struct {
-	Node    string `json:"node"`
-	IP      string `json:"ip"`
-	PodCIDR string `json:"podCIDR"`
-	MAC     string `json:"mac,omitempty"` // of its VXLAN device
-	Site    string `json:"site,omitempty"`
-}
-
-// Encode gives the value of an item.
-func (c ClusterConfig) Encode() ([]byte, error) { return json.Marshal(c) }
-
-// DecodeClusterConfig reads an item.
-func DecodeClusterConfig(b []byte) (c ClusterConfig, err error) {
-	if err := json.Unmarshal(b, &c); err != nil {
-		return c, fmt.Errorf("link: cluster config: %w", err)
-	}
-	return c, nil
-}
-
-// Encode gives the value of an item.
-func (p Peer) Encode() ([]byte, error) { return json.Marshal(p) }
-
-// DecodePeer reads an item.
-func DecodePeer(b []byte) (p Peer, err error) {
-	if err := json.Unmarshal(b, &p); err != nil {
-		return p, fmt.Errorf("link: peer: %w", err)
-	}
-	return p, nil
-}
 
 // PodReport is what an agent says of a pod; item pods/<namespace>/<name>/<uid> of the status set.
 type PodReport struct {

@@ -27,6 +27,13 @@ var ErrSessionEnded = errors.New("link: the connection to the node was lost")
 // ErrTooManyStreams is the error of Open when there are too many.
 var ErrTooManyStreams = errors.New("link: too many streams")
 
+// Targets of streams: what the other side connects them to.
+const (
+	TargetAPI     = "api"     // at the server: its API
+	TargetKubelet = "kubelet" // at a node: the kubelet's API
+	TargetTCP     = "tcp:"    // at a node, followed by address and port: a pod
+)
+
 // Stream is one of the byte streams of a session; it is a net.Conn. All its state is guarded by
 // the session's mutex.
 type Stream struct {
