@@ -38,12 +38,10 @@ spec:
 // one. An address of the pool is announced by one host, and by another within three seconds after that one has died.
 func TestLoadBalancer(t *testing.T) {
 	lab := newLab(t, 3)
-	first := lab.Subnet.Addr().As4()
-	pool := fmt.Sprintf("%d.%d.%d.240-%d.%d.%d.241", first[0], first[1], first[2], first[0], first[1], first[2])
 	c := startOn(t, lab, hosts.ClusterOptions{Images: []string{image("nginx")}})
 	c.apply(fmt.Sprintf(balanced, "web", 80))
 	t.Run("nodes", c.nodesAddresses)
-	if err := c.RestartServer(c.ctx, "--load-balancer-pool", pool); err != nil {
+	if err := c.RestartServer(c.ctx, "--load-balancer-pool", lab.Pool(2)); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("pool", c.poolAddress)

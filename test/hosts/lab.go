@@ -169,6 +169,11 @@ func (l *Lab) plug(port string, inside namespaceHandle, name string, ip netip.Ad
 	return inside.configure(name, netip.PrefixFrom(ip, l.Subnet.Bits()))
 }
 
+// Pool is a range of n addresses (up to 14) of the lab's network that no host has, as `--load-balancer-pool` takes it.
+func (l *Lab) Pool(n int) string {
+	return fmt.Sprintf("%s-%s", nth(l.Subnet, 240), nth(l.Subnet, byte(239+n)))
+}
+
 // freeSubnet finds a /24 that no interface of this machine uses, so that several labs run beside each other.
 func freeSubnet() (netip.Prefix, error) {
 	used, err := net.InterfaceAddrs()

@@ -27,8 +27,9 @@ func main() {
 	logs := flag.String("logs", "", "copy the logs to this folder at the end")
 	server := flag.String("server-args", "", "more flags of the server, separated by spaces")
 	agent := flag.String("agent-args", "", "more flags of each agent, separated by spaces")
+	pool := flag.Bool("pool", false, "give Services of type LoadBalancer addresses of their own")
 	flag.Parse()
-	err := run(*count, *keep, *logs, hosts.ClusterOptions{
+	err := run(*count, *keep, *pool, *logs, hosts.ClusterOptions{
 		Bin: absolute(*bin), Images: list(*images, ","), ServerArgs: strings.Fields(*server), AgentArgs: strings.Fields(*agent),
 	}, flag.Args())
 	// The command's own exit code is passed on in silence; a program that failed while the lab was made is told of.
@@ -41,7 +42,7 @@ func main() {
 	}
 }
 
-func run(count int, keep bool, logs string, o hosts.ClusterOptions, command []string) (err error) {
+func run(count int, keep, pool bool, logs string, o hosts.ClusterOptions, command []string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	lab, err := hosts.New(hosts.Options{Hosts: count, Keep: keep})
@@ -51,6 +52,9 @@ func run(count int, keep bool, logs string, o hosts.ClusterOptions, command []st
 	defer func() { err = errors.Join(err, lab.Close()) }()
 	if logs != "" {
 		defer func() { err = errors.Join(err, copyLogs(lab.Dir(), logs)) }()
+	}
+	if pool {
+		o.ServerArgs = append(o.ServerArgs, "--load-balancer-pool", lab.Pool(14))
 	}
 	cluster, err := hosts.StartCluster(ctx, lab, o)
 	if err != nil {
