@@ -110,10 +110,12 @@ func TestALinkThatWasDown(t *testing.T) {
 	for _, cmd := range [][]string{
 		{"ip link set eth0 down", "ip link set eth0 up"},
 		{"ip address flush dev eth0", "ip address add 192.168.50.1/24 dev eth0"},
+		{"ip address flush dev eth0", "ip address add 192.168.50.1/24 dev eth0 noprefixroute", "ip route add 192.168.50.0/24 dev eth0 proto dhcp scope link src 192.168.50.1"}, // as dhcpcd does
 	} {
 		for _, line := range cmd {
 			args := strings.Fields(line)
 			h1.NS.Run(args[0], args[1:]...)
+			c.set() // what is asked for meanwhile does not fail: there is the tunnel
 			time.Sleep(100 * time.Millisecond)
 		}
 		begun := time.Now()

@@ -71,7 +71,12 @@ func (t *Tunnel) Set(ctx context.Context, c Config) error {
 		return err
 	}
 	hops := direct(c)
-	return errors.Join(t.setHops(have, hops, false), t.set(c), t.setHops(have, hops, true))
+	err = t.setHops(have, hops, false)
+	if errors.Is(err, unix.ENETUNREACH) { // the link is down, or its daemon is about to lay the route to its network: until then the tunnel leads to all
+		c.Link = Link{}
+		hops, err = nil, nil
+	}
+	return errors.Join(err, t.set(c), t.setHops(have, hops, true))
 }
 
 // set makes the device and what is sent through it.

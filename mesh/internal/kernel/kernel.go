@@ -81,8 +81,9 @@ func (h *Host) enter(f func() error) error {
 	return err
 }
 
-// CameUp tells that a link came up or got an IPv4 address, by the route that the kernel itself makes then, until done is closed. Then,
-// and when the kernel has more to tell than was listened to, the channel is closed. Pods' links have no such routes.
+// CameUp tells that a link came up or got an IPv4 address, by the route to its network that the kernel makes then, or the daemon that
+// looks after the link, until done is closed. Then, and when the kernel has more to tell than was listened to, the channel is closed.
+// Pods' links have no such routes.
 func (h *Host) CameUp(done <-chan struct{}) (<-chan struct{}, error) {
 	updates, out := make(chan netlink.RouteUpdate), make(chan struct{}, 1)
 	if err := netlink.RouteSubscribeWithOptions(updates, done, netlink.RouteSubscribeOptions{Namespace: &h.ns}); err != nil {
@@ -91,7 +92,7 @@ func (h *Host) CameUp(done <-chan struct{}) (<-chan struct{}, error) {
 	go func() { // ends with updates, which is closed with the socket
 		defer close(out)
 		for u := range updates {
-			if u.Type != unix.RTM_NEWROUTE || u.Family != unix.AF_INET || u.Table != unix.RT_TABLE_MAIN || u.Protocol != unix.RTPROT_KERNEL {
+			if u.Type != unix.RTM_NEWROUTE || u.Family != unix.AF_INET || u.Table != unix.RT_TABLE_MAIN || u.Scope != netlink.SCOPE_LINK || u.Protocol == Protocol {
 				continue
 			}
 			select {
