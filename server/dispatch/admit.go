@@ -142,10 +142,10 @@ func (d *Dispatcher) admitJoining(ctx context.Context, agent *link.Agent) (link.
 	if found != nil {
 		key, instance := found.Annotations[link.KeyAnnotation], found.Annotations[InstanceAnnotation]
 		if key != "" && key != link.Fingerprint(agent.SPKI) {
-			switch d.Presence(agent.Name) {
-			case Online:
+			switch n := d.node(agent.Name); {
+			case n != nil && n.isOnline():
 				return refuse(link.RefuseName, "a board named %q is online already (instance %s): give this one another name with --node-name; if it is to replace that board, switch that one off, or run: kubectl delete node %s", agent.Name, instance, agent.Name), nil
-			case Unknown:
+			case (n == nil || !n.wasHeard()) && time.Since(d.started) <= link.OfflineAfter: // nobody can tell yet
 				return refuse(link.RefuseLater, "a board named %q may be online (instance %s), the server has just been started: it will be tried again in a minute", agent.Name, instance), nil
 			}
 			if err := d.replace(ctx, agent.Name); err != nil {

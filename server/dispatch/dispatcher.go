@@ -257,26 +257,6 @@ func (d *Dispatcher) DialNode(_ context.Context, name, target string) (net.Conn,
 	return conn, nil
 }
 
-// Presence is what is known of a node's connection.
-type Presence byte
-
-// The states of presence. A server that was just started does not know yet.
-const (
-	Unknown Presence = iota
-	Online
-	Offline
-)
-
-// Presence tells whether a node is connected.
-func (d *Dispatcher) Presence(name string) Presence {
-	if n := d.node(name); n != nil && n.isOnline() {
-		return Online
-	} else if n != nil && n.wasHeard() || time.Since(d.started) > link.OfflineAfter {
-		return Offline
-	}
-	return Unknown
-}
-
 // Online tells whether a node is connected, and since when that is so; for a node that was never
 // heard, since the server was started.
 func (d *Dispatcher) Online(name string) (online bool, since time.Time) {
