@@ -125,8 +125,14 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	p := decide(c.observe(svc))
 	ingress := make([]corev1.LoadBalancerIngress, 0, len(p.addresses))
 	vip := corev1.LoadBalancerIPModeVIP
+	var ports []corev1.PortStatus
+	if len(c.Pool) == 0 { // they say who has a port of the nodes
+		for _, port := range portsOf(svc) {
+			ports = append(ports, corev1.PortStatus{Port: port.Number, Protocol: port.Protocol})
+		}
+	}
 	for _, a := range p.addresses {
-		ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &vip})
+		ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &vip, Ports: ports})
 	}
 	had := svc.Status.LoadBalancer.Ingress
 	if len(had) == len(ingress) && (len(had) == 0 || equality.Semantic.DeepEqual(had, ingress)) && (hasFinalizer(svc) || len(ingress) == 0) {

@@ -186,37 +186,43 @@ func (o observed) cannot(n *corev1.Node) string {
 	return ""
 }
 
-// rival names who has a port of the Service on the nodes' addresses already: who has been told keeps it, else the older.
-func rival(o observed) string {
-	mine := portsOf(o.service)
-	has := len(o.service.Status.LoadBalancer.Ingress) > 0
-	for _, s := range o.services {
-		if s.Namespace == o.service.Namespace && s.Name == o.service.Name {
-			continue
+// toldPorts are those at which the nodes' addresses were told for a Service. One from before ports were told has all of its own.
+func toldPorts(svc *corev1.Service) []entrance.Port {
+	var out []entrance.Port
+	for _, in := range svc.Status.LoadBalancer.Ingress {
+		if len(in.Ports) == 0 {
+			return portsOf(svc)
 		}
-		for _, p := range nodePortsOf(s) {
-			if !has && slices.Contains(mine, p) {
-				return fmt.Sprintf("port %s of the nodes is a node port of Service %s/%s: choose another port, or give the server a --load-balancer-pool", p, s.Namespace, s.Name)
-			}
-		}
-		if !ours(s) {
-			continue
-		}
-		told := len(s.Status.LoadBalancer.Ingress) > 0
-		if has && !told || has == told && !before(s, o.service) {
-			continue
-		}
-		for _, p := range portsOf(s) {
-			if slices.Contains(mine, p) {
-				return fmt.Sprintf("port %s of the nodes is Service %s/%s's: choose another port, or give the server a --load-balancer-pool", p, s.Namespace, s.Name)
-			}
+		for _, p := range in.Ports {
+			out = append(out, entrance.Port{Protocol: p.Protocol, Number: p.Port})
 		}
 	}
-	if o.ingress != "" && !has {
-		for _, p := range []entrance.Port{{Protocol: corev1.ProtocolTCP, Number: 80}, {Protocol: corev1.ProtocolTCP, Number: 443}} {
-			if slices.Contains(mine, p) {
-				return fmt.Sprintf("port %s of the nodes serves Ingresses (%s): choose another port, or give the server a --load-balancer-pool", p, o.ingress)
+	return out
+}
+
+// rival names who has a port of the Service on the nodes' addresses already: who has been told with it keeps it, else the older. A Service
+// that is told with other ports has no claim to one that it wants since.
+func rival(o observed) string {
+	had := toldPorts(o.service)
+	for _, p := range portsOf(o.service) {
+		has := slices.Contains(had, p)
+		for _, s := range o.services {
+			if s.Namespace == o.service.Namespace && s.Name == o.service.Name {
+				continue
 			}
+			if !has && slices.Contains(nodePortsOf(s), p) {
+				return fmt.Sprintf("port %s of the nodes is a node port of Service %s/%s: choose another port, or give the server a --load-balancer-pool", p, s.Namespace, s.Name)
+			}
+			if !ours(s) || !slices.Contains(portsOf(s), p) {
+				continue
+			}
+			if told := slices.Contains(toldPorts(s), p); has && !told || has == told && !before(s, o.service) {
+				continue
+			}
+			return fmt.Sprintf("port %s of the nodes is Service %s/%s's: choose another port, or give the server a --load-balancer-pool", p, s.Namespace, s.Name)
+		}
+		if web := p.Protocol == corev1.ProtocolTCP && (p.Number == 80 || p.Number == 443); web && !has && o.ingress != "" {
+			return fmt.Sprintf("port %s of the nodes serves Ingresses (%s): choose another port, or give the server a --load-balancer-pool", p, o.ingress)
 		}
 	}
 	return ""

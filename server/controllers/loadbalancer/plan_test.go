@@ -74,6 +74,13 @@ func nodePort(s *corev1.Service, n int32) *corev1.Service {
 	return s
 }
 
+func at(s *corev1.Service, told int32) *corev1.Service {
+	for i := range s.Status.LoadBalancer.Ingress {
+		s.Status.LoadBalancer.Ingress[i].Ports = []corev1.PortStatus{{Port: told, Protocol: corev1.ProtocolTCP}}
+	}
+	return s
+}
+
 func asking(s *corev1.Service, address string) *corev1.Service {
 	s.Spec.ExternalIPs = []string{address}
 	return s
@@ -143,6 +150,9 @@ func TestDecide(t *testing.T) {
 		{"a pod has the port", observed{service: service("web", 80), nodes: two, hostPort: map[string]map[entrance.Port]string{"a": {{Protocol: corev1.ProtocolTCP, Number: 80}: "default/x"}}}, "192.168.1.2", "a: port tcp/80 is the host port of pod default/x"},
 		{"an older Service", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{service("older", 80)}}, "", "is Service default/older's"},
 		{"a Service that has it", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{has(service("younger", 80), "192.168.1.1")}}, "", "is Service default/younger's"},
+		{"a port that it wants since, of a younger one", observed{service: at(has(service("web", 80), "192.168.1.1"), 8080), nodes: two, services: []*corev1.Service{at(has(service("younger", 80), "192.168.1.1"), 80)}}, "", "is Service default/younger's"},
+		{"its own, which an older one wants since", observed{service: at(has(service("web", 80), "192.168.1.1"), 80), nodes: two, services: []*corev1.Service{at(has(service("older", 80), "192.168.1.1"), 8080)}}, "192.168.1.1 192.168.1.2", ""},
+		{"a port of Ingresses that it wants since", observed{service: at(has(service("web", 443), "192.168.1.1"), 8080), nodes: two, ingress: "default/site"}, "", "serves Ingresses (default/site)"},
 		{"another port", observed{service: service("web", 80), nodes: two, services: []*corev1.Service{has(service("older", 81), "192.168.1.1")}}, "192.168.1.1 192.168.1.2", ""},
 		{"it is another's node port", observed{service: service("web", 30080), nodes: two, services: []*corev1.Service{nodePort(service("other", 80), 30080)}}, "", "is a node port of Service default/other"},
 		{"it is its own node port", observed{service: nodePort(service("web", 30080), 30080), nodes: two, services: []*corev1.Service{nodePort(service("web", 30080), 30080)}}, "192.168.1.1 192.168.1.2", ""},
