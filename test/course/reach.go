@@ -41,6 +41,23 @@ func asPod(pod, path, want string) action {
 	}
 }
 
+// sameNamespaces wants two containers of a pod to be in one IPC, one network and one UTS namespace.
+func sameNamespaces(pod, a, b string) action {
+	return func(w *walk) error {
+		for _, kind := range []string{"ipc", "net", "uts"} {
+			link := " -- readlink /proc/self/ns/" + kind
+			of, err := w.output("exec " + pod + " -c " + a + link)
+			if err != nil {
+				return err
+			}
+			if err := kubectl("exec "+pod+" -c "+b+link, "^"+regexp.QuoteMeta(of)+"\\s*$")(w); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // nodePort asks every node at a Service's port.
 func nodePort(service, want string) action {
 	return func(w *walk) error {

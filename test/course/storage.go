@@ -75,9 +75,21 @@ spec:
 		old("delete -f 13-hostpath-pod.yaml --grace-period=1", "deleted"),
 	}},
 	{"13-hostpath-pod.yaml: hostpath is taken for hostPath, with a warning: a directory of the node", []action{
+		refused("apply --dry-run=server --warnings-as-errors -f 13-hostpath-pod.yaml", `unknown field "spec.volumes\[0\].hostpath" is taken for "hostPath"`),
 		kubectl("apply -f 13-hostpath-pod.yaml", "pod/busybox created"),
 		kubectl("get pod busybox -o jsonpath={.spec.volumes[?(@.name==\"my-vol\")].hostPath.path}", "^/dir2$"),
 		eventually("get pod busybox", "Completed|CrashLoopBackOff"),
+		onHost(0, "ls -ld /dir2", "^d"), // made on the pod's node: the hosts of this machine have one root
+	}},
+	{"and who then writes hostPath, as the warning asks for, changes nothing", []action{
+		apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: busybox}
+spec:
+  containers: [{name: busybox, image: busybox, volumeMounts: [{name: my-vol, mountPath: /vol}]}]
+  volumes: [{name: my-vol, hostPath: {path: /dir2}}]
+`, "pod/busybox configured"),
 		kubectl("delete -f 13-hostpath-pod.yaml --grace-period=1", "deleted"),
 	}},
 }}

@@ -31,7 +31,8 @@ spec:
 `, "pod/two created"),
 		eventually("get pod two", "2/2 +Running"),
 		eventually("exec two -c author -- wget -qO- http://localhost/", "from the other container"),
-		kubectl("exec two -c web -- hostname", "two"),
+		kubectl("exec two -c author -- hostname", "two"),
+		sameNamespaces("two", "web", "author"),
 		kubectl("delete pod two", "deleted"),
 	}},
 }}
@@ -99,6 +100,9 @@ var deployments = chapter{"Deployment", []step{
 		kubectl("autoscale "+deployment+" --min=1 --max=4 --cpu=50%", "autoscaled"),
 		eventually("get hpa nginx-deployment", "[0-9]+%/50%"),
 		eventually("top pods -l app=nginx", "nginx-deployment-.*[0-9]+m"),
+		kubectl("exec " + deployment + ` -- sh -c '(timeout 45 sh -c "while :; do :; done") >/dev/null 2>&1 &'`),
+		eventually("get hpa nginx-deployment", "[0-9]{2,}%/50% +1 +4 +4"),
+		eventually("get "+deployment, "4/4"),
 		kubectl("delete hpa nginx-deployment", "deleted"),
 	}},
 }}
@@ -144,6 +148,12 @@ volumeBindingMode: WaitForFirstConsumer
 		kubectl("delete pod web-1", "deleted"),
 		eventually("get pod web-1", "1/1 +Running"),
 		eventually("exec web-0 -- wget -qO- http://web-1.nginx.default.svc.cluster.local/", "kept"),
+	}},
+	{"rolling update in order: from the last pod to the first, each when the one after it is ready", []action{
+		kubectl(`patch statefulset web -p {"spec":{"updateStrategy":{"type":"RollingUpdate"},"template":{"metadata":{"annotations":{"edition":"two"}}}}}`, "patched"),
+		kubectl("rollout status statefulset/web --timeout=90s", "rolling update complete 3 pods|3 pods at revision"),
+		kubectl("get events --field-selector=involvedObject.name=web,reason=SuccessfulDelete --sort-by=.metadata.name -o jsonpath={.items[*].message}", "web-2.*web-1.*web-0"), // the names grow with the time
+		kubectl("get pods -l app=nginx -o jsonpath={.items[*].metadata.annotations.edition}", "^two two two$"),
 	}},
 	{"scaling down and deleting go in the reverse order", []action{
 		kubectl("scale statefulset web --replicas=1", "scaled"),
