@@ -201,6 +201,15 @@ func TestChanges(t *testing.T) {
 		t.Error("no reverse name of a pod behind a Service")
 	}
 	all := c.Services
+	alias := all[1].DeepCopy()
+	alias.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "example.com"}
+	c.Services = append([]*corev1.Service{alias}, all[2:]...)
+	if err := s.Set(context.Background(), c); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask("5.1.42.10.in-addr.arpa", dns.TypePTR); !strings.HasPrefix(got, "NXDOMAIN") {
+		t.Errorf("reverse of what was behind an alias: %s", got)
+	}
 	c.Services = all[2:]
 	if err := s.Set(context.Background(), c); err != nil {
 		t.Fatal(err)

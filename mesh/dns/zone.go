@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/miekg/dns"
+	corev1 "k8s.io/api/core/v1"
 
 	"bramble.dev/mesh/catalog"
 )
@@ -57,6 +58,9 @@ func (z *zone) update(c Config) {
 
 // addressesOf lists the addresses whose reverse names lead to a Service.
 func addressesOf(e catalog.Entry) []netip.Addr {
+	if e.Service.Spec.Type == corev1.ServiceTypeExternalName {
+		return nil // its endpoints are of a time when it was something else, and nobody keeps them up to date
+	}
 	out := catalog.ClusterIPs(e.Service)
 	for _, ep := range endpointsOf(e) {
 		out = append(out, ep.addr)
