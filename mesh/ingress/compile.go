@@ -161,6 +161,10 @@ func (k *compiler) backend(in *networkingv1.Ingress, b *networkingv1.IngressBack
 		k.problem(in, "service %q does not exist", b.Service.Name)
 		return -1
 	}
+	if svc.Spec.Type == corev1.ServiceTypeExternalName { // what endpoints it still has are of another time
+		k.problem(in, "service %q is of type ExternalName, which is not supported", b.Service.Name)
+		return -1
+	}
 	i := slices.IndexFunc(svc.Spec.Ports, func(p corev1.ServicePort) bool {
 		if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP {
 			return false // its number may be that of another port, which speaks HTTP

@@ -90,8 +90,9 @@ func TestOneNumberTwoProtocols(t *testing.T) {
 }
 
 func TestProblems(t *testing.T) {
-	c := services("a")
-	in := ingressOf(1, rule("x.example", pathTo("p", "/", "a"), pathTo("p", "/gone", "gone")))
+	c := services("a", "alias")
+	c.Services[1].Spec.Type = corev1.ServiceTypeExternalName
+	in := ingressOf(1, rule("x.example", pathTo("p", "/", "a"), pathTo("p", "/gone", "gone"), pathTo("p", "/alias", "alias")))
 	in.Spec.Rules[0].HTTP.Paths[0].Backend.Service.Port = networkingv1.ServiceBackendPort{Name: "other"}
 	in.Spec.TLS = []networkingv1.IngressTLS{{Hosts: []string{"x.example"}, SecretName: "none"}}
 	c.Ingresses = []*networkingv1.Ingress{in}
@@ -100,7 +101,7 @@ func TestProblems(t *testing.T) {
 	for _, p := range problems {
 		got = append(got, p.Text)
 	}
-	want := `secret "none" for TLS does not exist|service "a" has no port other|service "gone" does not exist`
+	want := `secret "none" for TLS does not exist|service "a" has no port other|service "gone" does not exist|service "alias" is of type ExternalName, which is not supported`
 	if s := strings.Join(got, "|"); s != want {
 		t.Errorf("got %s", s)
 	}
