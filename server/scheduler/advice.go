@@ -20,7 +20,7 @@ const mostNamed = 3
 // not part of the condition, which would be written with each change of what is free.
 func advice(p *candidate, nodes []*nodeState) string {
 	var out []string
-	for _, say := range []func(*candidate, []*nodeState) string{cordoned, tainted, missing, unlabelled, portsTaken, lodged, driverless} {
+	for _, say := range []func(*candidate, []*nodeState) string{cordoned, tainted, missing, unlabelled, alone, crowded, portsTaken, lodged, driverless} {
 		if s := say(p, nodes); s != "" {
 			out = append(out, s)
 		}
@@ -185,6 +185,7 @@ func portsTaken(p *candidate, nodes []*nodeState) string {
 	if len(by) == 0 {
 		return ""
 	}
+	slices.Sort(by) // the same words each time are one event
 	return fmt.Sprintf("Host ports are taken: %s.", some(by))
 }
 

@@ -79,3 +79,50 @@ func TestAdvice(t *testing.T) {
 		})
 	}
 }
+
+// Rules about other pods: whom a pod waits for, and who keeps it away.
+func TestAdviceOnNeighbours(t *testing.T) {
+	labelled := func(app string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) { p.Labels = map[string]string{"app": app} }
+	}
+	rule := func(app string) []corev1.PodAffinityTerm {
+		return []corev1.PodAffinityTerm{{LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}, TopologyKey: corev1.LabelHostname}}
+	}
+	near := func(app string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAffinity: &corev1.PodAffinity{RequiredDuringSchedulingIgnoredDuringExecution: rule(app)}}
+		}
+	}
+	far := func(app string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			p.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: rule(app)}}
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		pod    *corev1.Pod
+		others []*corev1.Pod
+		want   string
+	}{
+		{"nobody to be near", pod("p", "1", near("db")), []*corev1.Pod{pod("x", "1", on("a"), labelled("web"))}, "It must be near pods with app=db, and there are none."},
+		{"somebody to be near", pod("p", "1", near("db")), []*corev1.Pod{pod("x", "1", on("a"), labelled("db"))}, ""},
+		{"the first of its kind", pod("p", "1", labelled("db"), near("db")), nil, ""},
+		{"one replica too many", pod("p", "1", labelled("web"), far("web")), []*corev1.Pod{pod("x", "1", on("b"), labelled("web")), pod("y", "1", on("a"), labelled("web"))},
+			"By anti-affinity it stays apart from default/x (on b), default/y (on a): it takes more nodes, or fewer replicas."},
+		{"one that wants to be alone", pod("p", "1", labelled("web")), []*corev1.Pod{pod("x", "1", on("a"), far("web"))},
+			"By anti-affinity it stays apart from default/x (on a): it takes more nodes, or fewer replicas."},
+		{"others", pod("p", "1", labelled("web"), far("web")), []*corev1.Pod{pod("x", "1", on("a"), labelled("db"), far("db"))}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newState()
+			s.setNode(node("a", 4, 4))
+			s.setNode(node("b", 4, 4))
+			for _, other := range c.others {
+				s.setPod(other)
+			}
+			if got := advice(newCandidate(c.pod), s.listed); got != c.want {
+				t.Errorf("got  %q\nwant %q", got, c.want)
+			}
+		})
+	}
+}
