@@ -94,7 +94,7 @@ func formatMap(m map[string]string) string {
 }
 
 // Resource is the value of a downward API resource reference. A container without a limit sees
-// what the node can give.
+// its pod's, or else what the node can give.
 func Resource(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFieldSelector, allocatable corev1.ResourceList) (string, error) {
 	if ref.ContainerName != "" {
 		other, ok := Find(pod, ref.ContainerName)
@@ -120,9 +120,19 @@ func Resource(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFieldSel
 	}
 	q := list[resourceName]
 	if q.IsZero() && kind == "limits" && ordinary {
-		q = allocatable[resourceName]
+		q = bound(pod, resourceName, allocatable)
 	}
 	return divide(q, ref.Divisor, resourceName == corev1.ResourceCPU), nil
+}
+
+// bound is what holds a container without a limit of its own back: its pod's limit (KEP-2837), or else the node.
+func bound(pod *corev1.Pod, name corev1.ResourceName, allocatable corev1.ResourceList) resource.Quantity {
+	if of := pod.Spec.Resources; of != nil && name != corev1.ResourceEphemeralStorage {
+		if limit := of.Limits[name]; !limit.IsZero() {
+			return limit
+		}
+	}
+	return allocatable[name]
 }
 
 // divide rounds up, as the kubelet does.
