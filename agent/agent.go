@@ -307,7 +307,7 @@ func (a *agent) settle(ctx context.Context) {
 
 func (a *agent) serveKubelet(ctx context.Context) error {
 	return kubelet.Serve(ctx, a.kubelet, kubelet.Config{
-		Node: a.config.NodeName, Dir: a.config.dir(), Pods: a.pods, Runtime: a.runtime, ReadLog: readLog, NodeStats: a.self.stats, Logger: a.log,
+		Node: a.config.NodeName, Dir: a.config.dir(), Pods: a.pods, Runtime: a.runtime, ReadLog: readLog, BoardLogs: "/var/log", NodeStats: a.self.stats, Logger: a.log,
 		ConfigZ: func() any {
 			f := a.facts()
 			return map[string]any{"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1", "maxPods": a.config.MaxPods, "clusterDomain": f.ClusterDomain, "clusterDNS": f.ClusterDNS, "containerRuntimeEndpoint": "bramble"}

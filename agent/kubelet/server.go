@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -51,7 +52,9 @@ type Config struct {
 	Dir     string // the agent's, for logs of which the runtime no longer knows
 	Pods    Pods
 	Runtime seam.Runtime
-	ReadLog func(ctx context.Context, path string, o LogOptions, stdout, stderr io.Writer) error
+	// BoardLogs is the folder of the board's own logs, as a rule /var/log.
+	BoardLogs string
+	ReadLog   func(ctx context.Context, path string, o LogOptions, stdout, stderr io.Writer) error
 	// NodeStats is what the node itself uses.
 	NodeStats func() NodeStats
 	// ConfigZ is shown by configz; may be nil.
@@ -152,9 +155,7 @@ func Handler(c Config) http.Handler {
 	mux.HandleFunc("GET /metrics", a.metrics)
 	mux.HandleFunc("GET /metrics/resource", a.resourceMetrics)
 	mux.HandleFunc("GET /configz", a.configz)
-	mux.HandleFunc("GET /logs/", func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "logs endpoint is disabled.", http.StatusMethodNotAllowed)
-	})
+	mux.HandleFunc("GET /logs/", a.boardLogs)
 	return mux
 }
 
@@ -164,6 +165,18 @@ type api struct {
 }
 
 func ok(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") }
+
+// boardLogs shows the board's own logs. A link that leads out of their folder is not followed: pods with a hostPath there
+// could put one.
+func (a *api) boardLogs(w http.ResponseWriter, r *http.Request) {
+	folder, err := os.OpenRoot(a.BoardLogs)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	defer folder.Close()
+	http.StripPrefix("/logs", http.FileServerFS(folder.FS())).ServeHTTP(w, r)
+}
 
 func reply(w http.ResponseWriter, v any) {
 	b, err := json.Marshal(v)

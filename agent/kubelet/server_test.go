@@ -8,7 +8,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -361,6 +364,37 @@ func TestMetricsAndPods(t *testing.T) {
 	} {
 		if code, body := f.get(t, path); code != 200 || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %q", path, code, body)
+		}
+	}
+}
+
+// The board's own logs are shown, and nothing that a link in their folder points to outside of it.
+func TestBoardLogs(t *testing.T) {
+	dir := t.TempDir()
+	secret := filepath.Join(t.TempDir(), "secret")
+	for path, text := range map[string]string{filepath.Join(dir, "syslog"): "booted\n", secret: "secret"} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(secret, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	handler := Handler(Config{BoardLogs: dir})
+	for _, test := range []struct {
+		path string
+		code int
+		want string
+	}{
+		{"/logs/", 200, `<a href="syslog">syslog</a>`},
+		{"/logs/syslog", 200, "booted\n"},
+		{"/logs/none", 404, ""},
+		{"/logs/link", 500, ""},
+	} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest("GET", test.path, nil))
+		if w.Code != test.code || !strings.Contains(w.Body.String(), test.want) || strings.Contains(w.Body.String(), "secret") {
+			t.Errorf("%s: %d %s", test.path, w.Code, w.Body)
 		}
 	}
 }
