@@ -15,6 +15,9 @@ import (
 // asked the same, but a pod may name its node itself, and two schedulers may each be right alone.
 // Labels are not asked for: the node's may arrive after the pod that they brought here.
 func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *status.Waiting {
+	if why := ofAnotherSystem(pod); why != nil {
+		return why
+	}
 	if why := forbidden(pod); why != nil {
 		return why
 	}
@@ -22,6 +25,17 @@ func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceLis
 		return &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
 	}
 	return outOf(pod, others, allocatable)
+}
+
+// ofAnotherSystem refuses pods for Windows.
+func ofAnotherSystem(pod *corev1.Pod) *status.Waiting {
+	if os, labelled := pod.Labels[corev1.LabelOSStable]; labelled && os != string(corev1.Linux) {
+		return &status.Waiting{Reason: "PodOSSelectorNodeLabelDoesNotMatch", Message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}
+	}
+	if os := pod.Spec.OS; os != nil && os.Name != corev1.Linux {
+		return &status.Waiting{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}
+	}
+	return nil
 }
 
 // safeSysctls are those that touch nobody but the pod; the kubelet allows no others by itself.

@@ -26,6 +26,17 @@ func port(ip string, n int32, protocol corev1.Protocol) func(*corev1.Pod) {
 	}
 }
 
+func system(field corev1.OSName, label string) func(*corev1.Pod) {
+	return func(p *corev1.Pod) {
+		if field != "" {
+			p.Spec.OS = &corev1.PodOS{Name: field}
+		}
+		if label != "" {
+			p.Labels = map[string]string{corev1.LabelOSStable: label}
+		}
+	}
+}
+
 func sysctl(name string, host bool) func(*corev1.Pod) {
 	return func(p *corev1.Pod) {
 		p.Spec.HostNetwork = host
@@ -48,6 +59,9 @@ func TestAdmit(t *testing.T) {
 		{"port is taken", asking("", port("", 80, "TCP")), []*corev1.Pod{asking("", port("1.2.3.4", 80, ""))}, &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}},
 		{"port of another address", asking("", port("1.2.3.5", 80, "TCP")), []*corev1.Pod{asking("", port("1.2.3.4", 80, "TCP"))}, nil},
 		{"port of another protocol", asking("", port("", 80, "UDP")), []*corev1.Pod{asking("", port("", 80, "TCP"))}, nil},
+		{"for Linux", asking("", system("linux", "linux")), nil, nil},
+		{"for Windows", asking("", system("windows", "")), nil, &status.Waiting{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}},
+		{"labelled for Windows", asking("", system("", "windows")), nil, &status.Waiting{Reason: "PodOSSelectorNodeLabelDoesNotMatch", Message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}},
 		{"safe sysctl", asking("", sysctl("kernel.shm_rmid_forced", false)), nil, nil},
 		{"unsafe sysctl", asking("", sysctl("kernel.msgmax", false)), nil, &status.Waiting{Reason: "SysctlForbidden", Message: `forbidden sysctl: "kernel.msgmax" not allowlisted`}},
 		{"sysctl of the host", asking("", sysctl("net.ipv4.tcp_syncookies", true)), nil, &status.Waiting{Reason: "SysctlForbidden", Message: `forbidden sysctl: "net.ipv4.tcp_syncookies" not allowed with host net enabled`}},
