@@ -137,6 +137,10 @@ func (u *Uplink) connect(ctx context.Context, broker *url.URL) (worked bool, err
 			return false, err
 		}
 	}
+	select {
+	case <-u.moved: // until now; the connection is from where the node is
+	default:
+	}
 	l, err := u.open(ctx, broker, link.NodePlace(u.id.name))
 	if err != nil {
 		return false, err

@@ -16,4 +16,15 @@ func TestANodeThatMoves(t *testing.T) {
 	c.service("new")
 	b.u.Moved()
 	eventually(t, 5*time.Second, "what has changed since arrives", func() bool { return b.has("shared", "services/default/new") })
+	b.wires.set(true)
+	eventually(t, 5*time.Second, "the node knows that it is cut off", func() bool { return !b.u.Connected() })
+	b.u.Moved() // while there is no connection
+	b.wires.set(false)
+	eventually(t, 5*time.Second, "the node is back", func() bool { return b.u.Connected() })
+	time.Sleep(500 * time.Millisecond)
+	b.wires.mu.Lock()
+	defer b.wires.mu.Unlock()
+	if n := len(b.wires.conns); n != 1 {
+		t.Errorf("the node connected %d times, and once is enough", n)
+	}
 }
