@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"bramble.dev/internal/durable"
@@ -233,7 +234,12 @@ func (id *identity) next() (uint64, error) {
 	defer id.mu.Unlock()
 	if id.counter >= id.reserved {
 		top := id.counter + reserve
-		if err := writeFile(filepath.Join(id.dir, counterFile), []byte(strconv.FormatUint(top, 10)+"\n")); err != nil {
+		path, number := filepath.Join(id.dir, counterFile), []byte(strconv.FormatUint(top, 10)+"\n")
+		err := writeFile(path, number)
+		if errors.Is(err, syscall.ENOSPC) {
+			err = durable.Overwrite(path, number) // it is never shorter than the one before
+		}
+		if err != nil {
 			return 0, fmt.Errorf("uplink: counter of sessions: %w", err)
 		}
 		id.reserved = top

@@ -37,6 +37,17 @@ func WriteFile(path string, data []byte, mode os.FileMode) (err error) {
 	return nil
 }
 
+// Overwrite replaces the beginning of a file that is there, in its place. It needs no room: for when WriteFile finds the disk full
+// (ENOSPC). The data must be within one sector (512 bytes), which a disk writes whole or not at all.
+func Overwrite(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt(data, 0)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 // SyncFile makes the content of a file durable that something else has written (fsync(2) is of the file, whichever
 // descriptor it is called on).
 func SyncFile(path string) error {
