@@ -30,7 +30,7 @@ type Behavior struct {
 	ExitCode   int32
 	StopAfter  time.Duration // from the signal to its end; longer than the grace period: it is killed
 	StartError error
-	Exec       func(cmd []string, s seam.Streams) (int, error)
+	Exec       func(ctx context.Context, cmd []string, s seam.Streams) (int, error)
 }
 
 // Runtime is a runtime in memory.
@@ -370,7 +370,7 @@ func (r *Runtime) Exited(id string) <-chan struct{} {
 }
 
 // Exec runs the behavior's command.
-func (r *Runtime) Exec(_ context.Context, id string, cmd []string, s seam.Streams) (int, error) {
+func (r *Runtime) Exec(ctx context.Context, id string, cmd []string, s seam.Streams) (int, error) {
 	r.mu.Lock()
 	_, c := r.find(id)
 	var b Behavior
@@ -383,7 +383,7 @@ func (r *Runtime) Exec(_ context.Context, id string, cmd []string, s seam.Stream
 		return 0, fmt.Errorf("container %s is not running", id)
 	}
 	if b.Exec != nil {
-		return b.Exec(cmd, s)
+		return b.Exec(ctx, cmd, s)
 	}
 	return 0, nil
 }

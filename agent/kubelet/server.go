@@ -87,7 +87,7 @@ func (l *Listener) Push(c net.Conn) {
 func (l *Listener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.conns:
-		return c, nil
+		return &client{Conn: c}, nil
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
@@ -97,6 +97,26 @@ func (l *Listener) Accept() (net.Conn, error) {
 func (l *Listener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
+}
+
+// client is a connection whose end is the end of what was asked for on it: also of an exec or an attach, which have taken the
+// connection from the HTTP server and may have nothing to say to it for hours.
+type client struct {
+	net.Conn
+	gone context.CancelFunc
+}
+
+func (c *client) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.gone()
+	}
+	return n, err
+}
+
+func (c *client) Close() error {
+	c.gone()
+	return c.Conn.Close()
 }
 
 // Addr is nowhere.
@@ -118,7 +138,11 @@ func Serve(ctx context.Context, l net.Listener, c Config) error {
 	s := &http.Server{
 		Handler: Handler(c), ReadHeaderTimeout: headerTime, IdleTimeout: idleTime,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			ctx, c.(*client).gone = context.WithCancel(ctx)
+			return ctx
+		},
+		ErrorLog: slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(ctx, func() {
 		l.Close()

@@ -212,7 +212,7 @@ func executors(t *testing.T, f *fixture, path string) map[string]remotecommand.E
 
 func TestExec(t *testing.T) {
 	f := serve(t)
-	f.rt.Behave("app", fake.Behavior{Exec: func(cmd []string, s seam.Streams) (int, error) {
+	f.rt.Behave("app", fake.Behavior{Exec: func(_ context.Context, cmd []string, s seam.Streams) (int, error) {
 		in, err := io.ReadAll(s.Stdin)
 		if err != nil {
 			return 0, err
@@ -234,6 +234,31 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// A client that goes takes its command along: nobody is left to read what it says, and the next ones need its place.
+func TestExecEndsWithItsClient(t *testing.T) {
+	f := serve(t)
+	began, ended := make(chan bool), make(chan error, 1)
+	f.rt.Behave("app", fake.Behavior{Exec: func(ctx context.Context, _ []string, _ seam.Streams) (int, error) {
+		close(began)
+		<-ctx.Done()
+		ended <- ctx.Err()
+		return -1, ctx.Err()
+	}})
+	ctx, leave := context.WithCancel(t.Context())
+	go func() {
+		for _, e := range executors(t, f, "/exec/default/web/app?command=sleep&output=1") {
+			_ = e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: io.Discard})
+		}
+	}()
+	<-began
+	leave()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the command goes on")
+	}
+}
+
 func asExit(err error, to *utilexec.ExitError) bool {
 	e, ok := err.(utilexec.ExitError)
 	*to = e
@@ -252,7 +277,7 @@ func (q sizeQueue) Next() *remotecommand.TerminalSize {
 
 func TestTerminalIsResized(t *testing.T) {
 	f := serve(t)
-	f.rt.Behave("app", fake.Behavior{Exec: func(_ []string, s seam.Streams) (int, error) {
+	f.rt.Behave("app", fake.Behavior{Exec: func(_ context.Context, _ []string, s seam.Streams) (int, error) {
 		size := <-s.Resize
 		fmt.Fprintf(s.Stdout, "tty=%v %dx%d", s.TTY, size.Width, size.Height)
 		return 0, nil

@@ -360,7 +360,7 @@ func TestRestartPolicies(t *testing.T) {
 func TestDeletion(t *testing.T) {
 	simulate(t, func(n *node) {
 		var hooks []string
-		n.runtime.Behave("app", fake.Behavior{StopAfter: 3 * time.Second, Exec: func(cmd []string, s seam.Streams) (int, error) {
+		n.runtime.Behave("app", fake.Behavior{StopAfter: 3 * time.Second, Exec: func(_ context.Context, cmd []string, s seam.Streams) (int, error) {
 			hooks = append(hooks, strings.Join(cmd, " "))
 			time.Sleep(5 * time.Second)
 			return 0, nil
@@ -639,7 +639,7 @@ func TestLivenessProbe(t *testing.T) {
 	simulate(t, func(n *node) {
 		var healthy atomic.Bool
 		healthy.Store(true)
-		n.runtime.Behave("app", fake.Behavior{Exec: func([]string, seam.Streams) (int, error) {
+		n.runtime.Behave("app", fake.Behavior{Exec: func(context.Context, []string, seam.Streams) (int, error) {
 			if healthy.Load() {
 				return 0, nil
 			}
@@ -667,7 +667,7 @@ func TestReadinessProbeAndRestartOfTheAgent(t *testing.T) {
 		n := newNode(t)
 		n.start()
 		var ready atomic.Bool
-		n.runtime.Behave("app", fake.Behavior{Exec: func([]string, seam.Streams) (int, error) {
+		n.runtime.Behave("app", fake.Behavior{Exec: func(context.Context, []string, seam.Streams) (int, error) {
 			if ready.Load() {
 				return 0, nil
 			}
@@ -772,7 +772,7 @@ func TestOrphanOfAnEarlierAgentIsEnded(t *testing.T) {
 
 func TestPostStartHookFails(t *testing.T) {
 	simulate(t, func(n *node) {
-		n.runtime.Behave("app", fake.Behavior{Exec: func([]string, seam.Streams) (int, error) {
+		n.runtime.Behave("app", fake.Behavior{Exec: func(context.Context, []string, seam.Streams) (int, error) {
 			time.Sleep(2 * time.Second)
 			return 1, nil
 		}})
