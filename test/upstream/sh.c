@@ -6,6 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
+extern char **environ;
+
 static int usable(const char *variable)
 {
 	if (isdigit((unsigned char)*variable))
