@@ -10,6 +10,7 @@
 package kubelet
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -164,9 +165,9 @@ func Handler(c Config) http.Handler {
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.logs)
 	for _, method := range []string{"GET ", "POST "} {
 		for _, uid := range []string{"", "/{uid}"} {
-			mux.HandleFunc(method+"/exec/{namespace}/{pod}"+uid+"/{container}", a.exec)
-			mux.HandleFunc(method+"/attach/{namespace}/{pod}"+uid+"/{container}", a.attach)
-			mux.HandleFunc(method+"/portForward/{namespace}/{pod}"+uid, a.portForward)
+			mux.HandleFunc(method+"/exec/{namespace}/{pod}"+uid+"/{container}", upgrading(a.exec))
+			mux.HandleFunc(method+"/attach/{namespace}/{pod}"+uid+"/{container}", upgrading(a.attach))
+			mux.HandleFunc(method+"/portForward/{namespace}/{pod}"+uid, upgrading(a.portForward))
 		}
 	}
 	mux.HandleFunc("POST /run/{namespace}/{pod}/{container}", a.run)
@@ -181,6 +182,26 @@ func Handler(c Config) http.Handler {
 	mux.HandleFunc("GET /configz", a.configz)
 	mux.HandleFunc("GET /logs/", a.boardLogs)
 	return mux
+}
+
+// upgrading ends the connection with an answer that is a refusal: client-go's SPDY leaves it open then, and 128 such connections
+// within idleTime would be all that the link has room for.
+func upgrading(handle http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { handle(closing{w}, r) }
+}
+
+type closing struct{ http.ResponseWriter }
+
+func (c closing) WriteHeader(code int) {
+	if code != http.StatusSwitchingProtocols {
+		c.Header().Set("Connection", "close")
+	}
+	c.ResponseWriter.WriteHeader(code)
+}
+
+// Hijack implements http.Hijacker, which upgrades ask for by that name.
+func (c closing) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return c.ResponseWriter.(http.Hijacker).Hijack()
 }
 
 type api struct {

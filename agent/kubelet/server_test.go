@@ -234,6 +234,22 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// A refused upgrade leaves no connection behind: client-go does not close it, and the link has room for 128.
+func TestRefusedUpgradeEndsTheConnection(t *testing.T) {
+	f := serve(t)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(f.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprint(conn, "POST /exec/default/web/missing?command=true&output=1 HTTP/1.1\r\nHost: pi\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n")
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	answer, err := io.ReadAll(conn)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 404 ") {
+		t.Errorf("%q, %v", answer, err)
+	}
+}
+
 // A client that goes takes its command along: nobody is left to read what it says, and the next ones need its place.
 func TestExecEndsWithItsClient(t *testing.T) {
 	f := serve(t)
