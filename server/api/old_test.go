@@ -142,13 +142,20 @@ func TestOldScale(t *testing.T) {
 	}
 }
 
-// The course's thirteenth manifest, and what kubectl sends when it is applied again: hostpath means hostPath.
-func TestMisspelledFields(t *testing.T) {
-	c, ns := shared(t)
+// warned is a client, and the warnings that it has heard.
+func (c *cluster) warned(t *testing.T) (*heard, dynamic.Interface) {
+	t.Helper()
 	said := &heard{}
 	config := rest.CopyConfig(c.config)
 	config.WarningHandler = said
-	pods := must(dynamic.NewForConfig(config))(t).Resource(gvr("/v1/pods")).Namespace(ns)
+	return said, must(dynamic.NewForConfig(config))(t)
+}
+
+// The course's thirteenth manifest, and what kubectl sends when it is applied again: hostpath means hostPath.
+func TestMisspelledFields(t *testing.T) {
+	c, ns := shared(t)
+	said, client := c.warned(t)
+	pods := client.Resource(gvr("/v1/pods")).Namespace(ns)
 	o := &unstructured.Unstructured{}
 	if err := yaml.Unmarshal(must(os.ReadFile(filepath.Join("..", "..", "configs", "manifests", "13-hostpath-pod.yaml")))(t), &o.Object); err != nil {
 		t.Fatal(err)
@@ -199,10 +206,8 @@ spec: {volumes: [{name: my-vol, hostpath: {path: /dir2}}]}
 // patches are those that kubectl makes out of what it applied last.
 func TestSpellingIsMended(t *testing.T) {
 	c, ns := shared(t)
-	said := &heard{}
-	config := rest.CopyConfig(c.config)
-	config.WarningHandler = said
-	deployments := must(dynamic.NewForConfig(config))(t).Resource(gvr("apps/v1/deployments")).Namespace(ns)
+	said, client := c.warned(t)
+	deployments := client.Resource(gvr("apps/v1/deployments")).Namespace(ns)
 	o := &unstructured.Unstructured{}
 	if err := yaml.Unmarshal([]byte(`
 apiVersion: apps/v1
