@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,14 +15,14 @@ import (
 // admit says why the node does not take a pod, in the kubelet's words, or nil. The scheduler has
 // asked the same, but a pod may name its node itself, and two schedulers may each be right alone.
 // Labels are not asked for: the node's may arrive after the pod that they brought here.
-func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList) *status.Waiting {
+func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList, ownPorts []int32) *status.Waiting {
 	if why := ofAnotherSystem(pod); why != nil {
 		return why
 	}
 	if why := forbidden(pod); why != nil {
 		return why
 	}
-	if taken(pod, others) {
+	if taken(pod, others, ownPorts) {
 		return &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}
 	}
 	return outOf(pod, others, allocatable)
@@ -103,9 +104,14 @@ func short(name corev1.ResourceName, reason string, requested, used, capacity in
 	return &status.Waiting{Reason: reason, Message: fmt.Sprintf("Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d", name, requested, used, capacity)}
 }
 
-// taken says whether another pod has a host port that this one wants.
-func taken(pod *corev1.Pod, others []*corev1.Pod) bool {
+// taken says whether another pod, or the cluster itself, has a host port that this one wants.
+func taken(pod *corev1.Pod, others []*corev1.Pod, ownPorts []int32) bool {
 	want := hostPorts(pod)
+	if slices.ContainsFunc(want, func(p corev1.ContainerPort) bool {
+		return protocol(p) == "TCP" && slices.Contains(ownPorts, p.HostPort)
+	}) {
+		return true
+	}
 	for _, other := range others {
 		for _, a := range hostPorts(other) {
 			for _, b := range want {
@@ -117,6 +123,16 @@ func taken(pod *corev1.Pod, others []*corev1.Pod) bool {
 		}
 	}
 	return false
+}
+
+// ownPorts are those on which the cluster's servers and brokers listen on this board, as far as it was told of them.
+func (a *agent) ownPorts() []int32 {
+	cluster := a.catalog.Cluster()
+	if cluster == nil {
+		return nil
+	}
+	own := ownAddresses()
+	return cluster.OwnPorts(func(address string) bool { return own[address] })
 }
 
 func anyIP(ip string) bool { return ip == "" || ip == "0.0.0.0" || ip == "::" }

@@ -59,6 +59,8 @@ func TestAdmit(t *testing.T) {
 		{"port is taken", asking("", port("", 80, "TCP")), []*corev1.Pod{asking("", port("1.2.3.4", 80, ""))}, &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}},
 		{"port of another address", asking("", port("1.2.3.5", 80, "TCP")), []*corev1.Pod{asking("", port("1.2.3.4", 80, "TCP"))}, nil},
 		{"port of another protocol", asking("", port("", 80, "UDP")), []*corev1.Pod{asking("", port("", 80, "TCP"))}, nil},
+		{"port of the cluster's server", asking("", port("", 6443, "TCP")), nil, &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"}},
+		{"its number of another protocol", asking("", port("", 6443, "UDP")), nil, nil},
 		{"for Linux", asking("", system("linux", "linux")), nil, nil},
 		{"for Windows", asking("", system("windows", "")), nil, &status.Waiting{Reason: "PodOSNotSupported", Message: "Failed to admit pod as the OS field doesn't match node OS"}},
 		{"labelled for Windows", asking("", system("", "windows")), nil, &status.Waiting{Reason: "PodOSSelectorNodeLabelDoesNotMatch", Message: "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label"}},
@@ -66,7 +68,7 @@ func TestAdmit(t *testing.T) {
 		{"unsafe sysctl", asking("", sysctl("kernel.msgmax", false)), nil, &status.Waiting{Reason: "SysctlForbidden", Message: `forbidden sysctl: "kernel.msgmax" not allowlisted`}},
 		{"sysctl of the host", asking("", sysctl("net.ipv4.tcp_syncookies", true)), nil, &status.Waiting{Reason: "SysctlForbidden", Message: `forbidden sysctl: "net.ipv4.tcp_syncookies" not allowed with host net enabled`}},
 	} {
-		got := admit(c.pod, c.others, allocatable)
+		got := admit(c.pod, c.others, allocatable, []int32{6443})
 		if (got == nil) != (c.want == nil) || got != nil && *got != *c.want {
 			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
 		}

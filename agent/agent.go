@@ -224,7 +224,7 @@ func (a *agent) openPods() error {
 			if why := shortage.Refuse(pod, a.shortage.Pressure()); why != nil {
 				return why
 			}
-			return admit(pod, others, a.self.allocatable())
+			return admit(pod, others, a.self.allocatable(), a.ownPorts())
 		},
 	})
 	return err

@@ -3,6 +3,9 @@ package link
 import (
 	"encoding/json"
 	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
 )
 
 // ClusterKey is the key of the ClusterConfig in the shared set.
@@ -26,6 +29,21 @@ type ClusterConfig struct {
 	DirectRoutes bool `json:"directRoutes,omitempty"`
 	// OtherSites are those whose pods the node's own do not reach; "" is that of nodes without a label.
 	OtherSites []string `json:"otherSites,omitempty"`
+}
+
+// OwnPorts are the TCP ports on which the cluster's servers and brokers listen at addresses that the caller knows as a board's. No
+// pod gets them as its hostPort: from that moment nobody would reach the cluster.
+func (c *ClusterConfig) OwnPorts(at func(address string) bool) (ports []int32) {
+	for _, s := range slices.Concat(c.Servers, c.Brokers) {
+		u, err := url.Parse(s)
+		if err != nil || !at(u.Hostname()) {
+			continue
+		}
+		if n, err := strconv.ParseUint(u.Port(), 10, 16); err == nil {
+			ports = append(ports, int32(n))
+		}
+	}
+	return ports
 }
 
 // SiteLabel of a Node says where it is; nodes of one site reach each other directly. It is not

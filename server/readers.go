@@ -4,6 +4,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 
+	"bramble.dev/link"
 	"bramble.dev/server/api"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/cache"
@@ -28,6 +29,6 @@ func controllerDependencies(c Config, pki *auth.PKI, caches *cache.Set, s *api.S
 	}
 }
 
-func schedulerConfig(c Config, caches *cache.Set, client func(user string, groups ...string) kubernetes.Interface) scheduler.Config {
-	return scheduler.Config{Client: client("system:kube-scheduler"), Caches: caches, Logger: c.Logger.With("part", "scheduler")}
+func schedulerConfig(c Config, caches *cache.Set, cluster link.ClusterConfig, client func(user string, groups ...string) kubernetes.Interface) scheduler.Config {
+	return scheduler.Config{Client: client("system:kube-scheduler"), Caches: caches, Cluster: cluster, Logger: c.Logger.With("part", "scheduler")}
 }

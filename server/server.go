@@ -165,7 +165,7 @@ func run(ctx context.Context, c Config, db *store.DB, apiListener, mqttListener 
 	group.Go(func() error { return serving.Run(ctx) })
 	group.Go(func() error { return dispatcher.Run(ctx) })
 	group.Go(func() error { return controllers.Run(ctx, controllerDependencies(c, pki, caches, serving, dispatcher)) })
-	group.Go(func() error { return scheduler.Run(ctx, schedulerConfig(c, caches, client)) })
+	group.Go(func() error { return scheduler.Run(ctx, schedulerConfig(c, caches, cluster, client)) })
 	group.Go(func() error {
 		if err := pki.KeepKubeconfig(ctx, info.Kubeconfig, info.APIURL); err != nil {
 			c.Logger.Error("the administrator's kubeconfig is not renewed until the server starts anew", "err", err)

@@ -170,10 +170,13 @@ func terms(s *corev1.NodeSelector) string {
 	return strings.Join(out, " or ")
 }
 
-// portsTaken names the pods that have the ports of the board which a pod asks for.
+// portsTaken names who has the ports of the board which a pod asks for: pods, or the cluster itself.
 func portsTaken(p *candidate, nodes []*nodeState) string {
 	var by []string
 	for _, n := range refusedBy(freePorts, p, nodes) {
+		for _, port := range ownPorts(p, n) {
+			by = append(by, fmt.Sprintf("%d on %s by the cluster's server", port, n.node.Name))
+		}
 		for _, other := range n.pods {
 			for _, used := range hostPorts(other.pod) {
 				if slices.ContainsFunc(p.hostPorts, used.conflicts) {

@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/link"
 )
 
 func TestAdvice(t *testing.T) {
@@ -31,6 +33,10 @@ func TestAdvice(t *testing.T) {
 	port := func(p *corev1.Pod) {
 		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 80, ContainerPort: 80}}
 	}
+	apiPort := func(p *corev1.Pod) {
+		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{HostPort: 6443, ContainerPort: 80}}
+	}
+	withServer := func(n *corev1.Node) { n.Status.Addresses = []corev1.NodeAddress{{Address: "192.0.2.1"}} }
 	near := func(p *corev1.Pod) {
 		p.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
 			MatchExpressions: []corev1.NodeSelectorRequirement{
@@ -61,12 +67,13 @@ func TestAdvice(t *testing.T) {
 		{"a label", pod("p", "1", wants(map[string]string{"disk": "ssd", corev1.LabelOSStable: "linux"})), []*corev1.Node{node("pi", 4, 4)}, nil,
 			"No node has the label disk=ssd (kubectl label node NAME disk=ssd)."},
 		{"a host port", pod("p", "1", port), []*corev1.Node{node("a", 4, 4)}, map[string]string{"a": "1"}, "Host ports are taken: 80 on a by default/on-a."},
+		{"a port of the cluster's server", pod("p", "1", apiPort), []*corev1.Node{node("a", 4, 4, withServer)}, nil, "Host ports are taken: 6443 on a by the cluster's server."},
 		{"an affinity", pod("p", "1", near), []*corev1.Node{node("pi", 4, 4)}, nil, "Its node affinity asks for kubernetes.io/arch in (arm64, arm), gpu exists."},
 		{"a label to spread over", pod("p", "1", even), []*corev1.Node{node("pi", 4, 4)}, nil, "Its pods are to be spread over the label zone, which no node has."},
 		{"nothing to add", pod("p", "1"), []*corev1.Node{node("pi", 4, 4)}, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newState()
+			s := newState(link.ClusterConfig{Servers: []string{"https://192.0.2.1:6443"}, Brokers: []string{"mqtts://192.0.2.1:8883"}})
 			for _, n := range c.nodes {
 				s.setNode(n)
 			}
@@ -114,7 +121,7 @@ func TestAdviceOnNeighbours(t *testing.T) {
 		{"others", pod("p", "1", labelled("web"), far("web")), []*corev1.Pod{pod("x", "1", on("a"), labelled("db"), far("db"))}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newState()
+			s := newState(link.ClusterConfig{})
 			s.setNode(node("a", 4, 4))
 			s.setNode(node("b", 4, 4))
 			for _, other := range c.others {

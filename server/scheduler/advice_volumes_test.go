@@ -114,7 +114,7 @@ func TestAdviceOnVolumes(t *testing.T) {
 			if tt.volume != nil {
 				s.volumes["pv"] = tt.volume
 			}
-			nodes := newState()
+			nodes := newState(link.ClusterConfig{})
 			for _, name := range []string{"a", "b"} {
 				n := node(name, 4, 4)
 				n.Labels = map[string]string{corev1.LabelHostname: name}

@@ -10,6 +10,8 @@ import (
 	"pgregory.net/rapid"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"bramble.dev/link"
 )
 
 // node makes a ready node of so many CPUs and Gi.
@@ -66,7 +68,7 @@ func labelled(k, v string) func(*corev1.Node) {
 }
 
 func stateOf(nodes []*corev1.Node, pods ...*corev1.Pod) *state {
-	s := newState()
+	s := newState(link.ClusterConfig{})
 	for _, n := range nodes {
 		s.setNode(n)
 	}
@@ -208,7 +210,7 @@ func TestPlatforms(t *testing.T) {
 // fits on no node.
 func TestNeverOvercommits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := newState()
+		s := newState(link.ClusterConfig{})
 		for i := range rapid.IntRange(1, 4).Draw(t, "nodes") {
 			s.setNode(node(fmt.Sprint("n", i), rapid.IntRange(1, 4).Draw(t, "cpu"), 8))
 		}
@@ -282,7 +284,7 @@ func TestEnough(t *testing.T) {
 func BenchmarkDecide(b *testing.B) {
 	for _, size := range []int{10, 1000} {
 		b.Run(fmt.Sprintf("nodes=%d", size), func(b *testing.B) {
-			s := newState()
+			s := newState(link.ClusterConfig{})
 			for i := range size {
 				s.setNode(node(fmt.Sprint("n", i), 64, 64))
 				for j := range 9 {

@@ -82,10 +82,13 @@ func selected(p *candidate, n *nodeState) *refusal {
 	return nil
 }
 
-// freePorts refuses a node where another pod has one of the pod's host ports.
+// freePorts refuses a node where another pod, or the cluster itself, has one of the pod's host ports.
 func freePorts(p *candidate, n *nodeState) *refusal {
 	if len(p.hostPorts) == 0 {
 		return nil
+	}
+	if len(ownPorts(p, n)) > 0 {
+		return never("node(s) didn't have free ports for the requested pod ports")
 	}
 	for _, other := range n.pods {
 		for _, used := range hostPorts(other.pod) {
@@ -135,6 +138,16 @@ func hostPorts(pod *corev1.Pod) []hostPort {
 		}
 	}
 	return out
+}
+
+// ownPorts are those of the pod's host ports on which the cluster's own programs listen on a node.
+func ownPorts(p *candidate, n *nodeState) (ports []int32) {
+	for _, h := range p.hostPorts {
+		if h.protocol == corev1.ProtocolTCP && slices.Contains(n.ownPorts, h.port) {
+			ports = append(ports, h.port)
+		}
+	}
+	return ports
 }
 
 // candidate is a pod with all that a decision reads of it, taken once.

@@ -34,7 +34,9 @@ const bindingsAtOnce = 16
 type Config struct {
 	Client kubernetes.Interface // of system:kube-scheduler
 	Caches *cache.Set
-	Logger *slog.Logger
+	// Cluster says where the cluster's own programs listen: a pod gets none of their ports on their board.
+	Cluster link.ClusterConfig
+	Logger  *slog.Logger
 }
 
 type scheduler struct {
@@ -73,7 +75,7 @@ func Run(ctx context.Context, c Config) error {
 func newScheduler(c Config, recorder record.EventRecorder) *scheduler {
 	return &scheduler{
 		Config: c, events: recorder, pods: c.Caches.Pods(), nodes: c.Caches.Nodes(),
-		platforms: platformsFromNodes(c.Caches.Nodes()), state: newState(), queue: newQueue(), binding: make(chan struct{}, bindingsAtOnce),
+		platforms: platformsFromNodes(c.Caches.Nodes()), state: newState(c.Cluster), queue: newQueue(), binding: make(chan struct{}, bindingsAtOnce),
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"bramble.dev/link"
 	"bramble.dev/server/controllers/pods"
 )
 
@@ -27,6 +28,7 @@ type podState struct {
 type nodeState struct {
 	node        *corev1.Node // nil while only its pods are known
 	allocatable amounts
+	ownPorts    []int32 // of the cluster's programs, TCP
 	pods        map[types.UID]*podState
 	withRules   map[types.UID]*podState // those of pods that have rules about others
 	owned       map[types.UID]int       // how many each controller has here, without those that are ending
@@ -97,6 +99,8 @@ func (n *nodeState) without(gone []*podState) *nodeState {
 // state is what the scheduler knows of nodes and pods, changed by the caches'
 // handlers and by its own decisions.
 type state struct {
+	cluster link.ClusterConfig
+
 	mu    sync.Mutex
 	nodes map[string]*nodeState
 	// listed are those that the API knows, by their names.
@@ -108,8 +112,8 @@ type state struct {
 	nominated map[types.UID]*corev1.Pod
 }
 
-func newState() *state {
-	return &state{nodes: map[string]*nodeState{}, where: map[types.UID]string{}, nominated: map[types.UID]*corev1.Pod{}}
+func newState(cluster link.ClusterConfig) *state {
+	return &state{cluster: cluster, nodes: map[string]*nodeState{}, where: map[types.UID]string{}, nominated: map[types.UID]*corev1.Pod{}}
 }
 
 func (s *state) node(name string) *nodeState {
@@ -135,6 +139,9 @@ func (s *state) setNode(node *corev1.Node) {
 	}
 	n.node = node
 	n.allocatable = amountsOf(node.Status.Allocatable)
+	n.ownPorts = s.cluster.OwnPorts(func(address string) bool {
+		return slices.ContainsFunc(node.Status.Addresses, func(a corev1.NodeAddress) bool { return a.Address == address })
+	})
 }
 
 func (s *state) dropNode(name string) {
