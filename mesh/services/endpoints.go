@@ -48,8 +48,8 @@ func choose(port corev1.ServicePort, eps []*discoveryv1.EndpointSlice, here plac
 func candidates(port corev1.ServicePort, eps []*discoveryv1.EndpointSlice, here place) []candidate {
 	var out []candidate
 	for _, s := range eps {
-		if s.AddressType != discoveryv1.AddressTypeIPv4 {
-			continue
+		if _, headless := s.Labels[labelHeadless]; headless || s.AddressType != discoveryv1.AddressTypeIPv4 {
+			continue // whoever wrote the label onto it wants no proxy for what it lists
 		}
 		n, ok := portOf(port, s.Ports)
 		if !ok {

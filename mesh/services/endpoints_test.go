@@ -23,6 +23,8 @@ func TestChoose(t *testing.T) {
 	http := to("http", 8080, "TCP")
 	v6 := slice("v6", http, ep("2001:db8::1", "n1"))
 	v6.AddressType = discoveryv1.AddressTypeIPv6
+	unproxied := slice("s", http, ep("10.42.1.1", "n1"))
+	unproxied.Labels[corev1.IsHeadlessService] = ""
 	for _, tt := range []struct {
 		name       string
 		slices     []*discoveryv1.EndpointSlice
@@ -38,6 +40,7 @@ func TestChoose(t *testing.T) {
 		{"slices with other numbers", []*discoveryv1.EndpointSlice{slice("s", http, ep("10.42.1.1", "n1")), slice("s", to("http", 9090, "TCP"), ep("10.42.2.2", "n2"))}, "10.42.1.1:8080 10.42.2.2:9090", "10.42.1.1:8080"},
 		{"another port's slice", []*discoveryv1.EndpointSlice{slice("s", to("admin", 8080, "TCP"), ep("10.42.1.1", "n1"))}, "", ""},
 		{"another protocol's slice", []*discoveryv1.EndpointSlice{slice("s", to("http", 8080, "UDP"), ep("10.42.1.1", "n1"))}, "", ""},
+		{"labelled as headless", []*discoveryv1.EndpointSlice{unproxied, slice("s", http, ep("10.42.1.2", "n1"))}, "10.42.1.2:8080", "10.42.1.2:8080"},
 		{"IPv6 is not ours", []*discoveryv1.EndpointSlice{v6}, "", ""},
 		{"near: this node", []*discoveryv1.EndpointSlice{slice("s", http, ep("10.42.1.1", "n1", "for-n1"), ep("10.42.2.1", "n2", "for-n2"))}, "10.42.1.1:8080", "10.42.1.1:8080"},
 		{"near: this zone", []*discoveryv1.EndpointSlice{slice("s", http, ep("10.42.1.1", "n1", "for-z2"), ep("10.42.2.1", "n2", "for-z1"))}, "10.42.2.1:8080", "10.42.1.1:8080"},
