@@ -1,27 +1,62 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/util/proxy"
+	"k8s.io/apiserver/pkg/util/webhook"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/rest"
+	"k8s.io/component-base/tracing"
+	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
+	"bramble.dev/server/admission"
 	"bramble.dev/server/api/customresources"
+	"bramble.dev/server/api/informer"
 )
 
-// newCustomResources makes what serves CustomResourceDefinitions' resources.
-func (s *Server) newCustomResources(admit admission.Interface, d *discovery) *customresources.Server {
+// newAdmission makes the chain of plugins that every write goes through.
+func (s *Server) newAdmission(ctx context.Context) (*admission.Admission, error) {
 	w := s.wiring
-	client := s.ClientConfig("system:apiserver", user.SystemPrivilegedGroup)
-	client.ContentType = runtime.ContentTypeJSON
+	parameters, err := dynamic.NewForConfig(s.dynamicConfig())
+	if err != nil {
+		return nil, err
+	}
+	return admission.New(admission.Config{
+		Client: w.client, Dynamic: parameters, Informers: w.informers, Authorizer: w.authorizer, Served: w.stores.served, Done: ctx.Done(),
+		Webhooks: admission.Webhooks{Services: services{w.informers}, Credentials: s.webhookCredentials()},
+		Store:    s.config.Store, Prefix: w.stores.prefix, Logger: s.log,
+		Read: func(ctx context.Context) admission.Informers {
+			return informer.NewFactory(ctx, s.config.Store, legacyscheme.Scheme, w.stores.prefix, s.log, informer.Transform(w.stores.transformer))
+		},
+	})
+}
+
+// dynamicConfig is for clients of the API itself, in process, that know no Go types.
+func (s *Server) dynamicConfig() *rest.Config {
+	c := s.ClientConfig("system:apiserver", user.SystemPrivilegedGroup)
+	c.ContentType = runtime.ContentTypeJSON
+	return c
+}
+
+// webhookCredentials are those that a webhook is asked with, and the way to it: none, and through the link of a node where it is a
+// Service of the cluster, but for one that is the API itself.
+func (s *Server) webhookCredentials() webhook.AuthenticationInfoResolverWrapper {
+	return webhook.NewDefaultAuthenticationInfoResolverWrapper(s.wiring.podTransport, nil, s.dynamicConfig(), tracing.NewNoopTracerProvider())
+}
+
+// newCustomResources makes what serves CustomResourceDefinitions' resources.
+func (s *Server) newCustomResources(d *discovery) *customresources.Server {
+	w := s.wiring
 	return customresources.New(customresources.Config{
-		DB: s.config.Store, Prefix: w.stores.prefix(customresources.Resource), Options: definedStores{w.stores}, Client: client, Admit: admit, Authorizer: w.authorizer,
-		Webhooks: customresources.Webhooks{Resolver: services{w.informers}, Transport: w.podTransport},
-		Groups:   d.groups, Discovery: d.apis, BuiltIn: builtIn, NotFound: http.HandlerFunc(http.NotFound),
+		DB: s.config.Store, Prefix: w.stores.prefix(customresources.Resource), Options: definedStores{w.stores}, Client: s.dynamicConfig(), Admit: s.admit.Chain, Authorizer: w.authorizer,
+		Services: services{w.informers}, Credentials: s.webhookCredentials(),
+		Groups: d.groups, Discovery: d.apis, BuiltIn: builtIn, NotFound: http.HandlerFunc(http.NotFound),
 		RequestTimeout: requestTimeout, MinWatch: minWatch, MaxBodyBytes: maxBodyBytes, Logger: s.log,
 	})
 }

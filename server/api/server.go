@@ -55,6 +55,7 @@ type Server struct {
 	log       *slog.Logger
 	wiring    *wiring
 	inProcess *inProcess
+	admit     *admission.Admission
 	custom    *customresources.Server
 	handler   http.Handler // for the network
 	ready     atomic.Bool
@@ -151,13 +152,12 @@ func (s *Server) build(ctx context.Context) (err error) {
 	if w.nodePorts, err = newNodePorts(services, nodePorts, s.log); err != nil {
 		return err
 	}
-	admit, err := admission.New(admission.Config{Client: w.client, Informers: w.informers, Authorizer: w.authorizer, Served: w.stores.served, Done: ctx.Done()})
-	if err != nil {
+	if s.admit, err = s.newAdmission(ctx); err != nil {
 		return err
 	}
 	routes := &router{}
 	i := &installer{
-		wiring: w, admit: admit, schemes: map[*runtime.Scheme]*encoding{}, routes: routes, discovery: newDiscovery(s.address(), routes),
+		wiring: w, admit: s.admit.Chain, schemes: map[*runtime.Scheme]*encoding{}, routes: routes, discovery: newDiscovery(s.address(), routes),
 		equivalent: runtime.NewEquivalentResourceRegistryWithIdentity(w.stores.prefix), made: map[schema.GroupVersion]map[string]rest.Storage{},
 	}
 	if err := i.install(); err != nil {
@@ -168,7 +168,7 @@ func (s *Server) build(ctx context.Context) (err error) {
 		return err
 	}
 	w.storages = i.made
-	s.custom = s.newCustomResources(admit, i.discovery)
+	s.custom = s.newCustomResources(i.discovery)
 	mux := s.mux(routes, i.groupVersions())
 	s.inProcess.handler = local(mux, w.authorizer)
 	s.handler = remote(mux, w.authenticator, w.authorizer)
@@ -188,9 +188,10 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 3)
-	running := 2
+	failed := make(chan error, 4)
+	running := 3
 	go func() { failed <- s.keepKubernetesService(ctx) }()
+	go func() { s.admit.Run(ctx); failed <- nil }()
 	go func() { s.custom.Run(ctx); failed <- nil }()
 	if s.config.Listener != nil {
 		running++
@@ -220,6 +221,9 @@ func (s *Server) Close() {
 	w.storages = nil
 	if s.custom != nil {
 		s.custom.Close()
+	}
+	if s.admit != nil {
+		s.admit.Close()
 	}
 	if w.clusterIPs != nil {
 		w.clusterIPs.Destroy()

@@ -114,9 +114,10 @@ func TestImportsPointDown(t *testing.T) {
 var parts = map[string][]string{
 	"server/store":               nil,
 	"server/auth":                nil,
-	"server/admission":           nil,
+	"server/ondemand":            {"server/store"},
+	"server/admission":           {"server/store", "server/ondemand"},
 	"server/api":                 {"server/store", "server/auth", "server/admission", "link"},
-	"server/api/customresources": {"server/store", "server/api/informer", "server/api/openapi"},
+	"server/api/customresources": {"server/store", "server/ondemand", "server/api/informer", "server/api/openapi"},
 	"server/api/resourcemetrics": {"link"},
 	"server/api/informer":        {"server/store"},
 	"server/api/fields":          nil,

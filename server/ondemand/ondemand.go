@@ -1,0 +1,136 @@
+// Package ondemand keeps a part of the API running while the store holds an object that needs it, so that a cluster without any pays
+// nothing for it.
+//
+// Invariant: whoever asks for the part after an object was written gets one that was started, or an error; a part that was stopped is
+// never started again for nothing.
+//
+//	webhooks := &ondemand.Part[*plugin]{DB: db, Prefix: "/registry/validatingwebhookconfigurations", Start: start, Failed: log}
+//	go webhooks.Run(ctx)
+//	p, ok, err := webhooks.Running()
+package ondemand
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"bramble.dev/server/store"
+)
+
+// Part is what runs on demand. Its exported fields are not changed once it is used.
+type Part[T interface{ Stop() }] struct {
+	DB     *store.DB
+	Prefix string            // where the objects lie that need it
+	Start  func() (T, error) // what Stop of its result ends
+	Failed func(error)       // told, a second apart, of what keeps it from following the objects
+
+	mu     sync.Mutex
+	runs   bool
+	it     T
+	closed bool
+}
+
+// linger is how long a part stays after the last object: it finishes what it is about, and an object that is deleted and made anew
+// does not start everything again.
+const linger = 5 * time.Second
+
+// ErrClosed refuses who asks while the server ends: that what is asked for does not exist would be wrong.
+var ErrClosed = errors.New("the server is closing")
+
+// Run starts the part with the first object, and stops it after the last, until ctx is done. Running does not wait for it.
+func (p *Part[T]) Run(ctx context.Context) {
+	defer p.Close()
+	for ctx.Err() == nil {
+		err := p.follow(ctx)
+		if ctx.Err() != nil || errors.Is(err, store.ErrTooOld) {
+			continue
+		}
+		p.Failed(err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (p *Part[T]) follow(ctx context.Context) error {
+	f, err := p.DB.Follow(p.Prefix)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	f.Snapshot()
+	for {
+		if _, _, err := p.Running(); err != nil {
+			return err
+		}
+		if err := p.next(ctx, f); err != nil {
+			return err
+		}
+	}
+}
+
+// next waits for a change of the objects. If there is none left, and none comes soon, it stops what runs.
+func (p *Part[T]) next(ctx context.Context, f *store.Follower) error {
+	if p.needed() {
+		_, err := f.Next(ctx)
+		return err
+	}
+	soon, cancel := context.WithTimeout(ctx, linger)
+	defer cancel()
+	_, err := f.Next(soon)
+	if err == nil || ctx.Err() != nil || soon.Err() == nil {
+		return err
+	}
+	p.stopIdle()
+	_, err = f.Next(ctx)
+	return err
+}
+
+// Running gives the part, and starts it if there is an object; ok is false when nothing runs.
+func (p *Part[T]) Running() (it T, ok bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return it, false, ErrClosed
+	}
+	if !p.runs && p.needed() {
+		started, err := p.Start()
+		if err != nil {
+			return it, false, err
+		}
+		p.it, p.runs = started, true
+	}
+	return p.it, p.runs, nil
+}
+
+// Close stops everything for good.
+func (p *Part[T]) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	p.stop()
+}
+
+func (p *Part[T]) needed() bool {
+	n, _ := p.DB.Stand(p.Prefix)
+	return n > 0
+}
+
+// stopIdle stops what runs unless there is an object after all.
+func (p *Part[T]) stopIdle() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.needed() {
+		p.stop()
+	}
+}
+
+func (p *Part[T]) stop() {
+	if p.runs {
+		p.it.Stop()
+		var none T
+		p.it, p.runs = none, false
+	}
+}
