@@ -85,7 +85,7 @@ func (c core) NewRESTStorage(served serverstorage.APIResourceConfigSource, g gen
 		"serviceaccounts": accounts, "serviceaccounts/token": accounts.Token,
 		"persistentvolumes": volumes, "persistentvolumes/status": volumeStatus,
 		"persistentvolumeclaims": claims, "persistentvolumeclaims/status": claimStatus,
-		"componentstatuses": componentstatus.NewStorage(func() map[string]componentstatus.Server { return nil }),
+		"componentstatuses": componentstatus.NewStorage(c.stores.components),
 	} {
 		storages[path] = s
 	}

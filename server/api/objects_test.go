@@ -275,3 +275,15 @@ func TestTables(t *testing.T) {
 		t.Errorf("an unknown table version: %d", a.code)
 	}
 }
+
+func TestComponentsAreListed(t *testing.T) {
+	c, _ := shared(t)
+	for _, s := range must(c.client.CoreV1().ComponentStatuses().List(t.Context(), metav1.ListOptions{}))(t).Items {
+		if len(s.Conditions) != 1 || s.Conditions[0].Status != corev1.ConditionTrue || s.Conditions[0].Message != "ok" {
+			t.Errorf("%s: %+v", s.Name, s.Conditions)
+		}
+	}
+	if s := must(c.client.CoreV1().ComponentStatuses().Get(t.Context(), "etcd-0", metav1.GetOptions{}))(t); s.Conditions[0].Type != corev1.ComponentHealthy {
+		t.Errorf("got %+v", s)
+	}
+}
