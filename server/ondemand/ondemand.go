@@ -25,15 +25,19 @@ type Part[T interface{ Stop() }] struct {
 	Start  func() (T, error) // what Stop of its result ends
 	Failed func(error)       // told, a second apart, of what keeps it from following the objects
 
-	mu     sync.Mutex
-	runs   bool
-	it     T
-	closed bool
+	mu       sync.Mutex
+	runs     bool
+	it       T
+	stopping chan struct{} // closed when what is being stopped has stopped; else nil
+	closed   bool
 }
 
 // linger is how long a part stays after the last object: it finishes what it is about, and an object that is deleted and made anew
 // does not start everything again.
 const linger = 5 * time.Second
+
+// errStopping refuses who asks for a part that is needed again before it has stopped, and does not stop.
+var errStopping = errors.New("what answers is being stopped, to be started anew")
 
 // ErrClosed refuses who asks while the server ends: that what is asked for does not exist would be wrong.
 var ErrClosed = errors.New("the server is closing")
@@ -88,14 +92,20 @@ func (p *Part[T]) next(ctx context.Context, f *store.Follower) error {
 	return err
 }
 
-// Running gives the part, and starts it if there is an object; ok is false when nothing runs.
+// Running gives the part, and starts it if there is an object; ok is false when nothing runs. What the part itself does may come to
+// ask, also while it is being stopped.
 func (p *Part[T]) Running() (it T, ok bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for p.stopping != nil && !p.closed && p.needed() {
+		if !p.stopped() {
+			return it, false, errStopping
+		}
+	}
 	if p.closed {
 		return it, false, ErrClosed
 	}
-	if !p.runs && p.needed() {
+	if !p.runs && p.stopping == nil && p.needed() {
 		started, err := p.Start()
 		if err != nil {
 			return it, false, err
@@ -105,11 +115,27 @@ func (p *Part[T]) Running() (it T, ok bool, err error) {
 	return p.it, p.runs, nil
 }
 
+// stopped waits, for as long as a part lingers, until what is being stopped has stopped. The lock is held before and after.
+func (p *Part[T]) stopped() bool {
+	stopping := p.stopping
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	select {
+	case <-stopping:
+		return true
+	case <-time.After(linger):
+		return false
+	}
+}
+
 // Close stops everything for good.
 func (p *Part[T]) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
+	if p.stopping != nil {
+		p.stopped()
+	}
 	p.stop()
 }
 
@@ -127,10 +153,17 @@ func (p *Part[T]) stopIdle() {
 	}
 }
 
+// stop gives up the lock while the part stops: a request of its own may be on the way to Running.
 func (p *Part[T]) stop() {
-	if p.runs {
-		p.it.Stop()
-		var none T
-		p.it, p.runs = none, false
+	if !p.runs {
+		return
 	}
+	var none T
+	it, stopping := p.it, make(chan struct{})
+	p.it, p.runs, p.stopping = none, false, stopping
+	p.mu.Unlock()
+	it.Stop()
+	p.mu.Lock()
+	p.stopping = nil
+	close(stopping)
 }

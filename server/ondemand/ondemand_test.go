@@ -18,10 +18,17 @@ import (
 	"bramble.dev/server/store"
 )
 
-// counted is a part that counts how many of it run.
-type counted struct{ run *atomic.Int32 }
+// counted is a part that counts how many of it run, and which asks for itself while it stops, as a controller does whose write is
+// under way.
+type counted struct {
+	run *atomic.Int32
+	ask func()
+}
 
-func (c counted) Stop() { c.run.Add(-1) }
+func (c counted) Stop() {
+	c.ask()
+	c.run.Add(-1)
+}
 
 func TestPartRunsWhileThereIsAnObject(t *testing.T) {
 	db, err := store.Open(t.Context(), store.Options{Path: filepath.Join(t.TempDir(), "state.db")})
@@ -49,12 +56,18 @@ func TestPartRunsWhileThereIsAnObject(t *testing.T) {
 	var run, starts atomic.Int32
 	broken := errors.New("not today")
 	failing := true
-	p := &Part[counted]{DB: db, Prefix: "/registry/configmaps", Failed: func(err error) { t.Errorf("failed: %v", err) }, Start: func() (counted, error) {
+	var p *Part[counted]
+	ask := func() {
+		if _, ok, err := p.Running(); ok || err != nil && !errors.Is(err, ErrClosed) {
+			t.Errorf("while it stops: %v, %v", ok, err)
+		}
+	}
+	p = &Part[counted]{DB: db, Prefix: "/registry/configmaps", Failed: func(err error) { t.Errorf("failed: %v", err) }, Start: func() (counted, error) {
 		if starts.Add(1); failing {
 			return counted{}, broken
 		}
 		run.Add(1)
-		return counted{&run}, nil
+		return counted{&run, ask}, nil
 	}}
 
 	if _, ok, err := p.Running(); ok || err != nil {
