@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
@@ -61,7 +62,7 @@ type plugin struct {
 	// asks is the resource without whose objects the plugin has nothing to do: it runs while there is one. Empty: always.
 	asks schema.GroupResource
 	// beside starts what else is to run while the plugin does.
-	beside func(context.Context, *Config, Informers, *running) error
+	beside func(context.Context, *Config, Informers, meta.RESTMapper, *running) error
 }
 
 // plugins run in this order, which is upstream's. Upstream's defaults that are left out, and why:
@@ -144,7 +145,7 @@ func New(c Config) (*Admission, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admission: configuration: %w", err)
 	}
-	a.Chain, err = all.NewFromPlugins(names, configuration, c.initializers(c.Informers, limits, c.Done), nil)
+	a.Chain, err = all.NewFromPlugins(names, configuration, c.initializers(c.Informers, limits, nil, c.Done), nil)
 	if err != nil {
 		return nil, fmt.Errorf("admission: %w", err)
 	}
@@ -152,9 +153,9 @@ func New(c Config) (*Admission, error) {
 }
 
 // initializers give a plugin what it wants to work with.
-func (c *Config) initializers(f informers.SharedInformerFactory, limits quota.Configuration, done <-chan struct{}) admission.PluginInitializers {
+func (c *Config) initializers(f informers.SharedInformerFactory, limits quota.Configuration, kinds meta.RESTMapper, done <-chan struct{}) admission.PluginInitializers {
 	return admission.PluginInitializers{
-		initializer.New(c.Client, c.Dynamic, f, c.Authorizer, utilfeature.DefaultFeatureGate, compatibility.DefaultBuildEffectiveVersion(), done, kinds(c.Client.Discovery())),
+		initializer.New(c.Client, c.Dynamic, f, c.Authorizer, utilfeature.DefaultFeatureGate, compatibility.DefaultBuildEffectiveVersion(), done, kinds),
 		controlplane.NewPluginInitializer(limits, exclusion.Excluded()),
 		webhookinit.NewPluginInitializer(c.Webhooks.Credentials, c.Webhooks.Services),
 	}

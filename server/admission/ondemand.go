@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/admission"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
@@ -97,10 +98,11 @@ func (c *Config) start(p plugin) (*running, error) {
 	informers := c.Read(ctx)
 	all := admission.NewPlugins()
 	p.register(all)
-	made, err := all.InitPlugin(p.name, nil, c.initializers(informers, nil, ctx.Done()))
+	mapper := kinds(c.Client.Discovery())
+	made, err := all.InitPlugin(p.name, nil, c.initializers(informers, nil, mapper, ctx.Done()))
 	r := &running{plugin: made, cancel: cancel, read: informers}
 	if err == nil && p.beside != nil {
-		err = p.beside(ctx, c, informers, r)
+		err = p.beside(ctx, c, informers, mapper, r)
 	}
 	if err != nil {
 		r.Stop()
@@ -117,9 +119,8 @@ func (r *running) Stop() {
 }
 
 // checkPolicies runs upstream's controller that looks for mistakes of types in policies, and says so in their status.
-func checkPolicies(ctx context.Context, c *Config, f Informers, r *running) error {
-	d := c.Client.Discovery()
-	checker := &validating.TypeChecker{SchemaResolver: &resolver.ClientDiscoveryResolver{Discovery: d}, RestMapper: kinds(d)}
+func checkPolicies(ctx context.Context, c *Config, f Informers, mapper meta.RESTMapper, r *running) error {
+	checker := &validating.TypeChecker{SchemaResolver: &resolver.ClientDiscoveryResolver{Discovery: c.Client.Discovery()}, RestMapper: mapper}
 	controller, err := validatingadmissionpolicystatus.NewController(f.Admissionregistration().V1().ValidatingAdmissionPolicies(),
 		c.Client.AdmissionregistrationV1().ValidatingAdmissionPolicies(), checker)
 	if err != nil {
