@@ -2,10 +2,7 @@ package image
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
-
-	"github.com/distribution/reference"
 )
 
 // Name is a reference in Docker's normal form: registry, repository, and a tag or a digest.
@@ -26,22 +23,23 @@ func (n Name) String() string {
 
 // ParseName reads a reference as Docker does: nginx is docker.io/library/nginx:latest. A digest wins over a tag.
 func ParseName(ref string) (Name, error) {
-	named, err := reference.ParseDockerRef(ref)
-	if err != nil {
+	n, err := parse(ref)
+	switch {
+	case err != nil:
 		return Name{}, fmt.Errorf("couldn't parse image name %q: %w", ref, err)
-	}
-	n := Name{Registry: reference.Domain(named), Repository: reference.Path(named)}
-	if d, ok := named.(reference.Digested); ok {
-		n.Digest = d.Digest().String()
-	} else if t, ok := named.(reference.Tagged); ok {
-		n.Tag = t.Tag()
+	case n.Digest != "":
+		n.Tag = ""
+	case n.Tag == "":
+		n.Tag = "latest"
 	}
 	return n, nil
 }
 
-var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
-
-func validDigest(d string) bool { return digestForm.MatchString(d) }
+// validDigest says whether a digest is one of SHA-256: no other is stored here.
+func validDigest(d string) bool {
+	digits, ok := strings.CutPrefix(d, "sha256:")
+	return ok && len(digits) == algorithms["sha256"] && only(digits, lowerHex)
+}
 
 // hexOf is the digest without its algorithm, for the names of files.
 func hexOf(digest string) string {
