@@ -169,7 +169,7 @@ func (e *Engine) prepare(t *task, s ContainerSpec, img image.Image) (shim.Task, 
 	if err != nil {
 		return none, err
 	}
-	b, err := json.Marshal(spec)
+	b, err := container.Encode(spec)
 	if err != nil {
 		return none, err
 	}
