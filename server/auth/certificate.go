@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	year       = 365 * 24 * time.Hour
-	caLife     = 30 * year
-	leafLife   = year
-	commonName = "Bramble cluster CA"
+	year           = 365 * 24 * time.Hour
+	caLife         = 30 * year
+	leafLife       = year
+	commonName     = "Bramble cluster CA"
+	frontProxyName = "Bramble front proxy CA"
 )
 
 // notBefore is the start of every certificate's life: a board that boots with the time of its last image, or the server itself
@@ -41,12 +42,12 @@ func (p *PKI) until(life time.Duration) time.Time {
 // due tells whether a certificate has less than a third of its life left.
 func (p *PKI) due(c *x509.Certificate) bool { return p.now().Add(leafLife / 3).After(c.NotAfter) }
 
-func (p *PKI) selfSign() ([]byte, error) {
+func (p *PKI) selfSign(name string, key crypto.Signer) ([]byte, error) {
 	t := &x509.Certificate{
-		Subject: pkix.Name{CommonName: commonName}, NotBefore: notBefore, NotAfter: p.until(caLife),
+		Subject: pkix.Name{CommonName: name}, NotBefore: notBefore, NotAfter: p.until(caLife),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature, IsCA: true, BasicConstraintsValid: true,
 	}
-	der, err := sign(t, t, p.caKey.Public(), p.caKey)
+	der, err := sign(t, t, key.Public(), key)
 	return encodeCertificate(der), err
 }
 
@@ -59,15 +60,15 @@ func sign(t, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer) 
 	return x509.CreateCertificate(rand.Reader, t, parent, pub, key)
 }
 
-func (p *PKI) leaf(t *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
+func (p *PKI) leaf(by authority, t *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
 	t.NotBefore, t.NotAfter, t.BasicConstraintsValid = notBefore, p.until(leafLife), true
 	t.KeyUsage = x509.KeyUsageDigitalSignature
-	return sign(t, p.ca, pub, p.caKey)
+	return sign(t, by.cert, pub, by.key)
 }
 
 // client signs a client certificate for a user and its groups.
 func (p *PKI) client(user string, groups []string, pub crypto.PublicKey) ([]byte, error) {
-	return p.leaf(&x509.Certificate{Subject: pkix.Name{CommonName: user, Organization: groups}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, pub)
+	return p.leaf(p.ca, &x509.Certificate{Subject: pkix.Name{CommonName: user, Organization: groups}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, pub)
 }
 
 // NodeUser is the name by which the API knows a node.
@@ -105,45 +106,49 @@ func (p *PKI) ClientCertificate(user string, groups ...string) (certPEM, keyPEM 
 // ServingCertificate gives the GetCertificate function of a TLS server that is reached by these names and addresses. The
 // certificate lives in memory alone: clients trust the authority, and a new one costs less than reading it from a card.
 func (p *PKI) ServingCertificate(names []string, ips []net.IP) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	s := &serving{pki: p, names: names, ips: ips}
-	if _, err := s.get(nil); err != nil {
-		return nil, err
+	cn := "bramble"
+	if len(names) > 0 {
+		cn = names[0]
 	}
-	return s.get, nil
+	r := &renewed{pki: p, by: p.ca, chain: [][]byte{p.ca.cert.Raw}, template: x509.Certificate{
+		Subject: pkix.Name{CommonName: cn}, DNSNames: names, IPAddresses: ips, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}}
+	if _, err := r.get(); err != nil {
+		return nil, fmt.Errorf("pki: serving certificate for %v %v: %w", names, ips, err)
+	}
+	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.get() }, nil
 }
 
-type serving struct {
-	pki   *PKI
-	names []string
-	ips   []net.IP
+// renewed is a certificate of this process alone, made anew when it is due.
+type renewed struct {
+	pki      *PKI
+	by       authority
+	chain    [][]byte // sent behind it
+	template x509.Certificate
 
 	mu   sync.Mutex
 	cert *tls.Certificate
 }
 
-func (s *serving) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cert != nil && !s.pki.due(s.cert.Leaf) {
-		return s.cert, nil
+func (r *renewed) get() (*tls.Certificate, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.cert != nil && !r.pki.due(r.cert.Leaf) {
+		return r.cert, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("pki: serving key: %w", err)
+		return nil, err
 	}
-	cn := "bramble"
-	if len(s.names) > 0 {
-		cn = s.names[0]
-	}
-	t := &x509.Certificate{Subject: pkix.Name{CommonName: cn}, DNSNames: s.names, IPAddresses: s.ips, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
-	der, err := s.pki.leaf(t, key.Public())
+	t := r.template
+	der, err := r.pki.leaf(r.by, &t, key.Public())
 	if err != nil {
-		return nil, fmt.Errorf("pki: serving certificate for %v %v: %w", s.names, s.ips, err)
+		return nil, err
 	}
 	leaf, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, err
 	}
-	s.cert = &tls.Certificate{Certificate: [][]byte{der, s.pki.ca.Raw}, PrivateKey: key, Leaf: leaf}
-	return s.cert, nil
+	r.cert = &tls.Certificate{Certificate: append([][]byte{der}, r.chain...), PrivateKey: key, Leaf: leaf}
+	return r.cert, nil
 }

@@ -26,7 +26,7 @@ func (p *PKI) WriteKubeconfig(path, server string) error {
 		return err
 	}
 	c := clientcmdapi.NewConfig()
-	c.Clusters["bramble"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: p.caPEM}
+	c.Clusters["bramble"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: p.ca.pem}
 	c.AuthInfos[adminUser] = &clientcmdapi.AuthInfo{ClientCertificateData: cert, ClientKeyData: key}
 	c.Contexts["bramble"] = &clientcmdapi.Context{Cluster: "bramble", AuthInfo: adminUser}
 	c.CurrentContext = "bramble"
@@ -47,7 +47,7 @@ func (p *PKI) keepsKubeconfig(path, server string) bool {
 		return false
 	}
 	cluster, user := c.Clusters["bramble"], c.AuthInfos[adminUser]
-	if cluster == nil || user == nil || cluster.Server != server || !bytes.Equal(cluster.CertificateAuthorityData, p.caPEM) {
+	if cluster == nil || user == nil || cluster.Server != server || !bytes.Equal(cluster.CertificateAuthorityData, p.ca.pem) {
 		return false
 	}
 	cert, err := parseCertificate(user.ClientCertificateData)

@@ -22,6 +22,8 @@ import (
 const (
 	caCertFile            = "ca.crt"
 	caKeyFile             = "ca.key"
+	frontProxyCertFile    = "front-proxy-ca.crt"
+	frontProxyKeyFile     = "front-proxy-ca.key"
 	serviceAccountKeyFile = "service-account.key"
 	secretsKeyFile        = "secrets.key"
 )
@@ -35,13 +37,19 @@ type PKIOptions struct {
 type PKI struct {
 	dir    string
 	now    func() time.Time
-	ca     *x509.Certificate
-	caPEM  []byte
-	caKey  crypto.Signer
+	ca     authority
+	front  authority // of the front proxy; see FrontProxyCACertPEM
 	sa     crypto.Signer
 	caHash string
 
 	secretsKey []byte
+}
+
+// authority signs certificates.
+type authority struct {
+	cert *x509.Certificate
+	pem  []byte
+	key  crypto.Signer
 }
 
 // OpenPKI reads the keys in dir, or makes them when the folder has none yet.
@@ -53,10 +61,15 @@ func OpenPKI(dir string, o PKIOptions) (*PKI, error) {
 		return nil, fmt.Errorf("pki: %w", err)
 	}
 	p := &PKI{dir: dir, now: o.Now}
-	if err := p.openCA(); err != nil {
+	var err error
+	if p.ca, err = p.openAuthority(caCertFile, caKeyFile, commonName); err != nil {
 		return nil, err
 	}
-	var err error
+	sum := sha256.Sum256(p.ca.cert.Raw)
+	p.caHash = hex.EncodeToString(sum[:])
+	if p.front, err = p.openAuthority(frontProxyCertFile, frontProxyKeyFile, frontProxyName); err != nil {
+		return nil, err
+	}
 	if p.sa, err = p.openKey(serviceAccountKeyFile); err != nil {
 		return nil, err
 	}
@@ -88,54 +101,52 @@ func (p *PKI) openSecretsKey() ([]byte, error) {
 	return key, nil
 }
 
-// openCA reads the authority. Its certificate is written after its key, so a folder with a key alone was left by a process that
-// died between the two, and the certificate is made again from the same key.
-func (p *PKI) openCA() (err error) {
-	certPath := filepath.Join(p.dir, caCertFile)
-	caPEM, err := os.ReadFile(certPath)
+// openAuthority reads an authority, or makes it at its first use. Its certificate is written after its key, so a folder with a key
+// alone was left by a process that died between the two, and the certificate is made again from the same key.
+func (p *PKI) openAuthority(certFile, keyFile, name string) (a authority, err error) {
+	certPath := filepath.Join(p.dir, certFile)
+	a.pem, err = os.ReadFile(certPath)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("pki: %w", err)
+		return a, fmt.Errorf("pki: %w", err)
 	}
 	if err == nil {
-		if _, err := os.Stat(filepath.Join(p.dir, caKeyFile)); err != nil {
-			return fmt.Errorf("pki: %s exists but its key %s does not: restore the key from a backup of the data folder: %w", certPath, caKeyFile, err)
+		if _, err := os.Stat(filepath.Join(p.dir, keyFile)); err != nil {
+			return a, fmt.Errorf("pki: %s exists but its key %s does not: restore the key from a backup of the data folder: %w", certPath, keyFile, err)
 		}
 	}
-	if p.caKey, err = p.openKey(caKeyFile); err != nil {
-		return err
+	if a.key, err = p.openKey(keyFile); err != nil {
+		return a, err
 	}
-	if caPEM == nil {
-		if caPEM, err = p.selfSign(); err != nil {
-			return fmt.Errorf("pki: make the certificate authority: %w", err)
+	if a.pem == nil {
+		if a.pem, err = p.selfSign(name, a.key); err != nil {
+			return a, fmt.Errorf("pki: make the certificate authority: %w", err)
 		}
-		if err := durable.WriteFile(certPath, caPEM, 0o644); err != nil {
-			return err
+		if err := durable.WriteFile(certPath, a.pem, 0o644); err != nil {
+			return a, err
 		}
 	}
-	if p.ca, err = parseCertificate(caPEM); err != nil {
-		return fmt.Errorf("pki: %s: %w", certPath, err)
+	if a.cert, err = parseCertificate(a.pem); err != nil {
+		return a, fmt.Errorf("pki: %s: %w", certPath, err)
 	}
-	if !samePublicKey(p.ca.PublicKey, p.caKey.Public()) {
-		return fmt.Errorf("pki: %s and %s do not belong together: the folder holds files of two clusters", caCertFile, caKeyFile)
+	if !samePublicKey(a.cert.PublicKey, a.key.Public()) {
+		return a, fmt.Errorf("pki: %s and %s do not belong together: the folder holds files of two clusters", certFile, keyFile)
 	}
-	sum := sha256.Sum256(p.ca.Raw)
-	p.caPEM, p.caHash = caPEM, hex.EncodeToString(sum[:])
-	return nil
+	return a, nil
 }
 
 // CACertPEM is the authority's certificate, which clients trust.
-func (p *PKI) CACertPEM() []byte { return p.caPEM }
+func (p *PKI) CACertPEM() []byte { return p.ca.pem }
 
 // CAHash is the SHA-256 of the authority's certificate (DER) in hexadecimal. Join tokens carry it.
 func (p *PKI) CAHash() string { return p.caHash }
 
 // CACertificate is the authority's certificate.
-func (p *PKI) CACertificate() *x509.Certificate { return p.ca }
+func (p *PKI) CACertificate() *x509.Certificate { return p.ca.cert }
 
 // CAPool trusts the cluster's authority and nobody else.
 func (p *PKI) CAPool() *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AddCert(p.ca)
+	pool.AddCert(p.ca.cert)
 	return pool
 }
 

@@ -139,6 +139,38 @@ func TestServingCertificateIsRenewedInTheProcess(t *testing.T) {
 	}
 }
 
+// Aggregated API servers believe what the front proxy says of a user, so nothing that the cluster's authority signs may pass for it.
+func TestFrontProxyHasAnAuthorityOfItsOwn(t *testing.T) {
+	dir := t.TempDir()
+	p := open(t, dir, nil)
+	cert, err := p.FrontProxyCertificate()(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	trusted := x509.NewCertPool()
+	trusted.AppendCertsFromPEM(open(t, dir, nil).FrontProxyCACertPEM())
+	asClient := func(roots *x509.CertPool) x509.VerifyOptions {
+		return x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	}
+	if _, err := cert.Leaf.Verify(asClient(trusted)); err != nil || cert.Leaf.Subject.CommonName != FrontProxyUser {
+		t.Errorf("%s: %v", cert.Leaf.Subject, err)
+	}
+	if _, err := cert.Leaf.Verify(asClient(p.CAPool())); err == nil {
+		t.Error("the cluster's authority vouches for the front proxy: it would be a user of the API")
+	}
+	pem, _, err := p.ClientCertificate(FrontProxyUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pretender, err := parseCertificate(pem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pretender.Verify(asClient(trusted)); err == nil {
+		t.Error("a certificate of the cluster's authority passes for the front proxy")
+	}
+}
+
 func TestKubeconfigOpensTheServer(t *testing.T) {
 	now := time.Now()
 	p := open(t, t.TempDir(), func() time.Time { return now })
