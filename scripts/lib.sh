@@ -99,7 +99,7 @@ PY
 
 # fingerprint PATH...: one word that changes with the content of the files, for caches.
 fingerprint() {
-  find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16
+  find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum | sed "s|  $root/|  |" | sha256sum | cut -c1-16
 }
 
 # elapsed: whole seconds since this script started.
