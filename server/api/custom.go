@@ -16,6 +16,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"bramble.dev/server/admission"
+	"bramble.dev/server/api/aggregator"
 	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/informer"
 )
@@ -50,13 +51,24 @@ func (s *Server) webhookCredentials() webhook.AuthenticationInfoResolverWrapper 
 	return webhook.NewDefaultAuthenticationInfoResolverWrapper(s.wiring.podTransport, nil, s.dynamicConfig(), tracing.NewNoopTracerProvider())
 }
 
+// newAggregator makes what gives requests to the servers that APIServices name.
+func (s *Server) newAggregator(d *discovery) *aggregator.Server {
+	w := s.wiring
+	return aggregator.New(aggregator.Config{
+		DB: s.config.Store, Prefix: w.stores.prefix(aggregator.Resource), Client: w.apiServices, Informers: w.informers, Endpoints: endpointSlices{w.informers},
+		Services: services{w.informers}, Dial: w.podTransport.DialContext, Certificate: s.config.PKI.FrontProxyCertificate(),
+		Groups: d.groups.of(fromAPIServices), Discovery: d.apis, BuiltIn: builtIn, Logger: s.log,
+	})
+}
+
 // newCustomResources makes what serves CustomResourceDefinitions' resources.
 func (s *Server) newCustomResources(d *discovery) *customresources.Server {
 	w := s.wiring
+	registrar := &aggregator.Registrar{DB: s.config.Store, Prefix: w.stores.prefix(aggregator.Resource), Client: w.apiServices.APIServices(), Logger: s.log}
 	return customresources.New(customresources.Config{
 		DB: s.config.Store, Prefix: w.stores.prefix(customresources.Resource), Options: definedStores{w.stores}, Client: s.dynamicConfig(), Admit: s.admit.Chain, Authorizer: w.authorizer,
 		Services: services{w.informers}, Credentials: s.webhookCredentials(),
-		Groups: d.groups, Discovery: d.apis, BuiltIn: builtIn, NotFound: http.HandlerFunc(http.NotFound),
+		Groups: d.groups.of(fromDefinitions), Discovery: d.apis, Register: registrar.Run, BuiltIn: builtIn, NotFound: http.HandlerFunc(http.NotFound),
 		RequestTimeout: requestTimeout, MinWatch: minWatch, MaxBodyBytes: maxBodyBytes, Logger: s.log,
 	})
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"sync"
 
 	restful "github.com/emicklei/go-restful/v3"
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
@@ -15,7 +16,7 @@ import (
 // discovery tells clients what is served, in the form of before 1.26 (a document a group version) and in one document.
 type discovery struct {
 	addresses upstream.Addresses
-	groups    groupLister
+	groups    *groups
 	apis      aggregated.ResourceManager // below /apis
 	legacy    aggregated.ResourceManager // below /api
 	routes    *router
@@ -28,9 +29,55 @@ type groupLister interface {
 	RemoveGroup(name string)
 }
 
+// groups is the list of groups. Of a group that both another server and definitions of custom resources have versions of, it shows what
+// APIServices say, which is both.
+type groups struct {
+	groupLister
+
+	mu    sync.Mutex
+	known [2]map[string]metav1.APIGroup // by source
+}
+
+// source is the list as one sees it who adds to it.
+type source struct {
+	*groups
+	n int
+}
+
+const (
+	fromAPIServices = iota
+	fromDefinitions
+)
+
+func (g *groups) of(n int) source { return source{g, n} }
+
+func (s source) AddGroup(g metav1.APIGroup) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.known[s.n][g.Name] = g
+	s.show(g.Name)
+}
+
+func (s source) RemoveGroup(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.known[s.n], name)
+	s.show(name)
+}
+
+func (g *groups) show(name string) {
+	for _, known := range g.known {
+		if group, ok := known[name]; ok {
+			g.groupLister.AddGroup(group)
+			return
+		}
+	}
+	g.groupLister.RemoveGroup(name)
+}
+
 func newDiscovery(address string, routes *router) *discovery {
 	a := upstream.DefaultAddresses{DefaultAddress: address}
-	return &discovery{addresses: a, groups: upstream.NewRootAPIsHandler(a, legacyscheme.Codecs), apis: aggregated.NewResourceManager("apis"), legacy: aggregated.NewResourceManager("api"), routes: routes}
+	return &discovery{addresses: a, groups: &groups{groupLister: upstream.NewRootAPIsHandler(a, legacyscheme.Codecs), known: [2]map[string]metav1.APIGroup{{}, {}}}, apis: aggregated.NewResourceManager("apis"), legacy: aggregated.NewResourceManager("api"), routes: routes}
 }
 
 // add announces a version; within its group, the one with the highest rank is preferred.

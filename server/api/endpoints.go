@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	goruntime "runtime"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"bramble.dev/internal/upstream"
+	"bramble.dev/server/api/aggregator"
 	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/openapi"
 )
@@ -24,7 +26,7 @@ const Version = upstream.Version + "+bramble"
 
 // mux serves what is no resource, and hands resources to the routes.
 func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
-	documents := openapi.Handler{Custom: customresources.Documents{Server: s.custom}}
+	documents := openapi.Handler{Custom: []openapi.Custom{aggregator.Documents{Server: s.others}, customresources.Documents{Server: s.custom}}}
 	paths := map[string]http.HandlerFunc{
 		"/version":    serveVersion,
 		"/healthz":    s.health("healthz"),
@@ -64,11 +66,11 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 			return
 		}
 		if r.URL.Path == "/apis" || r.URL.Path == "/apis/" {
-			if err := s.custom.Current(r.Context()); err != nil {
+			if err := errors.Join(s.custom.Current(r.Context()), s.others.Current(r.Context())); err != nil {
 				s.log.Warn("discovery may not be up to date", "err", err)
 			}
 		}
-		if !resources.serve(w, r) {
+		if !resources.serve(w, r) && !s.others.Serve(w, r) {
 			s.custom.ServeHTTP(w, r)
 		}
 	})

@@ -19,6 +19,7 @@ import (
 	genericapiserver "k8s.io/apiserver/pkg/server"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
+	"bramble.dev/server/api/aggregator"
 	"bramble.dev/server/api/fields"
 )
 
@@ -34,6 +35,7 @@ type installer struct {
 	routes     *router
 	discovery  *discovery
 	made       map[schema.GroupVersion]map[string]rest.Storage
+	local      []aggregator.Local // what was installed, but for the group of APIServices itself
 }
 
 // encoding is how the kinds of a scheme are written, and what their fields are.
@@ -107,6 +109,9 @@ func (i *installer) group(g *group, info *genericapiserver.APIGroupInfo) error {
 			i.discovery.replaceLegacy(schema.GroupVersion{Group: g.name, Version: v.name}, resources)
 		}
 		i.discovery.add(g, v.name, len(versions)-n, resources)
+		if g.name != aggregator.GroupName {
+			i.local = append(i.local, g.local(v.name))
+		}
 		names = append(names, v.name)
 	}
 	i.discovery.addGroup(g.name, names)

@@ -90,7 +90,7 @@ func TestDiscoverySaysWhatIsServed(t *testing.T) {
 	for _, g := range groups {
 		order = append(order, g.Name)
 	}
-	if order[0] != "" || order[1] != "apps" || order[len(order)-2] != "extensions" || order[len(order)-1] != "metrics.k8s.io" {
+	if order[0] != "" || order[1] != "apiregistration.k8s.io" || order[2] != "apps" || order[len(order)-2] != "extensions" || order[len(order)-1] != "metrics.k8s.io" {
 		t.Errorf("order %v", order)
 	}
 	resources := map[string][]string{}

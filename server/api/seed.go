@@ -9,12 +9,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 
 	"bramble.dev/link"
+	"bramble.dev/server/api/aggregator"
+	"bramble.dev/server/api/customresources"
+	"bramble.dev/server/auth"
 )
 
 // seed makes what every cluster has, or finds it from the last time.
@@ -33,6 +37,8 @@ func (s *Server) seed(ctx context.Context) error {
 		{"storage class", s.seedStorageClass},
 		{"ingress class", s.seedIngressClass},
 		{"kubernetes service", s.seedKubernetesService},
+		{"API services", s.seedAPIServices},
+		{"authentication of other API servers", s.seedAuthentication},
 	} {
 		if err := step.do(ctx); err != nil {
 			return fmt.Errorf("seed %s: %w", step.what, err)
@@ -111,6 +117,43 @@ func (s *Server) seedIngressClass(ctx context.Context) error {
 		_, err := s.wiring.client.NetworkingV1().IngressClasses().Create(ctx, class, metav1.CreateOptions{})
 		return err
 	})
+}
+
+// seedAPIServices makes the APIServices of what is served here. Those of custom resources are kept by what serves these; what is left of
+// them when the last definition has gone is removed here.
+func (s *Server) seedAPIServices(ctx context.Context) error {
+	client := s.wiring.apiServices.APIServices()
+	if err := aggregator.KeepLocal(ctx, client, aggregator.OnStart, s.local); err != nil {
+		return err
+	}
+	if n, _ := s.config.Store.Stand(s.wiring.stores.prefix(customresources.Resource)); n > 0 {
+		return nil
+	}
+	return aggregator.KeepLocal(ctx, client, aggregator.Always, nil)
+}
+
+// seedAuthentication says how API servers beside this one know whose requests they get: by the cluster's certificates, and, where this
+// one passes a request on, by headers.
+func (s *Server) seedAuthentication(ctx context.Context) error {
+	maps := s.wiring.client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	want := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "extension-apiserver-authentication"}, Data: map[string]string{
+		"client-ca-file":                     string(s.config.PKI.CACertPEM()),
+		"requestheader-client-ca-file":       string(s.config.PKI.FrontProxyCACertPEM()),
+		"requestheader-allowed-names":        `["` + auth.FrontProxyUser + `"]`,
+		"requestheader-username-headers":     `["X-Remote-User"]`,
+		"requestheader-uid-headers":          `["X-Remote-Uid"]`,
+		"requestheader-group-headers":        `["X-Remote-Group"]`,
+		"requestheader-extra-headers-prefix": `["X-Remote-Extra-"]`,
+	}}
+	have, err := maps.Get(ctx, want.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = maps.Create(ctx, want, metav1.CreateOptions{})
+	case err == nil && !equality.Semantic.DeepEqual(have.Data, want.Data):
+		have.Data = want.Data
+		_, err = maps.Update(ctx, have, metav1.UpdateOptions{})
+	}
+	return err
 }
 
 // seedServiceCIDR makes the object that cluster IPs are allocated from, and waits until the allocator has seen it.

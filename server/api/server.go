@@ -22,6 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
+	apiregistration "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/capabilities"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
@@ -29,6 +30,7 @@ import (
 	"k8s.io/kubernetes/pkg/serviceaccount"
 
 	"bramble.dev/server/admission"
+	"bramble.dev/server/api/aggregator"
 	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/informer"
 	"bramble.dev/server/auth"
@@ -57,7 +59,9 @@ type Server struct {
 	inProcess *inProcess
 	admit     *admission.Admission
 	custom    *customresources.Server
-	handler   http.Handler // for the network
+	others    *aggregator.Server
+	local     []aggregator.Local // the group versions that are built in
+	handler   http.Handler       // for the network
 	ready     atomic.Bool
 	alone     sync.Once // it was said that only this machine reaches the API
 	cancel    context.CancelFunc
@@ -67,7 +71,8 @@ type Server struct {
 type wiring struct {
 	log           *slog.Logger
 	stores        *stores
-	client        kubernetes.Interface // as the API itself, in process
+	client        kubernetes.Interface              // as the API itself, in process
+	apiServices   apiregistration.APIServicesGetter // the same
 	informers     *informer.Factory
 	authenticator authenticator.Request
 	authorizer    authorizer.Authorizer
@@ -124,6 +129,9 @@ func (s *Server) build(ctx context.Context) (err error) {
 	if w.client, err = kubernetes.NewForConfig(s.ClientConfig("system:apiserver", user.SystemPrivilegedGroup)); err != nil {
 		return err
 	}
+	if w.apiServices, err = apiregistration.NewForConfig(s.ClientConfig("system:apiserver", user.SystemPrivilegedGroup)); err != nil {
+		return err
+	}
 	w.informers = informer.NewFactory(ctx, c.Store, legacyscheme.Scheme, w.stores.prefix, s.log, informer.Keep(keptKinds...), informer.Transform(w.stores.transformer))
 	if w.keys, err = serviceaccount.StaticPublicKeysGetter([]any{c.PKI.ServiceAccountKey().Public()}); err != nil {
 		return fmt.Errorf("service account keys: %w", err)
@@ -168,7 +176,9 @@ func (s *Server) build(ctx context.Context) (err error) {
 		return err
 	}
 	w.storages = i.made
+	s.local = i.local
 	s.custom = s.newCustomResources(i.discovery)
+	s.others = s.newAggregator(i.discovery)
 	mux := s.mux(routes, i.groupVersions())
 	s.inProcess.handler = local(mux, w.authorizer)
 	s.handler = remote(mux, w.authenticator, w.authorizer)
@@ -188,11 +198,12 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 4)
-	running := 3
+	failed := make(chan error, 5)
+	running := 4
 	go func() { failed <- s.keepKubernetesService(ctx) }()
 	go func() { s.admit.Run(ctx); failed <- nil }()
 	go func() { s.custom.Run(ctx); failed <- nil }()
+	go func() { s.others.Run(ctx); failed <- nil }()
 	if s.config.Listener != nil {
 		running++
 		go func() { failed <- s.Serve(ctx, s.config.Listener) }()
@@ -221,6 +232,9 @@ func (s *Server) Close() {
 	w.storages = nil
 	if s.custom != nil {
 		s.custom.Close()
+	}
+	if s.others != nil {
+		s.others.Close()
 	}
 	if s.admit != nil {
 		s.admit.Close()

@@ -20,6 +20,7 @@ import (
 	"k8s.io/kubernetes/pkg/controlplane"
 	"k8s.io/kubernetes/pkg/kubeapiserver"
 
+	"bramble.dev/server/api/aggregator"
 	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/store"
 )
@@ -79,7 +80,7 @@ func (s *stores) transformer(gr schema.GroupResource) value.Transformer {
 
 // prefix is the store's key prefix of a resource, "/registry/deployments".
 func (s *stores) prefix(gr schema.GroupResource) string {
-	if defined(gr) {
+	if defined(gr) || gr == aggregator.Resource { // as upstream's aggregator has it
 		return definedPrefix(gr)
 	}
 	return root + "/" + strings.TrimPrefix(s.factory.ResourcePrefix(gr), "/")

@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -28,6 +29,7 @@ import (
 	storagerest "k8s.io/kubernetes/pkg/registry/storage/rest"
 	svmrest "k8s.io/kubernetes/pkg/registry/storagemigration/rest"
 
+	"bramble.dev/server/api/aggregator"
 	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/resourcemetrics"
 	"bramble.dev/server/store"
@@ -44,7 +46,8 @@ type provider interface {
 // group is one API group that is served. Its stable versions are those that upstream enables by default.
 type group struct {
 	name     string
-	priority int // in discovery; upstream's number
+	priority int            // in discovery; upstream's number
+	versions map[string]int // their priority in it where it is not 15, or 9 of one that is not stable; upstream's numbers
 	storages func(*wiring) provider
 	old      []oldVersion
 	volatile map[string]store.VolatileFunc // by resource
@@ -53,7 +56,8 @@ type group struct {
 // table is what the API serves, in the order of discovery. Where a kind lives in two groups, clients that name no group get
 // the first. Groups of custom resources come and go with their definitions (package customresources).
 var table = []group{
-	{name: "", priority: 18000, storages: func(w *wiring) provider { return core{w} },
+	{name: aggregator.GroupName, priority: 20001, storages: func(*wiring) provider { return aggregator.Storages{} }},
+	{name: "", priority: 18000, versions: map[string]int{"v1": 1}, storages: func(w *wiring) provider { return core{w} },
 		volatile: map[string]store.VolatileFunc{"events": always, "nodes": heartbeat}},
 	{name: "apps", priority: 17800, storages: func(*wiring) provider { return appsrest.StorageProvider{} }, old: []oldVersion{
 		{version: "v1beta2", from: from("apps/v1", "deployments", "statefulsets", "daemonsets", "replicasets", "controllerrevisions")},
@@ -67,7 +71,7 @@ var table = []group{
 	{name: "authorization.k8s.io", priority: 17600, storages: func(w *wiring) provider {
 		return authorizationrest.RESTStorageProvider{Authorizer: w.authorizer, RuleResolver: w.rules}
 	}},
-	{name: "autoscaling", priority: 17500, storages: func(*wiring) provider { return autoscalingrest.RESTStorageProvider{} },
+	{name: "autoscaling", priority: 17500, versions: map[string]int{"v2": 30}, storages: func(*wiring) provider { return autoscalingrest.RESTStorageProvider{} },
 		volatile: map[string]store.VolatileFunc{"horizontalpodautoscalers": autoscalerStatus}},
 	{name: "batch", priority: 17400, storages: func(*wiring) provider { return batchrest.RESTStorageProvider{} }, old: []oldVersion{
 		{version: "v1beta1", from: from("batch/v1", "cronjobs")},
@@ -91,10 +95,10 @@ var table = []group{
 		volatile: map[string]store.VolatileFunc{"leases": renewal}},
 	{name: "node.k8s.io", priority: 16300, storages: func(*wiring) provider { return noderest.RESTStorageProvider{} }},
 	{name: "discovery.k8s.io", priority: 16200, storages: func(*wiring) provider { return discoveryrest.StorageProvider{} }},
-	{name: "resource.k8s.io", priority: 16200, storages: func(w *wiring) provider {
+	{name: "resource.k8s.io", priority: 16200, versions: map[string]int{"v1": 21}, storages: func(w *wiring) provider {
 		return resourcerest.RESTStorageProvider{NamespaceClient: w.client.CoreV1().Namespaces(), Authorizer: w.authorizer}
 	}},
-	{name: "flowcontrol.apiserver.k8s.io", priority: 16100, storages: func(w *wiring) provider {
+	{name: "flowcontrol.apiserver.k8s.io", priority: 16100, versions: map[string]int{"v1": 21}, storages: func(w *wiring) provider {
 		return flowcontrolrest.RESTStorageProvider{InformerFactory: w.informers}
 	}},
 	{name: "storagemigration.k8s.io", priority: 15800, storages: func(*wiring) provider { return svmrest.RESTStorageProvider{} }},
@@ -104,6 +108,19 @@ var table = []group{
 	}},
 	// The last, so that "pods" and "nodes" mean the core's.
 	{name: resourcemetrics.GroupName, priority: 100, storages: func(w *wiring) provider { return resourcemetrics.Group{Config: w.usage()} }},
+}
+
+// local is how a version stands in discovery.
+func (g *group) local(version string) aggregator.Local {
+	rank, known := g.versions[version]
+	switch {
+	case known:
+	case strings.Contains(version, "beta") || strings.Contains(version, "alpha"):
+		rank = 9
+	default:
+		rank = 15
+	}
+	return aggregator.Local{GroupVersion: schema.GroupVersion{Group: g.name, Version: version}, GroupPriority: int32(g.priority), VersionPriority: int32(rank)}
 }
 
 // builtIn tells whether a group is the API's own.

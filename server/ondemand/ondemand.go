@@ -22,6 +22,7 @@ import (
 type Part[T interface{ Stop() }] struct {
 	DB     *store.DB
 	Prefix string            // where the objects lie that need it
+	Needed func() bool       // whether one of them does; nil: any
 	Start  func() (T, error) // what Stop of its result ends
 	Failed func(error)       // told, a second apart, of what keeps it from following the objects
 
@@ -141,7 +142,7 @@ func (p *Part[T]) Close() {
 
 func (p *Part[T]) needed() bool {
 	n, _ := p.DB.Stand(p.Prefix)
-	return n > 0
+	return n > 0 && (p.Needed == nil || p.Needed())
 }
 
 // stopIdle stops what runs unless there is an object after all.

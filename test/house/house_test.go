@@ -117,6 +117,7 @@ var parts = map[string][]string{
 	"server/ondemand":            {"server/store"},
 	"server/admission":           {"server/store", "server/ondemand"},
 	"server/api":                 {"server/store", "server/auth", "server/admission", "link"},
+	"server/api/aggregator":      {"server/store", "server/ondemand", "server/api/informer", "server/api/openapi"},
 	"server/api/customresources": {"server/store", "server/ondemand", "server/api/informer", "server/api/openapi"},
 	"server/api/resourcemetrics": {"link"},
 	"server/api/informer":        {"server/store"},
@@ -176,7 +177,7 @@ var only = []struct {
 }{
 	{regexp.MustCompile(`^(database/sql|github\.com/mattn/go-sqlite3)`), []string{"server/store", "agent/state"}, "only a store contains SQL"},
 	{regexp.MustCompile(`^github\.com/(eclipse/paho|mochi-mqtt)`), []string{"link", "server/broker", "agent/uplink"}, "only the link knows MQTT"},
-	{regexp.MustCompile(`^k8s\.io/(kubernetes|apiextensions-apiserver)(/|$)`), []string{"server/api", "server/admission"}, "upstream's registries stay in server/api, its admission plugins in server/admission below it"},
+	{regexp.MustCompile(`^k8s\.io/(kubernetes|apiextensions-apiserver|kube-aggregator)(/|$)`), []string{"server/api", "server/admission"}, "upstream's registries stay in server/api, its admission plugins in server/admission below it"},
 	{regexp.MustCompile(`^k8s\.io/apiserver/`), []string{"server/api", "server/auth", "server/admission", "server/store"}, "upstream's API machinery stays in server/api; the store implements its storage interface"},
 	{regexp.MustCompile(`^k8s\.io/apiserver/pkg/(server|endpoints|admission|registry)(/|$)`), []string{"server/api", "server/auth", "server/admission"}, "the store knows no more of k8s.io/apiserver than its storage"},
 	{regexp.MustCompile(`^github\.com/vishvananda/|^github\.com/google/nftables`), []string{"mesh", "agent/check", "runtime", "test"}, "the kernel's network belongs to the mesh"},

@@ -3,7 +3,9 @@ package customresources
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apiserver"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -70,6 +73,19 @@ func (c *Config) start() (*running, error) {
 		cancel()
 		return nil, fmt.Errorf("custom resources: %w", err)
 	}
+	changed := make(chan struct{}, 1)
+	note := func(any) {
+		select {
+		case changed <- struct{}{}:
+		default:
+		}
+	}
+	if _, err := r.definitions.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: note, UpdateFunc: func(_, o any) { note(o) }, DeleteFunc: note,
+	}); err != nil {
+		cancel()
+		return nil, fmt.Errorf("custom resources: %w", err)
+	}
 	r.definitions.factory.Start(nil)
 	for _, run := range []func(){
 		func() { naming.RunWithContext(ctx) },
@@ -77,10 +93,29 @@ func (c *Config) start() (*running, error) {
 		func() { structure.RunWithContext(workers, ctx) },
 		func() { approval.RunWithContext(workers, ctx) },
 		func() { cleanup.RunWithContext(workers, ctx) },
+		func() { r.register(ctx, c, changed) },
 	} {
 		r.wait.Go(run)
 	}
 	return r, nil
+}
+
+// register keeps the APIServices of all versions that are to be served, established or not: as upstream has it.
+func (r *running) register(ctx context.Context, c *Config, changed <-chan struct{}) {
+	if r.definitions.factory.Current(ctx, &apiextensionsv1.CustomResourceDefinition{}) != nil {
+		return // it was stopped before it knew a definition
+	}
+	c.Register(ctx, func() []schema.GroupVersion {
+		served := map[schema.GroupVersion]bool{}
+		for _, crd := range r.definitions.all() {
+			for _, v := range crd.Spec.Versions {
+				if v.Served && !c.BuiltIn(crd.Spec.Group) {
+					served[schema.GroupVersion{Group: crd.Spec.Group, Version: v.Name}] = true
+				}
+			}
+		}
+		return slices.Collect(maps.Keys(served))
+	}, changed)
 }
 
 // Stop ends the controllers and takes back what discovery announced. Requests under way are answered.

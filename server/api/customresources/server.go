@@ -37,8 +37,10 @@ type Config struct {
 	Credentials webhook.AuthenticationInfoResolverWrapper
 	Groups      Groups                     // the list of groups
 	Discovery   aggregated.ResourceManager // of what lies below /apis
-	BuiltIn     func(group string) bool    // whether a group is the API's own
-	NotFound    http.Handler               // for what is not there
+	// Register keeps the APIServices of what the definitions serve until ctx is done; changed tells that this may be something else.
+	Register func(ctx context.Context, served func() []schema.GroupVersion, changed <-chan struct{})
+	BuiltIn  func(group string) bool // whether a group is the API's own
+	NotFound http.Handler            // for what is not there
 
 	RequestTimeout time.Duration
 	MinWatch       time.Duration

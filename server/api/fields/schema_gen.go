@@ -1009,6 +1009,16 @@ var names = [...]string{
 	"io.k8s.apimachinery.pkg.apis.meta.v1.Time",
 	"io.k8s.apimachinery.pkg.runtime.RawExtension",
 	"io.k8s.apimachinery.pkg.util.intstr.IntOrString",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceCondition",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceStatus",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.ServiceReference",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIService",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIServiceCondition",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIServiceSpec",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIServiceStatus",
+	"io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.ServiceReference",
 }
 
 var types = []schema.TypeDef{
@@ -6954,4 +6964,66 @@ var types = []schema.TypeDef{
 	{Name: "io.k8s.apimachinery.pkg.apis.meta.v1.Time", Atom: schema.Atom{Scalar: &untyped}},
 	{Name: "io.k8s.apimachinery.pkg.runtime.RawExtension", Atom: schema.Atom{Map: &schema.Map{ElementType: schema.TypeRef{Inlined: schema.Atom{Scalar: &untyped, List: &schema.List{ElementType: schema.TypeRef{NamedType: &names[0]}, ElementRelationship: "atomic"}, Map: &schema.Map{ElementType: schema.TypeRef{NamedType: &names[1]}, ElementRelationship: "separable"}}}}}},
 	{Name: "io.k8s.apimachinery.pkg.util.intstr.IntOrString", Atom: schema.Atom{Scalar: &untyped}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "apiVersion", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "kind", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "metadata", Type: schema.TypeRef{NamedType: &names[998]}},
+		{Name: "spec", Type: schema.TypeRef{NamedType: &names[1006]}},
+		{Name: "status", Type: schema.TypeRef{NamedType: &names[1007]}},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceCondition", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "lastTransitionTime", Type: schema.TypeRef{NamedType: &names[1001]}},
+		{Name: "message", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "reason", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "status", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}, Default: ""},
+		{Name: "type", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}, Default: ""},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceSpec", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "caBundle", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "group", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "groupPriorityMinimum", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &numeric}}, Default: 0},
+		{Name: "insecureSkipTLSVerify", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &boolean}}},
+		{Name: "service", Type: schema.TypeRef{NamedType: &names[1008]}},
+		{Name: "version", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "versionPriority", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &numeric}}, Default: 0},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceStatus", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "conditions", Type: schema.TypeRef{Inlined: schema.Atom{List: &schema.List{ElementType: schema.TypeRef{NamedType: &names[1005]}, ElementRelationship: "associative", Keys: []string{"type"}}}}},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.ServiceReference", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "name", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "namespace", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "port", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &numeric}}},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIService", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "apiVersion", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "kind", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "metadata", Type: schema.TypeRef{NamedType: &names[998]}},
+		{Name: "spec", Type: schema.TypeRef{NamedType: &names[1011]}},
+		{Name: "status", Type: schema.TypeRef{NamedType: &names[1012]}},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIServiceCondition", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "lastTransitionTime", Type: schema.TypeRef{NamedType: &names[1001]}},
+		{Name: "message", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "reason", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "status", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}, Default: ""},
+		{Name: "type", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}, Default: ""},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIServiceSpec", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "caBundle", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "group", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "groupPriorityMinimum", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &numeric}}, Default: 0},
+		{Name: "insecureSkipTLSVerify", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &boolean}}},
+		{Name: "service", Type: schema.TypeRef{NamedType: &names[1013]}},
+		{Name: "version", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "versionPriority", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &numeric}}, Default: 0},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.APIServiceStatus", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "conditions", Type: schema.TypeRef{Inlined: schema.Atom{List: &schema.List{ElementType: schema.TypeRef{NamedType: &names[1010]}, ElementRelationship: "associative", Keys: []string{"type"}}}}},
+	}}}},
+	{Name: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1beta1.ServiceReference", Atom: schema.Atom{Map: &schema.Map{Fields: []schema.StructField{
+		{Name: "name", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "namespace", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &text}}},
+		{Name: "port", Type: schema.TypeRef{Inlined: schema.Atom{Scalar: &numeric}}},
+	}}}},
 }

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Custom makes the documents of custom resources.
+// Custom makes documents of what is not the API's own: custom resources, and what other servers have.
 type Custom interface {
 	// Marks gives, for each path that has a document of version 3 ("apis/example.com/v1"), a text that changes with the document.
 	Marks(ctx context.Context) (map[string]string, error)
@@ -25,36 +25,48 @@ type Custom interface {
 	V2(ctx context.Context) (Parts, error)
 }
 
-// Parts are what custom resources add to the document of version 2.
+// Parts are what is added to the document of version 2.
 type Parts struct {
 	Definitions map[string]json.RawMessage `json:"definitions"`
 	Parameters  map[string]json.RawMessage `json:"parameters"`
 	Paths       map[string]json.RawMessage `json:"paths"`
 }
 
-// marks asks what there is of custom resources; the marks become hashes like those of the embedded documents.
-func (h Handler) marks(r *http.Request) (map[string]string, error) {
-	if h.Custom == nil {
-		return nil, nil
-	}
-	marks, err := h.Custom.Marks(r.Context())
-	for p, m := range marks {
-		marks[p] = fmt.Sprintf("%X", sha512.Sum512([]byte(contents().V2+m)))
-	}
-	return marks, err
+// marked is a document of version 3 that is not embedded.
+type marked struct {
+	hash string
+	by   Custom
 }
 
-// merged is the hash of the document of version 2 that has custom resources in it.
-func merged(marks map[string]string) string {
+// marks asks what there is beside the embedded documents; the marks become hashes like theirs. Of two that have the same document, the
+// first has it.
+func (h Handler) marks(r *http.Request) (map[string]marked, error) {
+	out := map[string]marked{}
+	for _, c := range h.Custom {
+		marks, err := c.Marks(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		for p, m := range marks {
+			if _, known := out[p]; !known {
+				out[p] = marked{fmt.Sprintf("%X", sha512.Sum512([]byte(contents().V2+m))), c}
+			}
+		}
+	}
+	return out, nil
+}
+
+// merged is the hash of the document of version 2 that has more in it than the embedded one.
+func merged(marks map[string]marked) string {
 	sum := sha512.New()
 	for _, p := range slices.Sorted(maps.Keys(marks)) {
-		fmt.Fprintf(sum, "%s %s\n", p, marks[p])
+		fmt.Fprintf(sum, "%s %s\n", p, marks[p].hash)
 	}
 	return fmt.Sprintf("%X", sum.Sum(nil))
 }
 
-func (h Handler) writeV3(ctx context.Context, w io.Writer, path string) error {
-	text, err := h.Custom.V3(ctx, path)
+func (m marked) write(ctx context.Context, w io.Writer, path string) error {
+	text, err := m.by.V3(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -66,7 +78,7 @@ func (h Handler) writeV3(ctx context.Context, w io.Writer, path string) error {
 }
 
 func (h Handler) writeV2(ctx context.Context, w io.Writer, kind string) error {
-	parts, err := h.Custom.V2(ctx)
+	parts, err := h.parts(ctx)
 	if err != nil {
 		return err
 	}
@@ -91,6 +103,21 @@ func (h Handler) writeV2(ctx context.Context, w io.Writer, kind string) error {
 		return err
 	}
 	return z.Close()
+}
+
+// parts collects what is added to the document of version 2. Of two that have the same member, the first has it.
+func (h Handler) parts(ctx context.Context) (Parts, error) {
+	all := Parts{map[string]json.RawMessage{}, map[string]json.RawMessage{}, map[string]json.RawMessage{}}
+	for _, c := range slices.Backward(h.Custom) {
+		one, err := c.V2(ctx)
+		if err != nil {
+			return all, err
+		}
+		maps.Copy(all.Definitions, one.Definitions)
+		maps.Copy(all.Parameters, one.Parameters)
+		maps.Copy(all.Paths, one.Paths)
+	}
+	return all, nil
 }
 
 // splice copies the document and puts members in where its parts begin. None of the parts is empty, so each new member ends with a comma.

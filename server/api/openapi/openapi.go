@@ -46,9 +46,9 @@ var contents = sync.OnceValue(func() index {
 	return i
 })
 
-// Handler serves the embedded documents and those of custom resources.
+// Handler serves the embedded documents and those of others.
 type Handler struct {
-	Custom Custom // may be nil
+	Custom []Custom
 }
 
 // V2 serves the one document of version 2, as JSON or in the protobuf form that kubectl before 1.27 asks for.
@@ -86,11 +86,13 @@ func (h Handler) V3(w http.ResponseWriter, r *http.Request) {
 	hash, ok := contents().V3[path]
 	body := embedded("v3/" + fileOf(path))
 	if !ok {
-		if hash, ok = marks[path]; !ok {
+		m, ok := marks[path]
+		if !ok {
 			http.NotFound(w, r)
 			return
 		}
-		body = func(w io.Writer) error { return h.writeV3(r.Context(), w, path) }
+		hash = m.hash
+		body = func(w io.Writer) error { return m.write(r.Context(), w, path) }
 	}
 	if accepted(r.Header.Get("Accept"), typeJSON) == "" {
 		http.Error(w, "not acceptable: this document comes as "+typeJSON, http.StatusNotAcceptable)
@@ -107,15 +109,16 @@ func (h Handler) V3(w http.ResponseWriter, r *http.Request) {
 	send(w, r, typeJSON, hash, body)
 }
 
-func writeIndex(w http.ResponseWriter, marks map[string]string) {
+func writeIndex(w http.ResponseWriter, marks map[string]marked) {
 	type item struct {
 		ServerRelativeURL string `json:"serverRelativeURL"`
 	}
 	paths := map[string]item{}
-	for _, hashes := range []map[string]string{marks, contents().V3} {
-		for p, h := range hashes {
-			paths[p] = item{address(p, h)}
-		}
+	for p, m := range marks {
+		paths[p] = item{address(p, m.hash)}
+	}
+	for p, h := range contents().V3 {
+		paths[p] = item{address(p, h)}
 	}
 	w.Header().Set("Content-Type", typeJSON)
 	json.NewEncoder(w).Encode(map[string]any{"paths": paths})

@@ -1,5 +1,5 @@
-// Command gen writes schema_gen.go from the schemas in the modules k8s.io/client-go and k8s.io/apiextensions-apiserver that go.mod
-// pins. Run it by "go generate ./server/api/fields" after a change of those modules' version.
+// Command gen writes schema_gen.go from the schemas in the modules k8s.io/client-go, k8s.io/apiextensions-apiserver and
+// k8s.io/kube-aggregator that go.mod pins. Run it by "go generate ./server/api/fields" after a change of those modules' version.
 package main
 
 import (
@@ -32,6 +32,7 @@ func run() error {
 	for module, file := range map[string]string{
 		"k8s.io/client-go":               "applyconfigurations/internal/internal.go",
 		"k8s.io/apiextensions-apiserver": "pkg/client/applyconfiguration/internal/internal.go",
+		"k8s.io/kube-aggregator":         "pkg/client/applyconfiguration/internal/internal.go",
 	} {
 		one, err := read(module, file)
 		if err != nil {

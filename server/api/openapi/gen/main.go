@@ -81,7 +81,7 @@ func run() error {
 
 var (
 	stable  = regexp.MustCompile(`^v\d+$`)
-	skipped = map[string]bool{"apiregistration.k8s.io": true, "internal.apiserver.k8s.io": true, "lifecycle.k8s.io": true}
+	skipped = map[string]bool{"internal.apiserver.k8s.io": true, "lifecycle.k8s.io": true}
 )
 
 // served tells whether the API has the path of a document, "apis/apps/v1": stable versions of the groups in its table.

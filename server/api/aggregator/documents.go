@@ -1,0 +1,151 @@
+package aggregator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"bramble.dev/server/api/openapi"
+)
+
+// Documents gives the OpenAPI documents of other servers, asked for when somebody asks for them. A server that has none, or does not
+// answer, adds nothing.
+type Documents struct{ *Server }
+
+var _ openapi.Custom = Documents{}
+
+// index is what a server said of its documents of version 3.
+type index struct {
+	asked time.Time
+	at    string // where that of the group version is, with its hash; empty: nowhere
+}
+
+// documented gives the remotes that answer, by the path of their document.
+func (d Documents) documented(ctx context.Context) (map[string]*remote, error) {
+	r, err := d.current(ctx)
+	if r == nil || err != nil {
+		return nil, err
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	out := map[string]*remote{}
+	for _, m := range r.remotes {
+		if !m.builtIn && m.available.Load() {
+			out["apis/"+m.gv.String()] = m
+		}
+	}
+	return out, nil
+}
+
+// each asks all servers at once, and returns when all have answered or none is waited for any more.
+func each(ctx context.Context, all map[string]*remote, ask func(ctx context.Context, path string, m *remote)) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	var wait sync.WaitGroup
+	for path, m := range all {
+		wait.Go(func() { ask(ctx, path, m) })
+	}
+	wait.Wait()
+}
+
+// Marks names each document by the address that its server gives it, which has a hash of it.
+func (d Documents) Marks(ctx context.Context) (map[string]string, error) {
+	all, err := d.documented(ctx)
+	var mu sync.Mutex
+	out := map[string]string{}
+	each(ctx, all, func(ctx context.Context, path string, m *remote) {
+		if at := m.document(ctx); at != "" {
+			mu.Lock()
+			defer mu.Unlock()
+			out[path] = at
+		}
+	})
+	return out, err
+}
+
+// V3 passes the document of a group version on.
+func (d Documents) V3(ctx context.Context, path string) ([]byte, error) {
+	all, err := d.documented(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m := all[path]
+	if m == nil {
+		return nil, fmt.Errorf("nothing is published as %s", path)
+	}
+	at, err := url.Parse(m.document(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return m.get(ctx, at.Path, at.RawQuery)
+}
+
+// V2 gives what the servers' documents of version 2 say of their group versions.
+func (d Documents) V2(ctx context.Context) (openapi.Parts, error) {
+	parts := openapi.Parts{Definitions: map[string]json.RawMessage{}, Parameters: map[string]json.RawMessage{}, Paths: map[string]json.RawMessage{}}
+	all, err := d.documented(ctx)
+	if err != nil {
+		return parts, err
+	}
+	var mu sync.Mutex
+	each(ctx, all, func(ctx context.Context, path string, m *remote) {
+		one, err := m.parts(ctx, path)
+		if err != nil {
+			m.r.c.Logger.Debug("an aggregated API has no OpenAPI document", "apiService", m.name, "err", err)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		maps.Copy(parts.Definitions, one.Definitions)
+		maps.Copy(parts.Parameters, one.Parameters)
+		maps.Copy(parts.Paths, one.Paths)
+	})
+	return parts, nil
+}
+
+// document tells where the server has the document of the group version, as it said within the last minute.
+func (m *remote) document(ctx context.Context) string {
+	m.mu.Lock()
+	known := m.index
+	m.mu.Unlock()
+	if time.Since(known.asked) < recheck {
+		return known.at
+	}
+	var list struct {
+		Paths map[string]struct {
+			ServerRelativeURL string `json:"serverRelativeURL"`
+		} `json:"paths"`
+	}
+	text, err := m.get(ctx, "/openapi/v3", "")
+	if err == nil {
+		err = json.Unmarshal(text, &list)
+	}
+	if err != nil {
+		m.r.c.Logger.Debug("an aggregated API has no OpenAPI documents", "apiService", m.name, "err", err)
+	}
+	known = index{time.Now(), list.Paths["apis/"+m.gv.String()].ServerRelativeURL}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.index = known
+	return known.at
+}
+
+// parts takes from the server's document of version 2 what belongs to the group version. Definitions that all kinds share are in ours.
+func (m *remote) parts(ctx context.Context, path string) (openapi.Parts, error) {
+	var parts openapi.Parts
+	text, err := m.get(ctx, "/openapi/v2", "")
+	if err != nil {
+		return parts, err
+	}
+	if err := json.Unmarshal(text, &parts); err != nil {
+		return parts, err
+	}
+	maps.DeleteFunc(parts.Paths, func(p string, _ json.RawMessage) bool { return !strings.HasPrefix(p, "/"+path+"/") })
+	maps.DeleteFunc(parts.Definitions, func(name string, _ json.RawMessage) bool { return strings.HasPrefix(name, "io.k8s.api") })
+	return parts, nil
+}
