@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"slices"
 	"sync"
@@ -104,7 +105,11 @@ func (m *remote) run() {
 		m.found(condition.Status == apiregistrationv1.ConditionTrue)
 		wait := recheck
 		if err := m.tell(condition); err != nil {
-			m.r.c.Logger.Warn("an APIService's status was not written", "apiService", m.name, "err", err)
+			level := slog.LevelWarn
+			if apierrors.IsConflict(err) { // somebody wrote meanwhile
+				level = slog.LevelDebug
+			}
+			m.r.c.Logger.Log(m.ctx, level, "an APIService's status was not written", "apiService", m.name, "err", err)
 			condition.Status = apiregistrationv1.ConditionUnknown
 		}
 		if condition.Status == apiregistrationv1.ConditionTrue {
@@ -182,13 +187,13 @@ func (m *remote) check() apiregistrationv1.APIServiceCondition {
 			return no(unavailable, "ServicePortError", "service/%s in %q is not listening on port %d", s.Name, s.Namespace, m.port())
 		}
 		port := service.Spec.Ports[n].Name
-		slices, err := m.r.c.Endpoints.GetEndpointSlices(s.Namespace, s.Name)
+		backed, err := m.r.c.Endpoints.GetEndpointSlices(s.Namespace, s.Name)
 		switch {
 		case err != nil:
 			return no(unknown, "EndpointsAccessError", "service/%s in %q cannot be checked due to: %v", s.Name, s.Namespace, err)
-		case len(slices) == 0:
+		case len(backed) == 0:
 			return no(unavailable, "EndpointsNotFound", "cannot find endpointslices for service/%s in %q", s.Name, s.Namespace)
-		case !ready(slices, port):
+		case !ready(backed, port):
 			return no(unavailable, "MissingEndpoints", "endpointslices for service/%s in %q have no addresses with port name %q", s.Name, s.Namespace, port)
 		}
 	}
