@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -221,6 +222,78 @@ func BenchmarkTunnel(b *testing.B) {
 		b.ReportMetric(ratio, "connections-ratio")
 	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkTunnelRules says whose the cost of the tunnel is. Our hosts have their rules, none at all, and rules that make the
+// kernel follow connections and do nothing else; each turn of theirs has one by hand beside it. The ratios are medians of the
+// turns' own, of bytes a second and of bytes for a second of the processor: the latter is disturbed less by what else runs.
+//
+//	go test ./mesh -run - -bench TunnelRules -benchtime 1x
+func BenchmarkTunnelRules(b *testing.B) {
+	c := newCluster(b, 2)
+	c.set()
+	ours := [2]*testPod{c.hosts[0].pod("p"), c.hosts[1].pod("p")}
+	sink(b, ours[1].in, ":8080")
+	theirs := byHand(b)
+	sink(b, theirs[1].Do, ":8080")
+	const follow = `flush ruleset
+table inet follow {
+	chain in { type filter hook prerouting priority -300; udp dport 8472 notrack; }
+	chain out { type filter hook output priority -300; udp dport 8472 notrack; }
+	chain forward { type filter hook forward priority 0; ct state established accept; }
+}`
+	var saved [2]string
+	for i, h := range c.hosts {
+		saved[i] = "flush ruleset\n" + h.Run("nft", "list", "ruleset")
+	}
+	rules := func(text string) { // "": ours
+		for i, h := range c.hosts {
+			if text == "" {
+				h.Run("nft", saved[i])
+			} else {
+				h.Run("nft", text)
+			}
+		}
+	}
+	turn := func(in func(func() error) error, addr string) (perSecond, perProcessor float64) {
+		before, start := processor(b), time.Now()
+		perSecond = rate(b, in, addr, slice)
+		return perSecond, perSecond * time.Since(start).Seconds() / (processor(b) - before)
+	}
+	names := []string{"ours", "none", "follow"}
+	speed, cost := map[string][]float64{}, map[string][]float64{}
+	for b.Loop() {
+		for range rounds {
+			for i, text := range []string{"", "flush ruleset", follow} {
+				rules(text)
+				rate(b, ours[0].in, ours[1].IP.String()+":8080", slice/2) // what the change itself leaves behind is not measured
+				us, usCost := turn(ours[0].in, ours[1].IP.String()+":8080")
+				them, themCost := turn(theirs[0].Do, "10.66.2.2:8080")
+				speed[names[i]] = append(speed[names[i]], us/them)
+				cost[names[i]] = append(cost[names[i]], usCost/themCost)
+			}
+		}
+	}
+	rules("")
+	for _, name := range names {
+		b.ReportMetric(median(speed[name]), name+"-throughput-ratio")
+		b.ReportMetric(median(cost[name]), name+"-cpu-ratio")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// processor is the seconds of processor time of this process: those of the packets that it sends are among them.
+func processor(b *testing.B) float64 {
+	var r unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano()).Seconds()
+}
+
+func median(of []float64) float64 {
+	sort.Float64s(of)
+	return of[len(of)/2]
 }
 
 // byHand makes two hosts with a pod each: bridge, veth, VXLAN, routes, nothing else.
