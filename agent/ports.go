@@ -83,10 +83,10 @@ func (p *ports) serve(services []*corev1.Service, at place) (out []*corev1.Servi
 	changed, err = p.lookLocked()
 	without := map[*corev1.Service]*corev1.Service{}
 	out = services
-	told := frontsOf(services, at.self)
+	fronts := link.NewFronts(services, at.mine)
 	for i, s := range services {
 		foreign := func(ip string) bool {
-			return at.foreign(ip) || at.mine(ip) && wantsOneOf(s, p.web) || told.others(s, ip)
+			return at.foreign(ip) || at.mine(ip) && wantsOneOf(s, p.web) || fronts.Lost(s, ip)
 		}
 		refused := at.wants(s) && wantsOneOf(s, p.busy)
 		if !refused && !slices.ContainsFunc(s.Spec.ExternalIPs, foreign) {
@@ -103,43 +103,6 @@ func (p *ports) serve(services []*corev1.Service, at place) (out []*corev1.Servi
 	}
 	p.without = without
 	return out, changed, err
-}
-
-// fronts are the ports of addresses that Services have been given, and whose each is.
-type fronts map[front]*corev1.Service
-
-type front struct {
-	address string
-	hostports.Port
-}
-
-// frontsOf are those that the API gave: addresses of load balancers, and node ports on this board. What a Service asks for by itself
-// (externalIPs) does not take them away.
-func frontsOf(services []*corev1.Service, self netip.Addr) fronts {
-	out := fronts{}
-	for _, s := range services {
-		for _, sp := range s.Spec.Ports {
-			port := portOf(sp)
-			if s.Spec.Type == corev1.ServiceTypeLoadBalancer {
-				for _, in := range s.Status.LoadBalancer.Ingress {
-					out[front{in.IP, port}] = s
-				}
-			}
-			if sp.NodePort != 0 {
-				port.Number = uint16(sp.NodePort)
-				out[front{self.String(), port}] = s
-			}
-		}
-	}
-	return out
-}
-
-// others says whether one of a Service's ports at an address is another Service's.
-func (f fronts) others(s *corev1.Service, address string) bool {
-	return slices.ContainsFunc(s.Spec.Ports, func(sp corev1.ServicePort) bool {
-		other := f[front{address, portOf(sp)}]
-		return other != nil && other != s
-	})
 }
 
 // wantsOneOf says whether a Service has a port that is in use.

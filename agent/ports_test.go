@@ -5,6 +5,9 @@ import (
 	"net/netip"
 	"reflect"
 	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -26,7 +29,7 @@ func TestExternalAddresses(t *testing.T) {
 	asking := func(port int32) *corev1.Service {
 		return &corev1.Service{Spec: corev1.ServiceSpec{ExternalIPs: all, Ports: []corev1.ServicePort{{Port: port}}}}
 	}
-	plain := &corev1.Service{Spec: corev1.ServiceSpec{ExternalIPs: []string{"203.0.113.5", "192.168.1.2"}, Ports: []corev1.ServicePort{{Port: 1}}}}
+	plain := &corev1.Service{Spec: corev1.ServiceSpec{ExternalIPs: []string{"203.0.113.5", "192.168.1.2"}, Ports: []corev1.ServicePort{{Port: 2}}}}
 	p := &ports{proc: "/proc"}
 	in := []*corev1.Service{asking(1), asking(busy), plain}
 	got, _, err := p.serve(in, at)
@@ -55,7 +58,8 @@ func TestExternalAddresses(t *testing.T) {
 	}
 }
 
-// TestAddressesOfOtherServices: what a Service was given by the API no other takes by asking for the address itself.
+// TestAddressesOfOtherServices: what a Service was given by the API no other takes by asking for the address itself, nor what an
+// older one asked for.
 func TestAddressesOfOtherServices(t *testing.T) {
 	self := netip.MustParseAddr("192.168.1.2")
 	at := place{self: self, nodes: map[netip.Addr]bool{self: true}}
@@ -72,14 +76,16 @@ func TestAddressesOfOtherServices(t *testing.T) {
 	own.Spec.Ports[0].NodePort = 30081
 	own.Status.LoadBalancer.Ingress[0].IP = "192.168.1.241"
 	own.Spec.ExternalIPs = []string{"192.168.1.241"}
+	older, younger := asking(80), asking(443, 80)
+	younger.CreationTimestamp = metav1.NewTime(time.Unix(1, 0))
 	udp := asking(80)
 	udp.Spec.Ports[0].Protocol = corev1.ProtocolUDP
 	p := &ports{proc: "/proc"}
-	got, _, err := p.serve([]*corev1.Service{asking(80), asking(30080), asking(443, 80), asking(81), udp, given, own}, at)
+	got, _, err := p.serve([]*corev1.Service{older, asking(30080), younger, asking(81), udp, given, own}, at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, want := range [][]string{{"192.168.1.2"}, {"192.168.1.240"}, {"192.168.1.2"}, {"192.168.1.240", "192.168.1.2"}, {"192.168.1.240", "192.168.1.2"}, nil, {"192.168.1.241"}} {
+	for i, want := range [][]string{{"192.168.1.2"}, {"192.168.1.240"}, {}, {"192.168.1.240", "192.168.1.2"}, {"192.168.1.240", "192.168.1.2"}, nil, {"192.168.1.241"}} {
 		if !reflect.DeepEqual(got[i].Spec.ExternalIPs, want) {
 			t.Errorf("Service %d has %v, want %v", i, got[i].Spec.ExternalIPs, want)
 		}
