@@ -42,6 +42,7 @@ type controller struct {
 	writes loop.Writes
 	// said is what each Service's events said last, so that it is said once. Only the one worker uses it.
 	said map[loop.Key]string
+	lost map[loss]string // the same of what Services want and others have
 }
 
 // all is the one key under which writes are remembered: an address must be seen
@@ -53,11 +54,12 @@ func New(in Inputs) *loop.Loop {
 	c := &controller{Inputs: in, said: map[loop.Key]string{}}
 	c.loop = loop.New("service-controller", in.Log, c.reconcile).OneWorker()
 	loop.Watch(c.loop, in.Services, c.keysOfService)
+	loop.Watch(c.loop, in.Services, frontsOfService)
 	loop.Watch(c.loop, in.Nodes, func(x cache.Change[corev1.Node]) []loop.Key {
 		if x.Old != nil && x.New != nil && sameForServices(x.Old, x.New) {
 			return nil
 		}
-		return c.everyone()
+		return append(c.everyone(), fronts)
 	})
 	if len(in.Pool) == 0 {
 		loop.Watch(c.loop, in.EndpointSlices, func(x cache.Change[discoveryv1.EndpointSlice]) []loop.Key {
@@ -113,6 +115,10 @@ func sameForServices(a, b *corev1.Node) bool {
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	if err := c.writes.Settle(ctx, all); err != nil {
 		return err
+	}
+	if key == fronts {
+		c.tell()
+		return nil
 	}
 	svc, ok := c.Services.Get(key.Namespace, key.Name)
 	if !ok {

@@ -110,9 +110,13 @@ func fromPool(o observed) plan {
 		}
 	}
 	// What the Service has stays its own, whoever asks for it since.
+	var reserved []string
 	for a, name := range asked {
 		if taken[a] == "" && !slices.Contains(addressesOf(o.service), a) {
-			taken[a] = name
+			taken[a] = name + " (externalIPs)"
+			if o.pool.contains(a) {
+				reserved = append(reserved, fmt.Sprintf("%s by %s", a, name))
+			}
 		}
 	}
 	if wish := cmp.Or(o.service.Annotations[addressAnnotation], o.service.Spec.LoadBalancerIP); wish != "" {
@@ -134,7 +138,11 @@ func fromPool(o observed) plan {
 	}
 	a, ok := o.pool.next(taken)
 	if !ok {
-		return plan{refusal: fmt.Sprintf("no address is free in the pool %s: delete a Service of type LoadBalancer, or give the server a larger --load-balancer-pool", o.pool)}
+		why := fmt.Sprintf("no address is free in the pool %s: delete a Service of type LoadBalancer, or give the server a larger --load-balancer-pool", o.pool)
+		if slices.Sort(reserved); len(reserved) > 0 {
+			why += "; kept free for externalIPs: " + strings.Join(reserved, ", ")
+		}
+		return plan{refusal: why}
 	}
 	return plan{addresses: []netip.Addr{a}}
 }

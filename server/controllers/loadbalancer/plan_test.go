@@ -139,6 +139,7 @@ func TestDecide(t *testing.T) {
 		{"a wish that is none", observed{service: wish(service("web", 80), "x"), pool: pool}, "", "is not an IPv4 address"},
 		{"a node's address is not given", observed{service: service("web", 80), pool: pool, nodes: []*corev1.Node{node("a", "10.0.0.5", nil)}}, "10.0.0.6", ""},
 		{"none is left", observed{service: service("web", 80), pool: pool, services: []*corev1.Service{has(service("x"), "10.0.0.6"), has(service("y"), "10.0.0.5")}}, "", "no address is free in the pool 10.0.0.5-10.0.0.6"},
+		{"none is left, one is asked for", observed{service: service("web", 80), pool: pool, services: []*corev1.Service{has(service("x"), "10.0.0.6"), asking(service("y"), "10.0.0.5")}}, "", "kept free for externalIPs: 10.0.0.5 by default/y"},
 
 		{"all nodes", observed{service: service("web", 80), nodes: two}, "192.168.1.1 192.168.1.2", ""},
 		{"excluded", observed{service: service("web", 80), nodes: []*corev1.Node{two[0], node("b", "192.168.1.2", func(n *corev1.Node) { n.Labels[corev1.LabelNodeExcludeBalancers] = "" })}}, "192.168.1.1", ""},
