@@ -30,6 +30,7 @@ import (
 	"bramble.dev/agent/catalog"
 	"bramble.dev/agent/clock"
 	"bramble.dev/agent/control"
+	"bramble.dev/agent/credential"
 	"bramble.dev/agent/events"
 	"bramble.dev/agent/fence"
 	"bramble.dev/agent/hook"
@@ -39,7 +40,6 @@ import (
 	"bramble.dev/agent/shortage"
 	"bramble.dev/agent/state"
 	"bramble.dev/agent/status"
-	"bramble.dev/agent/token"
 	"bramble.dev/agent/uplink"
 	"bramble.dev/agent/worker"
 	"bramble.dev/link"
@@ -60,29 +60,29 @@ type server interface {
 
 // agent is what Run wires together.
 type agent struct {
-	config   Config
-	connect  func(context.Context, uplink.Config) (server, error)
-	log      *slog.Logger
-	db       *state.DB
-	floor    *clock.Floor
-	catalog  *catalog.Catalog
-	reports  *reports
-	events   *events.Recorder
-	fence    *fence.Fence
-	uplink   server
-	proxy    *apiproxy.Proxy
-	tokens   *token.Tokens
-	runtime  seam.Runtime
-	images   seam.Images
-	volumes  seam.Volumes
-	removals *removals
-	outages  func(context.Context) // of file servers; tells until its context is done
-	network  *network
-	self     *self
-	probes   *probe.Manager
-	shortage *shortage.Guard
-	pods     *worker.Manager
-	kubelet  *kubelet.Listener
+	config      Config
+	connect     func(context.Context, uplink.Config) (server, error)
+	log         *slog.Logger
+	db          *state.DB
+	floor       *clock.Floor
+	catalog     *catalog.Catalog
+	reports     *reports
+	events      *events.Recorder
+	fence       *fence.Fence
+	uplink      server
+	proxy       *apiproxy.Proxy
+	credentials *credential.Credentials
+	runtime     seam.Runtime
+	images      seam.Images
+	volumes     seam.Volumes
+	removals    *removals
+	outages     func(context.Context) // of file servers; tells until its context is done
+	network     *network
+	self        *self
+	probes      *probe.Manager
+	shortage    *shortage.Guard
+	pods        *worker.Manager
+	kubelet     *kubelet.Listener
 
 	closers []func() error // in the order in which things were opened
 	aside   sync.WaitGroup // what callbacks that must not block have begun
@@ -162,8 +162,8 @@ func (a *agent) open(ctx context.Context) error {
 		return err
 	}
 	a.proxy = apiproxy.New(apiproxy.Config{Servers: a.apiServers, Dial: a.uplink.Dial, Logger: a.log})
-	a.tokens, err = token.New(token.Config{
-		Store: a.db, Client: apiClient(a.uplink, a.proxy, a.floor), URL: apiURL, Logger: a.log,
+	a.credentials, err = credential.New(credential.Config{
+		Store: a.db, Client: apiClient(a.uplink, a.proxy, a.floor), URL: apiURL, Node: a.config.NodeName, Logger: a.log,
 		Refresh: func(uid types.UID) { a.pods.Refresh(uid) },
 	})
 	if err != nil {
@@ -217,7 +217,7 @@ func (a *agent) openPods() error {
 		Hooks: hook.Runner{Exec: a.runtime.Exec, Events: a.events}, Events: a.events, Store: a.db,
 		Report: a.reports.pod, Retract: func(pod *corev1.Pod) {
 			a.reports.retract(pod)
-			a.tokens.Forget(pod.UID)
+			a.credentials.Forget(pod.UID)
 		},
 		Facts: a.facts, Fence: a.fence, Dir: a.config.dir(), Logger: a.log,
 		Admit: func(pod *corev1.Pod, others []*corev1.Pod) *status.Waiting {
@@ -272,7 +272,7 @@ func (a *agent) run(ctx context.Context) error {
 	}))
 	part("removals", quiet(a.removals.run))
 	part("outages", quiet(a.outages))
-	part("tokens", quiet(a.tokens.Run))
+	part("credentials", quiet(a.credentials.Run))
 	part("clock", quiet(a.floor.Run))
 	part("database", a.watchDatabase)
 	part("kubelet API", a.serveKubelet)
@@ -382,7 +382,7 @@ func (a *agent) setPods(ctx context.Context) {
 	for _, p := range pods {
 		keep[p.UID] = true
 	}
-	a.tokens.Sweep(func(uid types.UID) bool { return keep[uid] })
+	a.credentials.Sweep(func(uid types.UID) bool { return keep[uid] })
 	// What a worker still has to end must find its network and volumes.
 	if sandboxes, err := a.runtime.List(ctx); err == nil {
 		for _, s := range sandboxes {

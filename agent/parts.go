@@ -68,7 +68,7 @@ func (a *agent) openParts(ctx context.Context) error {
 	if !a.self.address().IsValid() {
 		a.log.Warn("the node has no address yet; it is looked for")
 	}
-	volumes, err := storage.Open(c.dir("volumes"), c.dir(localVolumes), objects{a.catalog, a.tokens, func() corev1.ResourceList { return a.self.allocatable() }, e.ShowImage}, a.log)
+	volumes, err := storage.Open(c.dir("volumes"), c.dir(localVolumes), objects{a.catalog, a.credentials, func() corev1.ResourceList { return a.self.allocatable() }, e.ShowImage}, a.log)
 	if err != nil {
 		return err
 	}

@@ -14,9 +14,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"bramble.dev/agent/catalog"
+	"bramble.dev/agent/credential"
 	"bramble.dev/agent/events"
 	"bramble.dev/agent/podspec"
-	"bramble.dev/agent/token"
 	"bramble.dev/link"
 	"bramble.dev/storage"
 )
@@ -24,7 +24,7 @@ import (
 // objects is what volumes show: storage.Objects.
 type objects struct {
 	*catalog.Catalog
-	tokens      *token.Tokens
+	credentials *credential.Credentials
 	allocatable func() corev1.ResourceList
 	showImage   func(reference, at string) error
 }
@@ -35,7 +35,11 @@ func (o objects) ShowImage(reference, at string) error {
 }
 
 func (o objects) Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error) {
-	return o.tokens.Get(ctx, pod, p)
+	return o.credentials.Token(ctx, pod, p)
+}
+
+func (o objects) Certificate(ctx context.Context, pod *corev1.Pod, p *corev1.PodCertificateProjection) (key, chain []byte, err error) {
+	return o.credentials.Certificate(ctx, pod, p)
 }
 
 // Field needs no addresses: the API refuses those of a pod in a volume.

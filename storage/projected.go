@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -38,9 +39,26 @@ func (v volume) projection(ctx context.Context, p corev1.VolumeProjection, mode 
 		return v.tokenFile(ctx, p.ServiceAccountToken, mode)
 	case p.ClusterTrustBundle != nil:
 		return v.trustFile(p.ClusterTrustBundle, mode)
+	case p.PodCertificate != nil:
+		return v.certificateFiles(ctx, p.PodCertificate, mode)
 	default:
-		return nil, errors.New("this kind of projection is not part of Bramble yet: it has configMap, secret, downwardAPI, serviceAccountToken and clusterTrustBundle")
+		return nil, errors.New("this kind of projection is not part of Bramble: it has configMap, secret, downwardAPI, serviceAccountToken, clusterTrustBundle and podCertificate")
 	}
+}
+
+// certificateFiles are a key of the pod and its certificates, in one file and in one each.
+func (v volume) certificateFiles(ctx context.Context, p *corev1.PodCertificateProjection, mode int32) (files, error) {
+	key, chain, err := v.objects.Certificate(ctx, v.pod, p)
+	if err != nil {
+		return nil, err
+	}
+	all := files{}
+	for path, data := range map[string][]byte{p.CredentialBundlePath: slices.Concat(key, chain), p.KeyPath: key, p.CertificateChainPath: chain} {
+		if path != "" {
+			all[path] = v.credential(data, mode)
+		}
+	}
+	return all, nil
 }
 
 // tokenFile is a token of the pod's service account.

@@ -33,6 +33,8 @@ type Objects interface {
 	Provisioned(pv *corev1.PersistentVolume) (Folder, bool)
 	// Token is a token of the pod's service account.
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
+	// Certificate is a private key of the pod and its certificates, both PEM.
+	Certificate(ctx context.Context, pod *corev1.Pod, p *corev1.PodCertificateProjection) (key, chain []byte, err error)
 	// ClusterTrustBundles are those that the node's pods name.
 	ClusterTrustBundles() []*certificatesv1.ClusterTrustBundle
 	// ShowImage mounts the files of an image, which has been fetched, at a folder, to be read.

@@ -71,6 +71,10 @@ func (c *cluster) Token(context.Context, *corev1.Pod, *corev1.ServiceAccountToke
 	return c.token, nil
 }
 
+func (c *cluster) Certificate(context.Context, *corev1.Pod, *corev1.PodCertificateProjection) (key, chain []byte, err error) {
+	return []byte("key+"), []byte("chain"), nil
+}
+
 func (c *cluster) Field(pod *corev1.Pod, ref *corev1.ObjectFieldSelector) (string, error) {
 	if ref.FieldPath == "metadata.name" {
 		return pod.Name, nil
@@ -215,8 +219,9 @@ func TestMount(t *testing.T) {
 		{name: "downward", source: corev1.VolumeSource{DownwardAPI: &corev1.DownwardAPIVolumeSource{Items: []corev1.DownwardAPIVolumeFile{{Path: "name", FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}}}}, want: "name 644 p\n"},
 		{name: "projected", source: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
 			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}},
+			{PodCertificate: &corev1.PodCertificateProjection{SignerName: "example.com/s", CredentialBundlePath: "tls/bundle", KeyPath: "tls/key"}},
 			{ConfigMap: &corev1.ConfigMapProjection{LocalObjectReference: corev1.LocalObjectReference{Name: "conf"}, Items: []corev1.KeyToPath{{Key: "a", Path: "ca.crt"}}}},
-		}}}, want: "ca.crt 644 1\ntoken 644 jwt\n"},
+		}}}, want: "ca.crt 644 1\ntls/bundle 644 key+chain\ntls/key 644 key+\ntoken 644 jwt\n"},
 		{name: "empty", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}, want: ""},
 		{name: "empty in memory", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: ptr(resource.MustParse("1Mi"))}}, want: ""},
 		{name: "huge pages", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: "HugePages"}}, err: "emptyDir.medium"},

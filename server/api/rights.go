@@ -21,7 +21,7 @@ var keptKinds = []runtime.Object{&rbacv1.Role{}, &rbacv1.RoleBinding{}, &rbacv1.
 func newAuthorizer(f informers.SharedInformerFactory) (authorizer.Authorizer, authorizer.RuleResolver, error) {
 	graph := node.NewGraph()
 	core, storage := f.Core().V1(), f.Storage().V1()
-	node.AddGraphEventHandlers(graph, core.Nodes(), core.Pods(), core.PersistentVolumes(), storage.VolumeAttachments(), nil, nil)
+	node.AddGraphEventHandlers(graph, core.Nodes(), core.Pods(), core.PersistentVolumes(), storage.VolumeAttachments(), nil, f.Certificates().V1().PodCertificateRequests())
 	nodes := node.NewAuthorizer(graph, nodeidentifier.NewDefaultNodeIdentifier(), bootstrappolicy.NodeRules())
 
 	r := f.Rbac().V1()

@@ -1,4 +1,4 @@
-package token
+package credential
 
 import (
 	"context"
@@ -62,7 +62,7 @@ func start(t *testing.T, life time.Duration) *server {
 	return s
 }
 
-func open(t *testing.T, s *server, m *memory) *Tokens {
+func open(t *testing.T, s *server, m *memory) *Credentials {
 	tokens, err := New(Config{Store: m, Client: s.Client(), URL: s.URL, Refresh: func(types.UID) {}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func TestTokenIsBoundKeptAndShared(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 10 {
 		wg.Go(func() {
-			if got, err := tokens.Get(context.Background(), pod, &corev1.ServiceAccountTokenProjection{Audience: "vault"}); err != nil || got != "t1" {
+			if got, err := tokens.Token(context.Background(), pod, &corev1.ServiceAccountTokenProjection{Audience: "vault"}); err != nil || got != "t1" {
 				t.Errorf("%q %v", got, err)
 			}
 		})
@@ -91,7 +91,7 @@ func TestTokenIsBoundKeptAndShared(t *testing.T) {
 		t.Errorf("%s %+v", s.path, s.last)
 	}
 	s.down.Store(true) // a reboot with no link
-	if got, err := open(t, s, m).Get(context.Background(), pod, &corev1.ServiceAccountTokenProjection{Audience: "vault"}); err != nil || got != "t1" {
+	if got, err := open(t, s, m).Token(context.Background(), pod, &corev1.ServiceAccountTokenProjection{Audience: "vault"}); err != nil || got != "t1" {
 		t.Errorf("after a restart: %q %v", got, err)
 	}
 }
@@ -100,16 +100,16 @@ func TestOldTokenIsUsedWhileNoneCanBeHad(t *testing.T) {
 	s, m := start(t, 50*time.Millisecond), &memory{rows: map[string][]byte{}}
 	tokens := open(t, s, m)
 	p := &corev1.ServiceAccountTokenProjection{}
-	if _, err := tokens.Get(context.Background(), pod, p); err != nil {
+	if _, err := tokens.Token(context.Background(), pod, p); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(60 * time.Millisecond)
 	s.down.Store(true)
-	if got, err := tokens.Get(context.Background(), pod, p); err != nil || got != "t1" {
+	if got, err := tokens.Token(context.Background(), pod, p); err != nil || got != "t1" {
 		t.Errorf("%q %v", got, err)
 	}
 	s.down.Store(false)
-	if got, err := tokens.Get(context.Background(), pod, p); err != nil || got != "t2" {
+	if got, err := tokens.Token(context.Background(), pod, p); err != nil || got != "t2" {
 		t.Errorf("%q %v", got, err)
 	}
 	tokens.Forget("u1")
@@ -121,7 +121,7 @@ func TestOldTokenIsUsedWhileNoneCanBeHad(t *testing.T) {
 func TestServersWords(t *testing.T) {
 	s := start(t, time.Hour)
 	s.down.Store(true)
-	_, err := open(t, s, &memory{rows: map[string][]byte{}}).Get(context.Background(), pod, &corev1.ServiceAccountTokenProjection{})
+	_, err := open(t, s, &memory{rows: map[string][]byte{}}).Token(context.Background(), pod, &corev1.ServiceAccountTokenProjection{})
 	if err == nil || err.Error() != `failed to fetch token: pod "web" not found` {
 		t.Error(err)
 	}
