@@ -1,16 +1,22 @@
 package api
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"strings"
 	"testing"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -133,7 +139,9 @@ func TestNodeRights(t *testing.T) {
 	}
 	p := pod("p")
 	p.Spec.NodeName = node.Name
-	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "mine"}}}}
+	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "mine"}}}, {Name: "tls", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+		{PodCertificate: &corev1.PodCertificateProjection{SignerName: "example.com/s", KeyType: "ECDSAP256", CredentialBundlePath: "tls.pem"}},
+	}}}}}
 	p = must(c.client.CoreV1().Pods(ns).Create(t.Context(), p, metav1.CreateOptions{}))(t)
 	config := must(c.as(auth.NodeUser(node.Name), auth.NodesGroup))(t)
 	me := clientOf(t, config)
@@ -160,6 +168,25 @@ func TestNodeRights(t *testing.T) {
 	mine.Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
 	if _, err := me.CoreV1().Nodes().Update(t.Context(), mine, metav1.UpdateOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("a label that is not the node's to set: %v", err)
+	}
+
+	// A certificate for its pod. The request is not written in the version that is asked for.
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
+	account := must(me.CoreV1().ServiceAccounts(ns).Get(t.Context(), "default", metav1.GetOptions{}))(t)
+	asked := must(me.CertificatesV1().PodCertificateRequests(ns).Create(t.Context(), &certificatesv1.PodCertificateRequest{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "req-"},
+		Spec: certificatesv1.PodCertificateRequestSpec{
+			SignerName: "example.com/s", PodName: p.Name, PodUID: p.UID, ServiceAccountName: account.Name, ServiceAccountUID: account.UID,
+			NodeName: types.NodeName(node.Name), NodeUID: mine.UID, StubPKCS10Request: must(x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key))(t),
+		},
+	}, metav1.CreateOptions{}))(t)
+	eventually(t, "the node reads its request", func() bool {
+		_, err := me.CertificatesV1().PodCertificateRequests(ns).Get(t.Context(), asked.Name, metav1.GetOptions{})
+		return err == nil
+	})
+	other := clientOf(t, must(c.as(auth.NodeUser(ns+"-other"), auth.NodesGroup))(t))
+	if _, err := other.CertificatesV1().PodCertificateRequests(ns).Get(t.Context(), asked.Name, metav1.GetOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("another node reads the request: %v", err)
 	}
 }
 

@@ -99,7 +99,7 @@ func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
 	gvk := kinds[0]
 	gvr, _ := meta.UnsafeGuessKindToResource(gvk)
 	prefix := f.prefixOf(gvr.GroupResource())
-	i := &informer{f: f, gvk: gvk, gvr: gvr, prefix: prefix, decoder: f.codecs.UniversalDecoder(gvk.GroupVersion())}
+	i := &informer{f: f, gvk: gvk, gvr: gvr, prefix: prefix, decoder: decoder{f, gvk}}
 	i.live = &liveIndexer{i: i, storage: f.db.Storage(store.Resource{
 		Codec: runtime.NewCodec(f.codecs.LegacyCodec(gvk.GroupVersion()), i.decoder), Prefix: storagePrefix(prefix),
 		New: i.object, Transformer: f.secret(gvr.GroupResource()),
@@ -108,6 +108,31 @@ func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
 		i.kept = newKept(i)
 	}
 	return i
+}
+
+// decoder reads objects as one version of their kind, whatever version they were written in: kinds that became stable a while ago are
+// still written as before, so that an older server can read them.
+type decoder struct {
+	f   *Factory
+	gvk schema.GroupVersionKind
+}
+
+func (d decoder) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
+	o, written, err := d.f.codecs.UniversalDecoder(d.gvk.GroupVersion()).Decode(data, defaults, into)
+	if err == nil {
+		return o, written, nil
+	}
+	// Versions are converted into each other by way of the internal one, which not every scheme has.
+	hub, written, hubErr := d.f.codecs.UniversalDecoder().Decode(data, defaults, nil)
+	if hubErr != nil || written.Version == d.gvk.Version {
+		return o, written, err
+	}
+	if into == nil {
+		if into, err = d.f.scheme.New(d.gvk); err != nil {
+			return nil, written, err
+		}
+	}
+	return into, written, d.f.scheme.Convert(hub, into, nil)
 }
 
 func storagePrefix(prefix string) string { return prefix[len("/registry"):] }
