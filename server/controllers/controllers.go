@@ -23,6 +23,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 
 	"bramble.dev/server/cache"
+	"bramble.dev/server/controllers/certificates"
 	"bramble.dev/server/controllers/clusterrole"
 	"bramble.dev/server/controllers/cronjob"
 	"bramble.dev/server/controllers/daemonset"
@@ -69,6 +70,8 @@ type Dependencies struct {
 	CACertPEM []byte
 	// SignToken makes a token that is good for as long as its Secret and its account are there.
 	SignToken func(context.Context, *corev1.ServiceAccount, *corev1.Secret) (string, error)
+	// SignRequest signs a certificate request with the cluster's authority.
+	SignRequest certificates.Sign
 	// LoadBalancers is what Services of type LoadBalancer get their addresses from; without any, the nodes' own are told.
 	LoadBalancers loadbalancer.Pool
 	Logger        *slog.Logger
@@ -236,6 +239,8 @@ func (k kit) house() []runner {
 			Client: k.Client("resourcequota-controller"), ResourceQuotas: s.ResourceQuotas(), Pods: s.Pods(), Services: s.Services(),
 			Claims: s.PersistentVolumeClaims(), Counts: s.Counts, Log: log,
 		}),
+		certificates.New(certificates.Inputs{Client: k.Client("certificate-controller"), Caches: s, Sign: k.SignRequest, Log: log}),
+		certificates.NewCleaner(certificates.CleanerInputs{Client: k.Client("podcertificaterequestcleaner"), Caches: s, Log: log}),
 		tokencleaner.New(tokencleaner.Inputs{Client: k.Client("token-cleaner"), Caches: s, Log: log}),
 		clusterrole.New(clusterrole.Inputs{Client: k.Client("clusterrole-aggregation-controller"), ClusterRoles: s.ClusterRoles(), Log: log}),
 	}
