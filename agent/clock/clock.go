@@ -111,14 +111,14 @@ func (f *Floor) raise(to time.Time) {
 		if said {
 			return
 		}
-		f.log.Warn("the clock is behind; start the agent with --set-clock, or let something else set it (systemd-timesyncd, chrony)", "behind", behind.Round(time.Second))
+		f.log.Warn("the clock is behind; start the agent with --set-clock, or let something else set it (systemd-timesyncd, chrony). If the clock is right, a server's was once wrong: stop the agent and remove the file", "behind", behind.Round(time.Second), "file", f.path)
 		return
 	}
 	if err := f.set(to); err != nil {
 		f.log.Warn("the clock is behind and could not be set", "behind", behind.Round(time.Second), "err", err)
 		return
 	}
-	f.log.Info("the clock was behind and has been set", "by", behind.Round(time.Second))
+	f.log.Info("the clock was behind and has been set. If it is wrong now, a server's was once: stop the agent, remove the file and set the clock", "by", behind.Round(time.Second), "file", f.path)
 }
 
 // Learn takes a time that the server has signed.
