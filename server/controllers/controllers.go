@@ -52,6 +52,7 @@ import (
 	"bramble.dev/server/controllers/rootca"
 	"bramble.dev/server/controllers/serviceaccount"
 	"bramble.dev/server/controllers/serviceaccounttoken"
+	"bramble.dev/server/controllers/servicecidr"
 	"bramble.dev/server/controllers/statefulset"
 	"bramble.dev/server/controllers/tainteviction"
 	"bramble.dev/server/controllers/tokencleaner"
@@ -168,6 +169,7 @@ func (k kit) services() []runner {
 			Client: mirror, Events: k.events("endpoint-slice-mirroring-controller", mirror),
 			Services: s.Services(), Endpoints: s.Endpoints(), EndpointSlices: s.EndpointSlices(), Log: log,
 		}),
+		servicecidr.New(servicecidr.Inputs{Client: k.Client("service-cidrs-controller"), Caches: s, Log: log}),
 		ingress.New(ingress.Inputs{Client: k.Client("ingress-controller"), Ingresses: s.Ingresses(), Classes: s.IngressClasses(), Nodes: s.Nodes(), Pods: s.Pods(), Log: log}),
 		loadbalancer.New(loadbalancer.Inputs{
 			Client: balancers, Events: k.events("service-controller", balancers), Services: s.Services(), EndpointSlices: s.EndpointSlices(),
