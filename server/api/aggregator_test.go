@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 	apiregistration "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
@@ -54,6 +56,17 @@ func serveFlunders(t *testing.T, pki *auth.PKI) *flunders {
 	})
 	mux.HandleFunc("/apis/wardle.example.com/v1/moved", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "https://elsewhere.example.com/", http.StatusFound)
+	})
+	mux.HandleFunc("/apis/wardle.example.com/v1/connect", func(w http.ResponseWriter, r *http.Request) {
+		conn, both, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(both, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\nhello %s", r.Header.Get("Upgrade"), r.Header.Get("X-Remote-User"))
+		both.Flush()
+		_, _ = io.Copy(conn, both)
 	})
 	mux.HandleFunc("/openapi/v3", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, map[string]any{"paths": map[string]any{"apis/wardle.example.com/v1": map[string]string{"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1?hash=A1"}}})
@@ -185,6 +198,24 @@ func TestAggregatedAPI(t *testing.T) {
 		t.Errorf("a redirect: %d %s", a.code, a.body)
 	}
 
+	// A connection is handed on whole, as exec and attach need it.
+	plain := rest.CopyConfig(c.config)
+	plain.NextProtos = []string{"http/1.1"}
+	r := must(http.NewRequestWithContext(t.Context(), http.MethodGet, c.url+path+"/connect", nil))(t)
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", "echo")
+	resp := must(must(rest.HTTPClientFor(plain))(t).Do(r))(t)
+	defer resp.Body.Close()
+	if stream, ok := resp.Body.(io.ReadWriteCloser); resp.StatusCode != http.StatusSwitchingProtocols || !ok {
+		t.Errorf("an upgrade: %d", resp.StatusCode)
+	} else {
+		fmt.Fprint(stream, " and back")
+		text := make([]byte, len("hello bramble-admin and back"))
+		if _, err := io.ReadFull(stream, text); err != nil || string(text) != "hello bramble-admin and back" {
+			t.Errorf("through the connection: %q, %v", text, err)
+		}
+	}
+
 	// It stands in every document.
 	groups, lists, err := c.client.Discovery().ServerGroupsAndResources()
 	if err != nil {
@@ -244,15 +275,35 @@ func TestAggregatedAPI(t *testing.T) {
 	f.down.Store(false)
 	condition(t, client, a.Name, "Passed")
 
+	// Definitions may have other versions of the group. What both claim is the Service's, until it is gone.
+	crd := c.define(t, "wardle.example.com")
+	both := func(path string) func() bool {
+		return func() bool {
+			a := ask(t, c.config, "GET", path, "", "Accept: application/json")
+			return strings.Contains(a.body, `{"groupVersion":"wardle.example.com/v1","version":"v1"},{"groupVersion":"wardle.example.com/v1beta1","version":"v1beta1"}`)
+		}
+	}
+	eventually(t, "the group has the versions of both", both("/apis/wardle.example.com"))
+	eventually(t, "the list of groups has the versions of both", both("/apis"))
+	if a := ask(t, c.config, "GET", path, ""); !strings.Contains(a.body, "flunders") || strings.Contains(a.body, "widgets") {
+		t.Errorf("the version that both claim: %s", a.body)
+	}
+	if a := ask(t, c.config, "GET", "/apis/wardle.example.com/v1beta1", ""); !strings.Contains(a.body, "widgets") {
+		t.Errorf("the version of the definition: %s", a.body)
+	}
 	if err := client.Delete(t.Context(), a.Name, metav1.DeleteOptions{}); err != nil {
 		t.Error(err)
 	}
-	if a := ask(t, c.config, "GET", path, ""); a.code != http.StatusNotFound {
+	if a := ask(t, c.config, "GET", path, ""); !strings.Contains(a.body, "widgets") {
 		t.Errorf("after: %d %s", a.code, a.body)
 	}
-	if a := ask(t, c.config, "GET", "/apis", "", "Accept: application/json"); strings.Contains(a.body, "wardle") {
-		t.Errorf("the list of groups after: %s", a.body)
+	if !both("/apis/wardle.example.com")() || !both("/apis")() {
+		t.Error("the versions of the definition are not listed")
 	}
+	c.undefine(t, crd)
+	eventually(t, "nothing is left in the list of groups", func() bool {
+		return !strings.Contains(ask(t, c.config, "GET", "/apis", "", "Accept: application/json").body, "wardle")
+	})
 }
 
 // A group of the API's own is served as before, whatever an APIService says: an installation of metrics-server changes nothing.
