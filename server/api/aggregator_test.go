@@ -13,8 +13,10 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -32,9 +34,14 @@ import (
 type flunders struct {
 	*httptest.Server
 	down  atomic.Bool
+	hold  atomic.Bool  // it takes requests and answers none until this is false
 	asked atomic.Int32 // for its group's document
 	heard chan string  // what it was asked, and for whom
+	said  sync.Map     // what it says in place of what it would say, by path
 }
+
+// serve has it answer requests for a path with a document.
+func (f *flunders) serve(path string, v any) { f.said.Store(path, v) }
 
 // serveFlunders serves the group version wardle.example.com/v1 to whoever has the front proxy's certificate.
 func serveFlunders(t *testing.T, pki *auth.PKI) *flunders {
@@ -88,6 +95,13 @@ func serveFlunders(t *testing.T, pki *auth.PKI) *flunders {
 			http.Error(w, "who are you?", http.StatusUnauthorized)
 			return
 		}
+		for f.hold.Load() && r.Context().Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if v, ok := f.said.Load(r.URL.Path); ok {
+			answer(w, v)
+			return
+		}
 		mux.ServeHTTP(w, r)
 	}))
 	trusted := x509.NewCertPool()
@@ -126,7 +140,7 @@ func aggregating(t *testing.T) (*cluster, string, *flunders, apiregistration.API
 	var f *flunders
 	c := start(t, t.TempDir(), func(c *Config) {
 		c.PodDialer = func(ctx context.Context, network, address string) (net.Conn, error) {
-			if address != "10.42.0.7:8443" {
+			if address != "10.42.0.7:8443" && address != "adapter.example.com:443" {
 				return nil, fmt.Errorf("no way to %s", address)
 			}
 			return (&net.Dialer{}).DialContext(ctx, network, f.Listener.Addr().String())

@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -79,6 +80,9 @@ func (d Documents) V3(ctx context.Context, path string) ([]byte, error) {
 		return nil, fmt.Errorf("nothing is published as %s", path)
 	}
 	at, err := url.Parse(m.document(ctx))
+	if err == nil && at.Path == "" {
+		err = fmt.Errorf("nothing is published as %s", path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +129,9 @@ func (m *remote) document(ctx context.Context) string {
 	if err == nil {
 		err = json.Unmarshal(text, &list)
 	}
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return "" // who asked has gone: that says nothing of the server
+	}
 	if err != nil {
 		m.r.c.Logger.Debug("an aggregated API has no OpenAPI documents", "apiService", m.name, "err", err)
 	}
@@ -136,6 +143,7 @@ func (m *remote) document(ctx context.Context) string {
 }
 
 // parts takes from the server's document of version 2 what belongs to the group version. Definitions that all kinds share are in ours.
+// What clients could not read would spoil the whole document for them, and is an error.
 func (m *remote) parts(ctx context.Context, path string) (openapi.Parts, error) {
 	var parts openapi.Parts
 	text, err := m.get(ctx, "/openapi/v2", "")
@@ -146,6 +154,8 @@ func (m *remote) parts(ctx context.Context, path string) (openapi.Parts, error) 
 		return parts, err
 	}
 	maps.DeleteFunc(parts.Paths, func(p string, _ json.RawMessage) bool { return !strings.HasPrefix(p, "/"+path+"/") })
-	maps.DeleteFunc(parts.Definitions, func(name string, _ json.RawMessage) bool { return strings.HasPrefix(name, "io.k8s.api") })
-	return parts, nil
+	maps.DeleteFunc(parts.Definitions, func(name string, _ json.RawMessage) bool {
+		return strings.HasPrefix(name, "io.k8s.api") || strings.HasPrefix(name, "io.k8s.kube-aggregator.")
+	})
+	return parts, parts.Check()
 }

@@ -32,6 +32,25 @@ type Parts struct {
 	Paths       map[string]json.RawMessage `json:"paths"`
 }
 
+// Check tells whether these can be part of the document: what somebody else has made may be anything.
+func (p Parts) Check() error {
+	_, err := p.document()
+	return err
+}
+
+// document is one that has nothing else in it.
+func (p Parts) document() (*openapi_v2.Document, error) {
+	text, err := json.Marshal(struct {
+		Parts
+		Swagger string            `json:"swagger"`
+		Info    map[string]string `json:"info"`
+	}{p, "2.0", map[string]string{"title": "Kubernetes", "version": ""}})
+	if err != nil {
+		return nil, err
+	}
+	return openapi_v2.ParseDocument(text)
+}
+
 // marked is a document of version 3 that is not embedded.
 type marked struct {
 	hash string
@@ -142,15 +161,7 @@ func splice(w io.Writer, base io.Reader, parts Parts) error {
 // appendProtobuf sends the document and, behind it, one that has nothing but the new parts: messages of protobuf that follow each other
 // are one message, and so are texts of gzip.
 func appendProtobuf(w io.Writer, parts Parts) error {
-	text, err := json.Marshal(struct {
-		Parts
-		Swagger string            `json:"swagger"`
-		Info    map[string]string `json:"info"`
-	}{parts, "2.0", map[string]string{"title": "Kubernetes", "version": ""}})
-	if err != nil {
-		return err
-	}
-	doc, err := openapi_v2.ParseDocument(text)
+	doc, err := parts.document()
 	if err != nil {
 		return err
 	}
