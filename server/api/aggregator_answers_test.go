@@ -1,12 +1,45 @@
 package api
 
 import (
+	"encoding/json"
 	"net/http"
 	"strings"
 	"testing"
 
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 )
+
+// announced gives what discovery says of the group version of flunders; nil when it says nothing.
+func announced(t *testing.T, c *cluster) *apidiscoveryv2.APIVersionDiscovery {
+	t.Helper()
+	a := ask(t, c.config, "GET", "/apis", "", "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+	var list apidiscoveryv2.APIGroupDiscoveryList
+	if err := json.Unmarshal([]byte(a.body), &list); err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range list.Items {
+		if g.Name == "wardle.example.com" {
+			return &g.Versions[0]
+		}
+	}
+	return nil
+}
+
+// An adapter of metrics of which nobody has configured any serves no resource. That is an answer.
+func TestAggregatedAPIWithoutResources(t *testing.T) {
+	c, ns, f, client := aggregating(t)
+	f.serve("/apis/wardle.example.com/v1", metav1.APIResourceList{GroupVersion: "wardle.example.com/v1"})
+	publish(t, c, ns)
+	a := must(client.Create(t.Context(), apiService("wardle.example.com/v1", ns), metav1.CreateOptions{}))(t)
+	condition(t, client, a.Name, "Passed")
+	if got := announced(t, c); got == nil || got.Freshness != apidiscoveryv2.DiscoveryFreshnessCurrent || len(got.Resources) != 0 {
+		t.Errorf("discovery: %+v", got)
+	}
+}
 
 // What a server that is wrong says of itself does not spoil the document for others.
 func TestAggregatedAPIWithWrongDocuments(t *testing.T) {
@@ -19,5 +52,35 @@ func TestAggregatedAPIWithWrongDocuments(t *testing.T) {
 		if a := ask(t, c.config, "GET", "/openapi/v2", "", "Accept: "+kind); a.code != http.StatusOK || !strings.Contains(a.body, "io.k8s.api.core.v1.Pod") || strings.Contains(a.body, "nonsense") {
 			t.Errorf("as %s: %d, %d bytes: %.100q", kind, a.code, len(a.body), a.body)
 		}
+	}
+}
+
+// An APIService that changes stays in discovery: its server is the one that it was.
+func TestAggregatedAPIStaysAnnouncedWhenItChanges(t *testing.T) {
+	c, ns, f, client := aggregating(t)
+	publish(t, c, ns)
+	a := must(client.Create(t.Context(), apiService("wardle.example.com/v1", ns), metav1.CreateOptions{}))(t)
+	condition(t, client, a.Name, "Passed")
+	eventually(t, "discovery knows it", func() bool { return len(announced(t, c).Resources) == 1 })
+	f.hold.Store(true) // what it serves cannot be learnt anew
+	defer f.hold.Store(false)
+	must(client.Patch(t.Context(), a.Name, types.MergePatchType, []byte(`{"spec":{"versionPriority":201}}`), metav1.PatchOptions{}))(t)
+	if got := announced(t, c); got == nil || got.Freshness != apidiscoveryv2.DiscoveryFreshnessCurrent || len(got.Resources) != 1 {
+		t.Errorf("discovery: %+v", got)
+	}
+}
+
+// What is served here is available, also when it was another server's that was not.
+func TestAPIServiceBecomesLocal(t *testing.T) {
+	_, ns, _, client := aggregating(t)
+	a := must(client.Create(t.Context(), apiService("wardle.example.com/v1", ns), metav1.CreateOptions{}))(t)
+	condition(t, client, a.Name, "ServiceNotFound")
+	must(client.Patch(t.Context(), a.Name, types.MergePatchType, []byte(`{"spec":{"service":null,"insecureSkipTLSVerify":false}}`), metav1.PatchOptions{}))(t)
+	got := condition(t, client, a.Name, "Local")
+	got.LastTransitionTime = metav1.Time{}
+	want := helper.NewLocalAvailableAPIServiceCondition()
+	want.LastTransitionTime = metav1.Time{}
+	if *got != want || got.Status != apiregistrationv1.ConditionTrue {
+		t.Errorf("%+v", got)
 	}
 }

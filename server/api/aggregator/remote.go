@@ -60,7 +60,7 @@ type remote struct {
 	stop      context.CancelFunc
 
 	mu        sync.Mutex
-	resources []apidiscoveryv2.APIResourceDiscovery // that it said it serves, the last time it answered
+	resources []apidiscoveryv2.APIResourceDiscovery // that it said it serves, the last time it answered; nil: it has not answered yet
 	index     index
 }
 
@@ -85,6 +85,17 @@ func newRemote(r *running, a *apiregistrationv1.APIService) *remote {
 	return m
 }
 
+// succeed takes over what the one before it has learnt, if both stand for the same server: an APIService that gets another authority or
+// another priority stays in discovery. The one before it was stopped.
+func (m *remote) succeed(old *remote) {
+	if !equality.Semantic.DeepEqual(old.spec.Service, m.spec.Service) {
+		return
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	m.resources, m.index = old.resources, old.index
+}
+
 // ask has the server asked anew, now.
 func (m *remote) ask() {
 	select {
@@ -104,7 +115,7 @@ func (m *remote) run() {
 		}
 		m.found(condition.Status == apiregistrationv1.ConditionTrue)
 		wait := recheck
-		if err := m.tell(condition); err != nil {
+		if err := m.r.tell(m.ctx, m.name, condition); err != nil {
 			level := slog.LevelWarn
 			if apierrors.IsConflict(err) { // somebody wrote meanwhile
 				level = slog.LevelDebug
@@ -140,28 +151,6 @@ func (m *remote) found(available bool) {
 	if !m.builtIn {
 		m.announce()
 	}
-}
-
-// tell writes the condition into the status of the APIService, unless it is there.
-func (m *remote) tell(c apiregistrationv1.APIServiceCondition) error {
-	old, err := m.r.apiServices.Get(m.name)
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	a := old.DeepCopy()
-	c.Type, c.LastTransitionTime = apiregistrationv1.Available, metav1.Now()
-	helper.SetAPIServiceCondition(a, c)
-	if equality.Semantic.DeepEqual(a.Status, old.Status) {
-		return nil
-	}
-	_, err = m.r.c.Client.APIServices().UpdateStatus(m.ctx, a, metav1.UpdateOptions{})
-	if apierrors.IsNotFound(err) || m.ctx.Err() != nil {
-		return nil
-	}
-	return err
 }
 
 // check asks the server what it serves and says whether it is available, in upstream's words.
@@ -239,6 +228,9 @@ func (m *remote) discover() ([]apidiscoveryv2.APIResourceDiscovery, error) {
 	resources, err := endpoints.ConvertGroupVersionIntoToDiscovery(list.APIResources)
 	if err != nil {
 		return nil, fmt.Errorf("the answer for /apis/%s: %w", m.gv, err)
+	}
+	if resources == nil {
+		resources = []apidiscoveryv2.APIResourceDiscovery{} // none is an answer, too
 	}
 	return resources, nil
 }

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -105,13 +106,20 @@ func (r *running) change(a *apiregistrationv1.APIService, gone bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.remotes[a.Name]
-	wanted := !gone && a.Spec.Service != nil
-	if old != nil && (!wanted || old.uid != a.UID || !equality.Semantic.DeepEqual(old.spec, a.Spec)) {
-		r.forget(a.Name, old)
-		old = nil
-	}
-	if wanted && old == nil {
+	switch {
+	case gone || a.Spec.Service == nil:
+		if old != nil {
+			r.forget(a.Name, old)
+		}
+		if !gone && !settled(a) {
+			r.wait.Go(func() { r.settle(a.Name) })
+		}
+	case old == nil || old.uid != a.UID || !equality.Semantic.DeepEqual(old.spec, a.Spec):
 		m := newRemote(r, a)
+		if old != nil {
+			old.stop()
+			m.succeed(old)
+		}
 		r.remotes[a.Name] = m
 		if !m.builtIn {
 			m.announce()
@@ -119,6 +127,42 @@ func (r *running) change(a *apiregistrationv1.APIService, gone bool) {
 		r.wait.Go(m.run)
 	}
 	r.announceGroup(a.Spec.Group)
+}
+
+// settled tells whether an APIService without a Service is said to be available. One that named a Service before says what was found
+// of that.
+func settled(a *apiregistrationv1.APIService) bool {
+	have, want := helper.GetAPIServiceConditionByType(a, apiregistrationv1.Available), helper.NewLocalAvailableAPIServiceCondition()
+	return have != nil && have.Status == want.Status && have.Reason == want.Reason && have.Message == want.Message
+}
+
+// settle says that an APIService without a Service is available. Who writes it meanwhile has it settled anew.
+func (r *running) settle(name string) {
+	if err := r.tell(r.ctx, name, helper.NewLocalAvailableAPIServiceCondition()); err != nil && !apierrors.IsConflict(err) {
+		r.c.Logger.Warn("an APIService's status was not written", "apiService", name, "err", err)
+	}
+}
+
+// tell writes the condition into the status of an APIService, unless it is there, or the APIService is gone.
+func (r *running) tell(ctx context.Context, name string, c apiregistrationv1.APIServiceCondition) error {
+	old, err := r.apiServices.Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a := old.DeepCopy()
+	c.Type, c.LastTransitionTime = apiregistrationv1.Available, metav1.Now()
+	helper.SetAPIServiceCondition(a, c)
+	if equality.Semantic.DeepEqual(a.Status, old.Status) {
+		return nil
+	}
+	_, err = r.c.Client.APIServices().UpdateStatus(ctx, a, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) || ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 func (r *running) forget(name string, m *remote) {

@@ -79,7 +79,7 @@ func (s *Server) Run(ctx context.Context) { s.part.Run(ctx) }
 // Close stops everything for good.
 func (s *Server) Close() { s.part.Close() }
 
-// needed tells whether an APIService names a Service. It reads them only after one has changed.
+// needed tells whether an APIService names a Service, or did and is not settled. It reads them only after one has changed.
 func (s *Server) needed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +93,7 @@ func (s *Server) needed() bool {
 	}
 	s.at, s.needs = changed, false
 	for _, a := range all {
-		s.needs = s.needs || a.Spec.Service != nil
+		s.needs = s.needs || a.Spec.Service != nil || !settled(a)
 	}
 	return s.needs
 }
