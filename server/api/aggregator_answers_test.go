@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
@@ -83,4 +84,14 @@ func TestAPIServiceBecomesLocal(t *testing.T) {
 	if *got != want || got.Status != apiregistrationv1.ConditionTrue {
 		t.Errorf("%+v", got)
 	}
+}
+
+// A Service may be a name outside of the cluster.
+func TestAggregatedAPIElsewhere(t *testing.T) {
+	c, ns, _, client := aggregating(t)
+	must(c.client.CoreV1().Services(ns).Create(t.Context(), &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "api"}, Spec: corev1.ServiceSpec{
+		Type: corev1.ServiceTypeExternalName, ExternalName: "adapter.example.com",
+	}}, metav1.CreateOptions{}))(t)
+	a := must(client.Create(t.Context(), apiService("wardle.example.com/v1", ns), metav1.CreateOptions{}))(t)
+	condition(t, client, a.Name, "Passed")
 }

@@ -2,9 +2,12 @@ package api
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/util/proxy"
@@ -73,11 +76,20 @@ func (s *Server) newCustomResources(d *discovery) *customresources.Server {
 	})
 }
 
-// services resolves a Service to one of its ready endpoints, as services/proxy does.
+// services resolves a Service to one of its ready endpoints, as services/proxy does, or to the name outside of the cluster that it
+// stands for.
 type services struct {
 	informers informers.SharedInformerFactory
 }
 
 func (r services) ResolveEndpoint(namespace, name string, port int32) (*url.URL, error) {
-	return proxy.ResolveEndpoint(r.informers.Core().V1().Services().Lister(), endpointSlices{r.informers}, namespace, name, port)
+	known := r.informers.Core().V1().Services().Lister()
+	s, err := known.Services(namespace).Get(name)
+	if err != nil {
+		return nil, err
+	}
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		return &url.URL{Scheme: "https", Host: net.JoinHostPort(s.Spec.ExternalName, strconv.Itoa(int(port)))}, nil
+	}
+	return proxy.ResolveEndpoint(known, endpointSlices{r.informers}, namespace, name, port)
 }
