@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -66,16 +67,34 @@ func (d *nodeDialer) kubelet(ctx context.Context, node string) (net.Conn, error)
 	return d.dispatcher.DialNode(ctx, node, link.TargetKubelet)
 }
 
-// pod dials an address in the cluster's network: the node whose subnet holds it does it for us. Any other address
-// is dialled from here.
+// pod dials the address of a pod: its node does it for us. Any other address is dialled from here.
 func (d *nodeDialer) pod(ctx context.Context, network, address string) (net.Conn, error) {
 	if a, err := netip.ParseAddrPort(address); err == nil {
-		for _, n := range d.nodes.List("", nil) {
-			if subnet, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil && subnet.Contains(a.Addr()) {
-				return d.dispatcher.DialNode(ctx, n.Name, link.TargetTCP+address)
-			}
+		if node := nodeOf(d.nodes.List("", nil), a.Addr()); node != "" {
+			return d.dispatcher.DialNode(ctx, node, link.TargetTCP+address)
 		}
 	}
 	var dial net.Dialer
 	return dial.DialContext(ctx, network, address)
+}
+
+// nodeOf is the node that has an address: in the subnet of its pods, or, as its pods in the host's network do, as its own. Boards at
+// different places may have the same own address: then it is nobody's.
+func nodeOf(nodes []*corev1.Node, a netip.Addr) string {
+	var own []string
+	for _, n := range nodes {
+		if subnet, err := netip.ParsePrefix(n.Spec.PodCIDR); err == nil && subnet.Contains(a) {
+			return n.Name
+		}
+		if slices.ContainsFunc(n.Status.Addresses, func(has corev1.NodeAddress) bool {
+			ip, err := netip.ParseAddr(has.Address)
+			return err == nil && ip == a
+		}) {
+			own = append(own, n.Name)
+		}
+	}
+	if len(own) != 1 {
+		return ""
+	}
+	return own[0]
 }
