@@ -30,7 +30,7 @@ func main() {
 	pool := flag.Bool("pool", false, "give Services of type LoadBalancer addresses of their own")
 	flag.Parse()
 	err := run(*count, *keep, *pool, *logs, hosts.ClusterOptions{
-		Bin: absolute(*bin), Images: list(*images, ","), ServerArgs: strings.Fields(*server), AgentArgs: strings.Fields(*agent),
+		Bin: absolute(*bin), Images: archives(*images), ServerArgs: strings.Fields(*server), AgentArgs: strings.Fields(*agent),
 	}, flag.Args())
 	// The command's own exit code is passed on in silence; a program that failed while the lab was made is told of.
 	if exit, ok := err.(*exec.ExitError); ok {
@@ -88,11 +88,14 @@ func copyLogs(lab, to string) error {
 	return nil
 }
 
-func list(s, sep string) []string {
-	if s == "" {
-		return nil
+// archives are absolute: the agents, which read them, run in folders of their own.
+func archives(list string) (out []string) {
+	for p := range strings.SplitSeq(list, ",") {
+		if p != "" {
+			out = append(out, absolute(p))
+		}
 	}
-	return strings.Split(s, sep)
+	return out
 }
 
 func absolute(p string) string {
