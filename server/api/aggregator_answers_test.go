@@ -56,6 +56,22 @@ func TestAggregatedAPIWithWrongDocuments(t *testing.T) {
 	}
 }
 
+// What has no document of version 3 has no hash, and would stay in the document of version 2 of clients that have it.
+func TestAggregatedAPIWithOldDocuments(t *testing.T) {
+	c, ns, f, client := aggregating(t)
+	f.serve("/openapi/v3", http.NoBody)
+	publish(t, c, ns)
+	c.define(t, "example.com")
+	a := must(client.Create(t.Context(), apiService("wardle.example.com/v1", ns), metav1.CreateOptions{}))(t)
+	condition(t, client, a.Name, "Passed")
+	if a := ask(t, c.config, "GET", "/openapi/v2", ""); a.code != http.StatusOK || !strings.Contains(a.body, "/apis/example.com/v1/") || strings.Contains(a.body, "wardle") {
+		t.Errorf("%d, %d bytes", a.code, len(a.body))
+	}
+	if a := ask(t, c.config, "GET", "/openapi/v3/apis/wardle.example.com/v1", ""); a.code != http.StatusNotFound {
+		t.Errorf("version 3: %d %.100s", a.code, a.body)
+	}
+}
+
 // An APIService that changes stays in discovery: its server is the one that it was.
 func TestAggregatedAPIStaysAnnouncedWhenItChanges(t *testing.T) {
 	c, ns, f, client := aggregating(t)

@@ -14,8 +14,8 @@ import (
 	"bramble.dev/server/api/openapi"
 )
 
-// Documents gives the OpenAPI documents of other servers, asked for when somebody asks for them. A server that has none, or does not
-// answer, adds nothing.
+// Documents gives the OpenAPI documents of other servers, asked for when somebody asks for them. A server that does not answer adds
+// nothing, nor does one that has none of version 3, as before Kubernetes 1.24: by the hash of that others know when to ask again.
 type Documents struct{ *Server }
 
 var _ openapi.Custom = Documents{}
@@ -98,6 +98,9 @@ func (d Documents) V2(ctx context.Context) (openapi.Parts, error) {
 	}
 	var mu sync.Mutex
 	each(ctx, all, func(ctx context.Context, path string, m *remote) {
+		if m.document(ctx) == "" {
+			return
+		}
 		one, err := m.parts(ctx, path)
 		if err != nil {
 			m.r.c.Logger.Debug("an aggregated API has no OpenAPI document", "apiService", m.name, "err", err)

@@ -4,10 +4,10 @@
 //
 // Invariant: a document's ETag and the hash in its address change exactly when its content does.
 //
-// Documents of custom resources are made when they are asked for, and never kept: theirs of version 3 lie beside the embedded ones,
-// and their parts of the one document of version 2 are put into its text while it is sent.
+// Documents of custom resources, and those of other servers, are made or fetched when they are asked for, and never kept: theirs of
+// version 3 lie beside the embedded ones, and their parts of the one document of version 2 are put into its text while it is sent.
 //
-//	h := openapi.Handler{Custom: definitions}
+//	h := openapi.Handler{Custom: []openapi.Custom{others, definitions}}
 //	http.HandleFunc("/openapi/v2", h.V2)
 //	http.HandleFunc("/openapi/v3/", h.V3)
 //
