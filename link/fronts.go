@@ -72,7 +72,7 @@ func NewFronts(services []*corev1.Service, ofNode func(address string) bool) Fro
 		}
 	}
 	f.nodes()
-	slices.SortFunc(asking, byAge)
+	slices.SortFunc(asking, ByAge)
 	for _, s := range asking {
 		for _, a := range s.Spec.ExternalIPs {
 			f.ask(s, a)
@@ -97,7 +97,7 @@ func (f Fronts) nodes() {
 		}
 	}
 	for _, list := range f.losses {
-		slices.SortFunc(list, func(a, b Loss) int { return cmp.Or(strings.Compare(a.Port, b.Port), byAge(a.By, b.By)) })
+		slices.SortFunc(list, func(a, b Loss) int { return cmp.Or(strings.Compare(a.Port, b.Port), ByAge(a.By, b.By)) })
 	}
 }
 
@@ -126,7 +126,7 @@ func (f Fronts) Losers() []*corev1.Service {
 	for s := range f.losses {
 		out = append(out, s)
 	}
-	slices.SortFunc(out, byAge)
+	slices.SortFunc(out, ByAge)
 	return out
 }
 
@@ -135,7 +135,8 @@ func (f Fronts) Lost(s *corev1.Service, address string) bool {
 	return slices.ContainsFunc(f.losses[s], func(l Loss) bool { return l.Address == address })
 }
 
-func byAge(a, b *corev1.Service) int {
+// ByAge orders Services by who wanted something first.
+func ByAge(a, b *corev1.Service) int {
 	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 

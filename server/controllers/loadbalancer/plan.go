@@ -224,7 +224,7 @@ func rival(o observed) string {
 			if !ours(s) || !slices.Contains(portsOf(s), p) {
 				continue
 			}
-			if told := slices.Contains(toldPorts(s), p); has && !told || has == told && !before(s, o.service) {
+			if told := slices.Contains(toldPorts(s), p); has && !told || has == told && link.ByAge(s, o.service) > 0 {
 				continue
 			}
 			return fmt.Sprintf("port %s of the nodes is Service %s/%s's: choose another port, or give the server a --load-balancer-pool", p, s.Namespace, s.Name)
@@ -234,8 +234,4 @@ func rival(o observed) string {
 		}
 	}
 	return ""
-}
-
-func before(a, b *corev1.Service) bool {
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name)) < 0
 }
