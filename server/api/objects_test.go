@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -278,10 +279,16 @@ func TestTables(t *testing.T) {
 
 func TestComponentsAreListed(t *testing.T) {
 	c, _ := shared(t)
+	var names []string
 	for _, s := range must(c.client.CoreV1().ComponentStatuses().List(t.Context(), metav1.ListOptions{}))(t).Items {
+		names = append(names, s.Name)
 		if len(s.Conditions) != 1 || s.Conditions[0].Status != corev1.ConditionTrue || s.Conditions[0].Message != "ok" {
 			t.Errorf("%s: %+v", s.Name, s.Conditions)
 		}
+	}
+	slices.Sort(names)
+	if want := []string{"controller-manager", "etcd-0", "scheduler"}; !slices.Equal(names, want) {
+		t.Errorf("got %v, want %v", names, want)
 	}
 	if s := must(c.client.CoreV1().ComponentStatuses().Get(t.Context(), "etcd-0", metav1.GetOptions{}))(t); s.Conditions[0].Type != corev1.ComponentHealthy {
 		t.Errorf("got %+v", s)
