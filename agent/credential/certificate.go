@@ -177,7 +177,7 @@ func issued(r *certificatesv1.PodCertificateRequest, key []byte) (entry, error) 
 		bundle.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.Bytes}))
 	}
 	return entry{
-		Token: bundle.String(), Issued: r.Status.NotBefore.Time, Expires: r.Status.NotAfter.Time,
+		Text: bundle.String(), Issued: r.Status.NotBefore.Time, Expires: r.Status.NotAfter.Time,
 		Renew: r.Status.BeginRefreshAt.Add(mathrand.N(renewalSpread)),
 	}, nil
 }

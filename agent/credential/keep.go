@@ -46,7 +46,7 @@ type Config struct {
 
 // entry is a credential as it lies in the database.
 type entry struct {
-	Token   string    `json:"token"` // or a private key with its certificates, PEM
+	Text    string    `json:"token"` // a token, or a private key with its certificates, PEM; the name in the database is from before there were these
 	Issued  time.Time `json:"issued"`
 	Expires time.Time `json:"expires"`
 	Renew   time.Time `json:"renew,omitzero"` // where the issuer says so
@@ -76,7 +76,7 @@ type Credentials struct {
 
 // New loads what was kept.
 func New(c Config) (*Credentials, error) {
-	rows, err := c.Store.Load(state.Tokens)
+	rows, err := c.Store.Load(state.Credentials)
 	if err != nil {
 		return nil, fmt.Errorf("load the pods' credentials: %w", err)
 	}
@@ -97,7 +97,7 @@ func (t *Credentials) get(ctx context.Context, pod *corev1.Pod, k string, reques
 		e, have := t.entries[k]
 		if have && time.Now().Before(e.renewAt()) {
 			t.mu.Unlock()
-			return e.Token, nil
+			return e.Text, nil
 		}
 		other := t.busy[k]
 		if other == nil {
@@ -110,7 +110,7 @@ func (t *Credentials) get(ctx context.Context, pod *corev1.Pod, k string, reques
 			return "", ctx.Err()
 		}
 		if e, ok := t.entry(k); ok && time.Now().Before(e.Expires) {
-			return e.Token, nil
+			return e.Text, nil
 		}
 	}
 	done := make(chan struct{})
@@ -129,18 +129,18 @@ func (t *Credentials) get(ctx context.Context, pod *corev1.Pod, k string, reques
 		// Without a link the server cannot refuse it either; a new one comes with the link.
 		if have {
 			t.Logger.Debug("a credential could not be renewed; the old one stays", "pod", pod.Name, "namespace", pod.Namespace, "err", err)
-			return old.Token, nil
+			return old.Text, nil
 		}
 		return "", err
 	}
 	if b, err := json.Marshal(fresh); err == nil {
-		t.Store.Queue(state.Tokens, k, b)
+		t.Store.Queue(state.Credentials, k, b)
 	}
 	select {
 	case t.wake <- struct{}{}:
 	default:
 	}
-	return fresh.Token, nil
+	return fresh.Text, nil
 }
 
 func (t *Credentials) entry(k string) (entry, bool) {
@@ -208,7 +208,7 @@ func (t *Credentials) Forget(uid types.UID) {
 	for k := range t.entries {
 		if strings.HasPrefix(k, string(uid)+"/") {
 			delete(t.entries, k)
-			t.Store.Queue(state.Tokens, k, nil)
+			t.Store.Queue(state.Credentials, k, nil)
 		}
 	}
 	for k := range t.asked {
@@ -226,7 +226,7 @@ func (t *Credentials) Sweep(keep func(types.UID) bool) {
 		uid, _, _ := strings.Cut(k, "/")
 		if !keep(types.UID(uid)) {
 			delete(t.entries, k)
-			t.Store.Queue(state.Tokens, k, nil)
+			t.Store.Queue(state.Credentials, k, nil)
 		}
 	}
 }

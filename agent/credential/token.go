@@ -80,7 +80,7 @@ func (t *Credentials) requestToken(ctx context.Context, pod *corev1.Pod, p *core
 	if got.Status == nil || got.Status.Token == "" {
 		return entry{}, errors.New("the server's answer holds no token")
 	}
-	return entry{Token: got.Status.Token, Issued: issued, Expires: got.Status.ExpirationTimestamp}, nil
+	return entry{Text: got.Status.Token, Issued: issued, Expires: got.Status.ExpirationTimestamp}, nil
 }
 
 // accountName is that of the pod's service account.

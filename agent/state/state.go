@@ -27,10 +27,10 @@ import (
 
 // Buckets of the database. The sets of the server are in SetBucket(name).
 const (
-	Pods   = "pods"   // by UID: what a pod worker must remember
-	Status = "status" // by key of the status set: what the server has not acknowledged
-	Tokens = "tokens" // service account tokens of pods
-	Meta   = "meta"
+	Pods        = "pods"   // by UID: what a pod worker must remember
+	Status      = "status" // by key of the status set: what the server has not acknowledged
+	Credentials = "tokens" // of pods: tokens of their service accounts, and certificates with their keys
+	Meta        = "meta"
 )
 
 // SetBucket is the bucket of a desired set.
