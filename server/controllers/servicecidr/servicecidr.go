@@ -56,7 +56,7 @@ type controller struct {
 // New makes the controller; its keys are ServiceCIDRs. Neither they nor the addresses are kept in memory: both change rarely.
 func New(in Inputs) *loop.Loop {
 	c := &controller{Inputs: in, going: map[loop.Key]bool{}}
-	c.loop = loop.New("service-cidr-controller", in.Log, c.reconcile)
+	c.loop = loop.New("service-cidr-controller", in.Log, c.reconcile).OneWorker() // of two ranges that cover an address, one may go
 	loop.WatchKeys(c.loop, in.Caches, resource("servicecidrs"), func(key loop.Key, _ []byte) []loop.Key {
 		return append(c.deleted(), key) // what is new may cover what another has
 	})

@@ -99,5 +99,13 @@ func TestARangeStaysWhileAServiceHasItsAddress(t *testing.T) {
 		if got := after(2*time.Second, "small"); got != "" {
 			t.Errorf("covered: %q", got)
 		}
+		// Of two that cover the same address and go together, one stays.
+		create("twin", "198.51.100.0/24")
+		after(time.Second, "twin")
+		remove("large")
+		remove("twin")
+		if large, twin := after(time.Minute, "large"), after(0, "twin"); (large == kept) == (twin == kept) {
+			t.Errorf("both deleted: %q, %q", large, twin)
+		}
 	})
 }
