@@ -70,7 +70,7 @@ type failure struct {
 
 // one is the size that one metric asks for. Metrics of anything but pods' own
 // resources come from APIs that others bring (custom.metrics.k8s.io and
-// external.metrics.k8s.io); there are none.
+// external.metrics.k8s.io); these are not asked, whether there are any or not.
 func (o observed) one(spec autoscalingv2.MetricSpec) (size int32, metric string, status autoscalingv2.MetricStatus, f failure) {
 	status.Type = spec.Type
 	switch spec.Type {
