@@ -30,6 +30,7 @@ import (
 const (
 	pollFirst, pollLast = 100 * time.Millisecond, 2 * time.Second
 	pollFor             = 10 * time.Second // then the volume says that it waits, and is tried again
+	pollRenewal         = time.Second      // the pod's worker waits meanwhile, and has a certificate: it looks again when that is next due
 	renewalSpread       = 5 * time.Minute  // by which pods made at once ask at different times
 )
 
@@ -78,7 +79,11 @@ func (t *Credentials) requestCertificate(ctx context.Context, pod *corev1.Pod, p
 	if a.refused != nil {
 		return entry{}, a.refused
 	}
-	e, err := t.await(ctx, pod.Namespace, a)
+	patience := pollFor
+	if _, had := t.entry(k); had {
+		patience = pollRenewal
+	}
+	e, err := t.await(ctx, pod.Namespace, a, patience)
 	var r refusal
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -130,8 +135,8 @@ func requests(namespace string) string {
 }
 
 // await asks for a while whether the signer has answered.
-func (t *Credentials) await(ctx context.Context, namespace string, a *asked) (entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, pollFor)
+func (t *Credentials) await(ctx context.Context, namespace string, a *asked, patience time.Duration) (entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
 		var r certificatesv1.PodCertificateRequest

@@ -190,3 +190,33 @@ func TestCertificateThatIsNotIssued(t *testing.T) {
 		t.Error("a refusal outlives its pod")
 	}
 }
+
+// A pod that has a certificate is not held up by a signer that takes its time: its worker ends and restarts containers, too.
+func TestRenewalWaitsForNoSlowSigner(t *testing.T) {
+	p := &corev1.PodCertificateProjection{SignerName: "example.com/s", KeyType: "ED25519"}
+	s := sign(t)
+	s.answer = issue(t, -time.Hour) // to be renewed from the beginning
+	c := certificates(t, s, &memory{rows: map[string][]byte{}})
+	old, _, err := c.Certificate(t.Context(), pod, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.mu.Lock()
+	s.answer = nil
+	s.mu.Unlock()
+	began := time.Now()
+	for range 2 { // the second look is at the same request
+		if key, _, err := c.Certificate(t.Context(), pod, p); err != nil || string(key) != string(old) || s.made != 2 {
+			t.Errorf("%v, asked %d times", err, s.made)
+		}
+	}
+	if took := time.Since(began); took > pollFor/2 {
+		t.Errorf("the old certificate took %v", took)
+	}
+	s.mu.Lock()
+	s.answer = issue(t, 30*time.Minute)
+	s.mu.Unlock()
+	if key, _, err := c.Certificate(t.Context(), pod, p); err != nil || string(key) == string(old) || s.made != 2 {
+		t.Errorf("not renewed: %v, asked %d times", err, s.made)
+	}
+}
