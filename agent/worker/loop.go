@@ -13,7 +13,7 @@ import (
 	"bramble.dev/agent/podspec"
 )
 
-// worker runs one pod. All its fields but box and seen belong to its goroutine.
+// worker runs one pod. All its fields but box, and those that mu guards, belong to its goroutine.
 type worker struct {
 	m   *Manager
 	log *slog.Logger
@@ -34,7 +34,7 @@ type worker struct {
 	results  chan func()
 	jobsDone sync.WaitGroup
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards what follows, which others read
 	seen  View
 	end   bool
 	first bool // something was reported
