@@ -4,17 +4,12 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"sync"
 
 	"k8s.io/apiextensions-apiserver/pkg/apihelpers"
-	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
-	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/install"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1beta1"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver"
 	listers "k8s.io/apiextensions-apiserver/pkg/client/listers/apiextensions/v1"
-	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/cache"
 
@@ -27,26 +22,9 @@ type followed struct {
 	kept    cache.SharedIndexInformer
 }
 
-// scheme is upstream's with the direct way that a reader needs from the version that definitions are written in to the present one.
-var scheme = sync.OnceValue(func() *runtime.Scheme {
-	s := runtime.NewScheme()
-	install.Install(s)
-	err := s.AddConversionFunc((*v1beta1.CustomResourceDefinition)(nil), (*apiextensionsv1.CustomResourceDefinition)(nil), func(from, to any, c conversion.Scope) error {
-		hub := &apiextensions.CustomResourceDefinition{}
-		if err := v1beta1.Convert_v1beta1_CustomResourceDefinition_To_apiextensions_CustomResourceDefinition(from.(*v1beta1.CustomResourceDefinition), hub, c); err != nil {
-			return err
-		}
-		return apiextensionsv1.Convert_apiextensions_CustomResourceDefinition_To_v1_CustomResourceDefinition(hub, to.(*apiextensionsv1.CustomResourceDefinition), c)
-	})
-	if err != nil {
-		panic(err) // the types do not belong to each other: a mistake in the code
-	}
-	return s
-})
-
 func (c *Config) follow(ctx context.Context) *followed {
 	kind := &apiextensionsv1.CustomResourceDefinition{}
-	f := informer.NewFactory(ctx, c.DB, scheme(), func(schema.GroupResource) string { return c.Prefix }, c.Logger, informer.Keep(kind), informer.Hold())
+	f := informer.NewFactory(ctx, c.DB, apiserver.Scheme, func(schema.GroupResource) string { return c.Prefix }, c.Logger, informer.Keep(kind), informer.Hold())
 	return &followed{factory: f, kept: f.InformerFor(kind, nil)}
 }
 

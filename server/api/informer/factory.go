@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/runtime/serializer/versioning"
 	"k8s.io/apiserver/pkg/storage/value"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/informers/internalinterfaces"
@@ -99,7 +100,7 @@ func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
 	gvk := kinds[0]
 	gvr, _ := meta.UnsafeGuessKindToResource(gvk)
 	prefix := f.prefixOf(gvr.GroupResource())
-	i := &informer{f: f, gvk: gvk, gvr: gvr, prefix: prefix, decoder: decoder{f, gvk}}
+	i := &informer{f: f, gvk: gvk, gvr: gvr, prefix: prefix, decoder: f.decoderTo(gvk.GroupVersion())}
 	i.live = &liveIndexer{i: i, storage: f.db.Storage(store.Resource{
 		Codec: runtime.NewCodec(f.codecs.LegacyCodec(gvk.GroupVersion()), i.decoder), Prefix: storagePrefix(prefix),
 		New: i.object, Transformer: f.secret(gvr.GroupResource()),
@@ -110,29 +111,47 @@ func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
 	return i
 }
 
-// decoder reads objects as one version of their kind, whatever version they were written in: kinds that became stable a while ago are
+// decoderTo reads objects as one version of their kind, whatever version they were written in: kinds that became stable a while ago are
 // still written as before, so that an older server can read them.
-type decoder struct {
-	f   *Factory
-	gvk schema.GroupVersionKind
+func (f *Factory) decoderTo(version schema.GroupVersion) runtime.Decoder {
+	return versioning.NewCodec(nil, f.codecs.UniversalDeserializer(), convertor{runtime.UnsafeObjectConvertor(f.scheme)}, f.scheme, f.scheme, f.scheme,
+		runtime.DisabledGroupVersioner, schema.GroupVersions{version}, f.scheme.Name())
 }
 
-func (d decoder) Decode(data []byte, defaults *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
-	o, written, err := d.f.codecs.UniversalDecoder(d.gvk.GroupVersion()).Decode(data, defaults, into)
+// convertor converts versions into each other by way of the internal one where there is no direct way. Not every scheme has an internal
+// version.
+type convertor struct{ runtime.ObjectConvertor }
+
+func (c convertor) Convert(in, out, context any) error {
+	err := c.ObjectConvertor.Convert(in, out, context)
 	if err == nil {
-		return o, written, nil
+		return nil
 	}
-	// Versions are converted into each other by way of the internal one, which not every scheme has.
-	hub, written, hubErr := d.f.codecs.UniversalDecoder().Decode(data, defaults, nil)
-	if hubErr != nil || written.Version == d.gvk.Version {
-		return o, written, err
+	hub, hubErr := c.internal(in)
+	if hubErr != nil {
+		return err
 	}
-	if into == nil {
-		if into, err = d.f.scheme.New(d.gvk); err != nil {
-			return nil, written, err
-		}
+	return c.ObjectConvertor.Convert(hub, out, context)
+}
+
+func (c convertor) ConvertToVersion(in runtime.Object, version runtime.GroupVersioner) (runtime.Object, error) {
+	out, err := c.ObjectConvertor.ConvertToVersion(in, version)
+	if err == nil {
+		return out, nil
 	}
-	return into, written, d.f.scheme.Convert(hub, into, nil)
+	hub, hubErr := c.internal(in)
+	if hubErr != nil {
+		return nil, err
+	}
+	return c.ObjectConvertor.ConvertToVersion(hub, version)
+}
+
+func (c convertor) internal(in any) (runtime.Object, error) {
+	o, ok := in.(runtime.Object)
+	if !ok {
+		return nil, fmt.Errorf("%T is no object", in)
+	}
+	return c.ObjectConvertor.ConvertToVersion(o, runtime.InternalGroupVersioner)
 }
 
 func storagePrefix(prefix string) string { return prefix[len("/registry"):] }
