@@ -116,6 +116,23 @@ func (p *Part[T]) Running() (it T, ok bool, err error) {
 	return p.it, p.runs, nil
 }
 
+// Current gives the part, as Running does, after upToDate has said that it has taken in all objects that the store holds. What ends
+// that for another reason than ctx is that the part was stopped meanwhile: then another may run.
+func (p *Part[T]) Current(ctx context.Context, upToDate func(context.Context, T) error) (it T, ok bool, err error) {
+	for {
+		if it, ok, err = p.Running(); !ok {
+			return it, false, err
+		}
+		if err = upToDate(ctx, it); err == nil {
+			return it, true, nil
+		}
+		if ctx.Err() != nil {
+			var none T
+			return none, false, err
+		}
+	}
+}
+
 // stopped waits, for as long as a part lingers, until what is being stopped has stopped. The lock is held before and after.
 func (p *Part[T]) stopped() bool {
 	stopping := p.stopping

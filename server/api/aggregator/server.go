@@ -100,18 +100,8 @@ func (s *Server) needed() bool {
 
 // current gives what runs, after it has taken in all APIServices that the store holds; nil when there is nothing to run.
 func (s *Server) current(ctx context.Context) (*running, error) {
-	for {
-		r, ok, err := s.part.Running()
-		if !ok {
-			return nil, err
-		}
-		if err = r.current(ctx); err == nil {
-			return r, nil
-		}
-		if ctx.Err() != nil {
-			return nil, err
-		} // otherwise it was stopped meanwhile
-	}
+	r, _, err := s.part.Current(ctx, func(ctx context.Context, r *running) error { return r.current(ctx) })
+	return r, err
 }
 
 // Current waits until discovery says what the APIServices that the store holds say.

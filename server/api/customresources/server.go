@@ -78,18 +78,8 @@ func (s *Server) Close() { s.part.Close() }
 
 // current gives what runs, after it has taken in all definitions that the store holds; nil when there is none.
 func (s *Server) current(ctx context.Context) (*running, error) {
-	for {
-		r, ok, err := s.part.Running()
-		if !ok {
-			return nil, err
-		}
-		if err = r.definitions.current(ctx); err == nil {
-			return r, nil
-		}
-		if ctx.Err() != nil {
-			return nil, err
-		} // otherwise it was stopped meanwhile
-	}
+	r, _, err := s.part.Current(ctx, func(ctx context.Context, r *running) error { return r.definitions.current(ctx) })
+	return r, err
 }
 
 // Current waits until discovery says what the definitions that the store holds say.
