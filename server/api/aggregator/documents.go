@@ -91,7 +91,7 @@ func (d Documents) V3(ctx context.Context, path string) ([]byte, error) {
 
 // V2 gives what the servers' documents of version 2 say of their group versions.
 func (d Documents) V2(ctx context.Context) (openapi.Parts, error) {
-	parts := openapi.Parts{Definitions: map[string]json.RawMessage{}, Parameters: map[string]json.RawMessage{}, Paths: map[string]json.RawMessage{}}
+	parts := openapi.NewParts()
 	all, err := d.documented(ctx)
 	if err != nil {
 		return parts, err
@@ -108,9 +108,7 @@ func (d Documents) V2(ctx context.Context) (openapi.Parts, error) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		maps.Copy(parts.Definitions, one.Definitions)
-		maps.Copy(parts.Parameters, one.Parameters)
-		maps.Copy(parts.Paths, one.Paths)
+		parts.Add(one)
 	})
 	return parts, nil
 }

@@ -76,7 +76,7 @@ func (d Documents) V3(ctx context.Context, path string) ([]byte, error) {
 
 // V2 makes the parts that all definitions add to the document of version 2.
 func (d Documents) V2(ctx context.Context) (openapi.Parts, error) {
-	parts := openapi.Parts{Definitions: map[string]json.RawMessage{}, Parameters: map[string]json.RawMessage{}, Paths: map[string]json.RawMessage{}}
+	parts := openapi.NewParts()
 	published, err := d.published(ctx)
 	if err != nil {
 		return parts, err

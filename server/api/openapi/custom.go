@@ -32,6 +32,18 @@ type Parts struct {
 	Paths       map[string]json.RawMessage `json:"paths"`
 }
 
+// NewParts has nothing in it.
+func NewParts() Parts {
+	return Parts{map[string]json.RawMessage{}, map[string]json.RawMessage{}, map[string]json.RawMessage{}}
+}
+
+// Add takes in what others say; of what both have, theirs stays.
+func (p Parts) Add(others Parts) {
+	maps.Copy(p.Definitions, others.Definitions)
+	maps.Copy(p.Parameters, others.Parameters)
+	maps.Copy(p.Paths, others.Paths)
+}
+
 // Check tells whether these can be part of the document: what somebody else has made may be anything.
 func (p Parts) Check() error {
 	_, err := p.document()
@@ -126,15 +138,13 @@ func (h Handler) writeV2(ctx context.Context, w io.Writer, kind string) error {
 
 // parts collects what is added to the document of version 2. Of two that have the same member, the first has it.
 func (h Handler) parts(ctx context.Context) (Parts, error) {
-	all := Parts{map[string]json.RawMessage{}, map[string]json.RawMessage{}, map[string]json.RawMessage{}}
+	all := NewParts()
 	for _, c := range slices.Backward(h.Custom) {
 		one, err := c.V2(ctx)
 		if err != nil {
 			return all, err
 		}
-		maps.Copy(all.Definitions, one.Definitions)
-		maps.Copy(all.Parameters, one.Parameters)
-		maps.Copy(all.Paths, one.Paths)
+		all.Add(one)
 	}
 	return all, nil
 }
