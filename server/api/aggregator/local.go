@@ -2,10 +2,8 @@ package aggregator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/cache"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 
@@ -114,9 +113,17 @@ const (
 // Run does so until ctx is done; served gives what the definitions say now, and changed tells that it may be something else.
 func (r *Registrar) Run(ctx context.Context, served func() []schema.GroupVersion, changed <-chan struct{}) {
 	again := make(chan struct{}, 1)
-	var wait sync.WaitGroup
-	defer wait.Wait()
-	wait.Go(func() { r.follow(ctx, again) })
+	note := func(any) {
+		select {
+		case again <- struct{}{}:
+		default:
+		}
+	}
+	f, all := follow(ctx, r.DB, r.Prefix, r.Logger)
+	defer f.Wait()
+	if _, err := all.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: note, UpdateFunc: func(_, o any) { note(o) }, DeleteFunc: note}); err != nil {
+		r.Logger.Error("an APIService of custom resources that somebody deletes will be missed", "err", err)
+	}
 	for ctx.Err() == nil {
 		var wanted []Local
 		for _, gv := range served() {
@@ -132,38 +139,6 @@ func (r *Registrar) Run(ctx context.Context, served func() []schema.GroupVersion
 		case <-changed:
 		case <-again:
 		case <-soon:
-		}
-	}
-}
-
-// follow tells of each change of an APIService.
-func (r *Registrar) follow(ctx context.Context, again chan<- struct{}) {
-	for ctx.Err() == nil {
-		err := r.followOnce(ctx, again)
-		if err != nil && ctx.Err() == nil && !errors.Is(err, store.ErrTooOld) {
-			r.Logger.Error("following the APIServices failed", "err", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
-		}
-	}
-}
-
-func (r *Registrar) followOnce(ctx context.Context, again chan<- struct{}) error {
-	f, err := r.DB.Follow(r.Prefix)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	f.Snapshot()
-	for {
-		if _, err := f.Next(ctx); err != nil {
-			return err
-		}
-		select {
-		case again <- struct{}{}:
-		default:
 		}
 	}
 }

@@ -148,42 +148,39 @@ func (m *remote) found(available bool) {
 		return
 	}
 	m.available.Store(available)
-	if !m.builtIn {
-		m.announce()
-	}
+	m.announce()
 }
 
 // check asks the server what it serves and says whether it is available, in upstream's words.
 func (m *remote) check() apiregistrationv1.APIServiceCondition {
-	if m.builtIn {
-		return apiregistrationv1.APIServiceCondition{Status: apiregistrationv1.ConditionTrue, Reason: "Local",
-			Message: fmt.Sprintf("%s is one of this server's own groups: it is served locally, and the Service is not asked", m.gv.Group)}
-	}
-	s := m.spec.Service
-	no := func(status apiregistrationv1.ConditionStatus, reason, format string, args ...any) apiregistrationv1.APIServiceCondition {
+	say := func(status apiregistrationv1.ConditionStatus, reason, format string, args ...any) apiregistrationv1.APIServiceCondition {
 		return apiregistrationv1.APIServiceCondition{Status: status, Reason: reason, Message: fmt.Sprintf(format, args...)}
 	}
+	if m.builtIn {
+		return say(apiregistrationv1.ConditionTrue, "Local", "%s is one of this server's own groups: it is served locally, and the Service is not asked", m.gv.Group)
+	}
+	s := m.spec.Service
 	const unavailable, unknown = apiregistrationv1.ConditionFalse, apiregistrationv1.ConditionUnknown
 	service, err := m.r.c.Informers.Core().V1().Services().Lister().Services(s.Namespace).Get(s.Name)
 	switch {
 	case apierrors.IsNotFound(err):
-		return no(unavailable, "ServiceNotFound", "service/%s in %q is not present", s.Name, s.Namespace)
+		return say(unavailable, "ServiceNotFound", "service/%s in %q is not present", s.Name, s.Namespace)
 	case err != nil:
-		return no(unknown, "ServiceAccessError", "service/%s in %q cannot be checked due to: %v", s.Name, s.Namespace, err)
+		return say(unknown, "ServiceAccessError", "service/%s in %q cannot be checked due to: %v", s.Name, s.Namespace, err)
 	case service.Spec.Type == corev1.ServiceTypeClusterIP:
 		n := slices.IndexFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == m.port() })
 		if n < 0 {
-			return no(unavailable, "ServicePortError", "service/%s in %q is not listening on port %d", s.Name, s.Namespace, m.port())
+			return say(unavailable, "ServicePortError", "service/%s in %q is not listening on port %d", s.Name, s.Namespace, m.port())
 		}
 		port := service.Spec.Ports[n].Name
 		backed, err := m.r.c.Endpoints.GetEndpointSlices(s.Namespace, s.Name)
 		switch {
 		case err != nil:
-			return no(unknown, "EndpointsAccessError", "service/%s in %q cannot be checked due to: %v", s.Name, s.Namespace, err)
+			return say(unknown, "EndpointsAccessError", "service/%s in %q cannot be checked due to: %v", s.Name, s.Namespace, err)
 		case len(backed) == 0:
-			return no(unavailable, "EndpointsNotFound", "cannot find endpointslices for service/%s in %q", s.Name, s.Namespace)
+			return say(unavailable, "EndpointsNotFound", "cannot find endpointslices for service/%s in %q", s.Name, s.Namespace)
 		case !ready(backed, port):
-			return no(unavailable, "MissingEndpoints", "endpointslices for service/%s in %q have no addresses with port name %q", s.Name, s.Namespace, port)
+			return say(unavailable, "MissingEndpoints", "endpointslices for service/%s in %q have no addresses with port name %q", s.Name, s.Namespace, port)
 		}
 	}
 	for range attempts {
@@ -192,10 +189,10 @@ func (m *remote) check() apiregistrationv1.APIServiceCondition {
 			m.mu.Lock()
 			m.resources = resources
 			m.mu.Unlock()
-			return no(apiregistrationv1.ConditionTrue, "Passed", "all checks passed")
+			return say(apiregistrationv1.ConditionTrue, "Passed", "all checks passed")
 		}
 	}
-	return no(unavailable, "FailedDiscoveryCheck", "%v", err)
+	return say(unavailable, "FailedDiscoveryCheck", "%v", err)
 }
 
 func (m *remote) port() int32 {
@@ -267,6 +264,9 @@ func (m *remote) get(ctx context.Context, path, query string) ([]byte, error) {
 
 // announce says in discovery what the server serves: what it said last, marked as stale while it does not answer.
 func (m *remote) announce() {
+	if m.builtIn {
+		return // it is announced already
+	}
 	m.mu.Lock()
 	v := apidiscoveryv2.APIVersionDiscovery{Version: m.gv.Version, Resources: m.resources, Freshness: apidiscoveryv2.DiscoveryFreshnessStale}
 	m.mu.Unlock()

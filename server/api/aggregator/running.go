@@ -49,9 +49,7 @@ type listening struct {
 
 func (c *Config) start() (*running, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	kind := &apiregistrationv1.APIService{}
-	f := informer.NewFactory(ctx, c.DB, legacyscheme.Scheme, func(schema.GroupResource) string { return c.Prefix }, c.Logger, informer.Keep(kind), informer.Hold())
-	kept := f.InformerFor(kind, nil)
+	f, kept := follow(ctx, c.DB, c.Prefix, c.Logger, informer.Keep(&apiregistrationv1.APIService{}), informer.Hold())
 	r := &running{
 		c: c, ctx: ctx, cancel: cancel, factory: f, apiServices: listers.NewAPIServiceLister(kept.GetIndexer()),
 		together: c.Discovery.WithSource(aggregated.AggregatorSource), remotes: map[string]*remote{}, groups: map[string]http.Handler{},
@@ -121,9 +119,7 @@ func (r *running) change(a *apiregistrationv1.APIService, gone bool) {
 			m.succeed(old)
 		}
 		r.remotes[a.Name] = m
-		if !m.builtIn {
-			m.announce()
-		}
+		m.announce()
 		r.wait.Go(m.run)
 	}
 	r.announceGroup(a.Spec.Group)

@@ -18,12 +18,10 @@ import (
 	"k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/util/webhook"
 	"k8s.io/client-go/informers"
-	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	apiregistrationclient "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 	listers "k8s.io/kube-aggregator/pkg/client/listers/apiregistration/v1"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
-	"bramble.dev/server/api/informer"
 	"bramble.dev/server/ondemand"
 	"bramble.dev/server/store"
 )
@@ -64,8 +62,8 @@ type Server struct {
 
 // New makes a server. Nothing runs until an APIService names a Service.
 func New(c Config) *Server {
-	all := informer.NewFactory(context.Background(), c.DB, legacyscheme.Scheme, func(schema.GroupResource) string { return c.Prefix }, c.Logger)
-	s := &Server{c: c, lister: listers.NewAPIServiceLister(all.InformerFor(&apiregistrationv1.APIService{}, nil).GetIndexer())}
+	_, all := follow(context.Background(), c.DB, c.Prefix, c.Logger)
+	s := &Server{c: c, lister: listers.NewAPIServiceLister(all.GetIndexer())}
 	s.part = &ondemand.Part[*running]{DB: c.DB, Prefix: c.Prefix, Needed: s.needed, Start: s.c.start, Failed: func(err error) {
 		c.Logger.Error("following the APIServices failed", "err", err)
 	}}
