@@ -201,21 +201,9 @@ func message(status string, body []byte) string {
 	return status
 }
 
-// Forget drops the credentials of pods that are gone.
+// Forget drops the credentials of a pod that is gone.
 func (t *Credentials) Forget(uid types.UID) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for k := range t.entries {
-		if strings.HasPrefix(k, string(uid)+"/") {
-			delete(t.entries, k)
-			t.Store.Queue(state.Credentials, k, nil)
-		}
-	}
-	for k := range t.asked {
-		if strings.HasPrefix(k, string(uid)+"/") {
-			delete(t.asked, k)
-		}
-	}
+	t.Sweep(func(other types.UID) bool { return other != uid })
 }
 
 // Sweep drops the credentials of all pods but those given.
@@ -223,12 +211,22 @@ func (t *Credentials) Sweep(keep func(types.UID) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for k := range t.entries {
-		uid, _, _ := strings.Cut(k, "/")
-		if !keep(types.UID(uid)) {
+		if !keep(podOf(k)) {
 			delete(t.entries, k)
 			t.Store.Queue(state.Credentials, k, nil)
 		}
 	}
+	for k := range t.asked {
+		if !keep(podOf(k)) {
+			delete(t.asked, k)
+		}
+	}
+}
+
+// podOf is the UID of the pod that a credential is of, by its key.
+func podOf(k string) types.UID {
+	uid, _, _ := strings.Cut(k, "/")
+	return types.UID(uid)
 }
 
 // retry is how long one that could not be renewed waits to be tried again.
@@ -265,8 +263,7 @@ func (t *Credentials) due(now time.Time) (next time.Time, due map[types.UID]bool
 	for k, e := range t.entries {
 		at := e.renewAt()
 		if !at.After(now) {
-			uid, _, _ := strings.Cut(k, "/")
-			due[types.UID(uid)] = true
+			due[podOf(k)] = true
 			at = now.Add(retry)
 		}
 		if next.IsZero() || at.Before(next) {
