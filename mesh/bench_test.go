@@ -207,12 +207,7 @@ func BenchmarkService(b *testing.B) {
 //
 //	go test ./mesh -run - -bench Tunnel -benchtime 1x
 func BenchmarkTunnel(b *testing.B) {
-	c := newCluster(b, 2)
-	c.set()
-	ours := [2]*testPod{c.hosts[0].pod("p"), c.hosts[1].pod("p")}
-	sink(b, ours[1].in, ":8080")
-	theirs := byHand(b)
-	sink(b, theirs[1].Do, ":8080")
+	_, ours, theirs := tunnels(b)
 	for b.Loop() {
 		ratio, us, them := compare(rounds, func() float64 { return rate(b, ours[0].in, ours[1].IP.String()+":8080", slice) }, func() float64 { return rate(b, theirs[0].Do, "10.66.2.2:8080", slice) })
 		b.ReportMetric(ratio, "throughput-ratio")
@@ -224,18 +219,24 @@ func BenchmarkTunnel(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
+// tunnels are two pods on two of our hosts, and two that were connected by hand; the second of each takes what it gets at port 8080.
+func tunnels(b *testing.B) (c *cluster, ours [2]*testPod, theirs [2]*nstest.NS) {
+	c = newCluster(b, 2)
+	c.set()
+	ours = [2]*testPod{c.hosts[0].pod("p"), c.hosts[1].pod("p")}
+	sink(b, ours[1].in, ":8080")
+	theirs = byHand(b)
+	sink(b, theirs[1].Do, ":8080")
+	return c, ours, theirs
+}
+
 // BenchmarkTunnelRules says whose the cost of the tunnel is. Our hosts have their rules, none at all, and rules that make the
 // kernel follow connections and do nothing else; each turn of theirs has one by hand beside it. The ratios are medians of the
 // turns' own, of bytes a second and of bytes for a second of the processor: the latter is disturbed less by what else runs.
 //
 //	go test ./mesh -run - -bench TunnelRules -benchtime 1x
 func BenchmarkTunnelRules(b *testing.B) {
-	c := newCluster(b, 2)
-	c.set()
-	ours := [2]*testPod{c.hosts[0].pod("p"), c.hosts[1].pod("p")}
-	sink(b, ours[1].in, ":8080")
-	theirs := byHand(b)
-	sink(b, theirs[1].Do, ":8080")
+	c, ours, theirs := tunnels(b)
 	const follow = `flush ruleset
 table inet follow {
 	chain in { type filter hook prerouting priority -300; udp dport 8472 notrack; }
