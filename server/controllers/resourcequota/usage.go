@@ -240,8 +240,15 @@ func crossesNamespaces(pod *corev1.Pod) bool {
 	return slices.ContainsFunc(terms, func(t corev1.PodAffinityTerm) bool { return len(t.Namespaces) > 0 || t.NamespaceSelector != nil })
 }
 
-// countsAlike says that a change of a pod cannot change what it uses.
+// countsAlike says that a change of a pod cannot change what it uses. A pod that is made smaller uses what it had until its node
+// says in its status that it has less (KEP-1287).
 func countsAlike(old, now *corev1.Pod) bool {
 	return pods.IsFinished(old) == pods.IsFinished(now) && (old.DeletionTimestamp == nil) == (now.DeletionTimestamp == nil) &&
-		old.Generation == now.Generation && equality.Semantic.DeepEqual(old.Spec.ActiveDeadlineSeconds, now.Spec.ActiveDeadlineSeconds)
+		old.Generation == now.Generation && equality.Semantic.DeepEqual(old.Spec.ActiveDeadlineSeconds, now.Spec.ActiveDeadlineSeconds) &&
+		slices.EqualFunc(old.Status.ContainerStatuses, now.Status.ContainerStatuses, sameAmounts) &&
+		slices.EqualFunc(old.Status.InitContainerStatuses, now.Status.InitContainerStatuses, sameAmounts)
+}
+
+func sameAmounts(a, b corev1.ContainerStatus) bool {
+	return a.Name == b.Name && equality.Semantic.DeepEqual(a.Resources, b.Resources) && equality.Semantic.DeepEqual(a.AllocatedResources, b.AllocatedResources)
 }
