@@ -936,6 +936,26 @@ func TestReadinessGateOfTheServer(t *testing.T) {
 	})
 }
 
+// TestForgottenPodHoldsNoRoom: a pod that the server has forgotten, and that is still being ended, is no reason to refuse the one
+// in its place.
+func TestForgottenPodHoldsNoRoom(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.m.Admit = func(_ *corev1.Pod, others []*corev1.Pod) *status.Waiting {
+			if len(others) > 0 {
+				return &status.Waiting{Reason: "NodePorts", Message: "Predicate NodePorts failed"}
+			}
+			return nil
+		}
+		n.m.Set([]*corev1.Pod{pod()})
+		n.after(time.Second)
+		n.m.Set([]*corev1.Pod{pod(func(p *corev1.Pod) { p.UID = "u2" })})
+		n.after(time.Minute)
+		if s := n.status("u2"); s.Phase != corev1.PodRunning {
+			t.Errorf("the pod in its place: %+v", s)
+		}
+	})
+}
+
 // TestRejectedPod: of a pod that the node never took in there is a reason to tell, and nothing of containers, also to an
 // agent that comes after.
 func TestRejectedPod(t *testing.T) {
