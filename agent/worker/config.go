@@ -70,9 +70,14 @@ type Config struct {
 
 func (c *Config) podDir(uid types.UID) string { return filepath.Join(c.Dir, "pods", string(uid)) }
 
-// LogDir is where the logs of a pod lie.
+// maxFileName is the longest name that file systems take, in bytes.
+const maxFileName = 255
+
+// LogDir is where the logs of a pod lie. The longest names are cut: a pod's alone may have 253 bytes, and its UID tells it apart.
+// (With the kubelet such a pod never starts.)
 func LogDir(dir, namespace, name string, uid types.UID) string {
-	return filepath.Join(dir, "logs", "pods", namespace+"_"+name+"_"+string(uid))
+	who, end := namespace+"_"+name, "_"+string(uid)
+	return filepath.Join(dir, "logs", "pods", who[:min(len(who), maxFileName-len(end))]+end)
 }
 
 // LogPath is the log of one attempt of a container.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,6 +58,20 @@ func TestEviction(t *testing.T) {
 }
 
 func isDisruption(c corev1.PodCondition) bool { return c.Type == corev1.DisruptionTarget }
+
+// A pod of the longest name, in a namespace of the longest name, has a folder for its logs that a file system takes, and
+// that no other pod has.
+func TestLogDirOfLongNames(t *testing.T) {
+	const uid = "66678e2e-893d-4964-a09a-96c6c8df0a65"
+	dir := t.TempDir()
+	long := LogDir(dir, strings.Repeat("n", 63), strings.Repeat("p", 253), uid)
+	if err := os.MkdirAll(long, 0o755); err != nil || !strings.HasSuffix(long, "pp_"+uid) {
+		t.Errorf("%s: %v", long, err)
+	}
+	if got := LogDir("/d", "ns", "web", uid); got != "/d/logs/pods/ns_web_"+uid {
+		t.Error(got)
+	}
+}
 
 func TestDropLogs(t *testing.T) {
 	dir := t.TempDir()

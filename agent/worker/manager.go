@@ -141,7 +141,7 @@ func (m *Manager) begin(pod *corev1.Pod, gone bool) {
 }
 
 // active are the pods, but one, that use resources. One that was deleted by force is none of them, as for the kubelet: whoever put
-// another in its place (`kubectl replace --force`) has been told that it may still run, and the other would fail for ever.
+// another in its place (`kubectl replace --force --grace-period=0`) has been told that it may still run, and the other would fail for ever.
 func (m *Manager) active(but types.UID) []*corev1.Pod {
 	var out []*corev1.Pod
 	for uid, w := range m.workers {
