@@ -172,11 +172,13 @@ func (p *planner) keep(pod *corev1.Pod) (goOn bool) {
 		return false
 	}
 	if pod.Status.Phase == corev1.PodPending {
-		if s := p.missingClaims(pod); s.blocked != nil || len(s.claims) > 0 {
+		s := p.missingClaims(pod)
+		s.owners, s.foreign = p.wrongOwners(pod)
+		if s.blocked != nil || len(s.claims)+len(s.owners) > 0 {
 			p.steps = append(p.steps, s)
-			if s.blocked != nil {
-				return false
-			}
+		}
+		if s.blocked != nil {
+			return false
 		}
 	}
 	if !p.together && (pod.DeletionTimestamp != nil || !isServing(pod) || !p.isAvailable(pod)) {
@@ -241,7 +243,11 @@ func (p *planner) wrongOwners(pod *corev1.Pod) (owners []*corev1.PersistentVolum
 
 // mend puts the labels, volumes and claims of a pod right.
 func (p *planner) mend(pod *corev1.Pod) {
-	owners, foreign := p.wrongOwners(pod)
+	var owners []*corev1.PersistentVolumeClaim
+	var foreign []string
+	if pod.Status.Phase != corev1.PodPending { // else they are right already
+		owners, foreign = p.wrongOwners(pod)
+	}
 	right := isIdentified(pod) && hasClaims(p.set, pod)
 	if right && len(owners) == 0 {
 		return
@@ -252,9 +258,10 @@ func (p *planner) mend(pod *corev1.Pod) {
 		identify(p.set, fixed)
 		if !hasClaims(p.set, fixed) {
 			attachClaims(p.set, fixed)
+			missing := p.missingClaims(fixed)
+			s.claims, s.blocked = missing.claims, missing.blocked
 		}
-		missing := p.missingClaims(fixed)
-		s.claims, s.blocked, s.update = missing.claims, missing.blocked, fixed
+		s.update = fixed
 	}
 	p.steps = append(p.steps, s)
 }

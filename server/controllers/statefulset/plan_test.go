@@ -86,6 +86,17 @@ func TestPlan(t *testing.T) {
 		{"claims go with the set", running(1, func(w *world) {
 			w.set.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: remove, WhenScaled: retain}
 		}), "own www-web-0 by 1"},
+		{"also of a pod that does not start", running(1, func(w *world) {
+			w.setReady("web-0", false)
+			w.pods["web-0"].Status.Phase = corev1.PodPending
+			w.set.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: remove, WhenScaled: retain}
+		}), "own www-web-0 by 1"},
+		{"and once alone", running(1, func(w *world) {
+			parallel(w)
+			w.pods["web-0"].Status.Phase = corev1.PodPending
+			delete(w.pods["web-0"].Labels, appsv1.StatefulSetPodNameLabel)
+			w.set.Spec.PersistentVolumeClaimRetentionPolicy = &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: remove, WhenScaled: retain}
+		}), "own www-web-0 by 1, update web-0"},
 		{"an update begins at the end", running(3, update), "delete web-2"},
 		{"two may be away", running(4, func(w *world) { update(w); rolling(w, 0, "50%") }), "delete web-3, delete web-2"},
 		{"a partition stays", running(3, func(w *world) { update(w); rolling(w, 2, "3") }), "delete web-2"},
@@ -104,6 +115,10 @@ func TestPlan(t *testing.T) {
 			delete(w.pods, "web-0")
 			w.claims["www-web-0"].DeletionTimestamp = ptr(metav1.NewTime(start))
 		}), "pvc www-web-0 is being deleted"},
+		{"a lost label is put back, whatever becomes of the claim", running(1, func(w *world) {
+			delete(w.pods["web-0"].Labels, appsv1.StatefulSetPodNameLabel)
+			w.claims["www-web-0"].DeletionTimestamp = ptr(metav1.NewTime(start))
+		}), "update web-0"},
 		{"a lost label is put back", running(1, func(w *world) { delete(w.pods["web-0"].Labels, appsv1.StatefulSetPodNameLabel) }), "update web-0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
