@@ -255,6 +255,17 @@ func TestPlan(t *testing.T) {
 }
 
 // What is being counted is bounded, and the rest has its turn afterwards.
+// What is given up is the work that was begun last.
+func TestTheYoungestIsGivenUp(t *testing.T) {
+	o := see(running(), "Running ready", "Running ready", "Running ready")
+	for i, pod := range o.pods {
+		pod.CreationTimestamp = metav1.NewTime(start.Add(time.Duration(i) * time.Second))
+	}
+	if got := decide(o).drop; len(got) != 1 || got[0].Name != "p2" {
+		t.Errorf("gives up %s", summary(plan{drop: got}))
+	}
+}
+
 func TestCountsInPortions(t *testing.T) {
 	words := slices.Repeat([]string{"Succeeded"}, 700)
 	q := decide(see(running(func(j *batchv1.Job) { j.Spec.Completions = p(int32(1000)) }), words...))

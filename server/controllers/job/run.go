@@ -96,12 +96,12 @@ func (p *planner) surplus(least int) []*corev1.Pod {
 		}
 	}
 	for _, same := range byIndex {
-		worst := pods.ToDelete(same, nil, len(same)-1, p.now)
+		worst := pods.LeastDone(same, len(same)-1)
 		out = append(out, worst...)
 		left = append(left, without(same, worst)...)
 	}
 	if more := least - len(out); more > 0 {
-		out = append(out, pods.ToDelete(left, nil, more, p.now)...)
+		out = append(out, pods.LeastDone(left, more)...)
 	}
 	return out
 }

@@ -26,17 +26,41 @@ func ToDelete(active, related []*corev1.Pod, n int, now time.Time) []*corev1.Pod
 	sorted := slices.Clone(active)
 	slices.SortStableFunc(sorted, func(a, b *corev1.Pod) int {
 		return cmp.Or(
-			falseFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""),
-			cmp.Compare(phaseRank(a), phaseRank(b)),
-			falseFirst(IsReady(a), IsReady(b)),
+			uselessFirst(a, b),
 			cmp.Compare(deletionCost(a), deletionCost(b)),
 			cmp.Compare(crowd[b.Spec.NodeName], crowd[a.Spec.NodeName]),
 			youngerFirst(readySince(a), readySince(b), now, a, b),
-			cmp.Compare(restarts(b), restarts(a)),
+			restartedFirst(a, b),
 			youngerFirst(a.CreationTimestamp.Time, b.CreationTimestamp.Time, now, a, b),
 		)
 	})
 	return sorted[:n]
+}
+
+// LeastDone picks n pods that a Job gives up. What they have done is lost, unlike what a server has served: the youngest go
+// first, to the second, and neither their neighbours nor their cost by annotation matter.
+func LeastDone(active []*corev1.Pod, n int) []*corev1.Pod {
+	if n >= len(active) {
+		return active
+	}
+	sorted := slices.Clone(active)
+	slices.SortStableFunc(sorted, func(a, b *corev1.Pod) int {
+		return cmp.Or(
+			uselessFirst(a, b),
+			laterFirst(readySince(a), readySince(b)),
+			restartedFirst(a, b),
+			laterFirst(a.CreationTimestamp.Time, b.CreationTimestamp.Time),
+		)
+	})
+	return sorted[:n]
+}
+
+func uselessFirst(a, b *corev1.Pod) int {
+	return cmp.Or(
+		falseFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""),
+		cmp.Compare(phaseRank(a), phaseRank(b)),
+		falseFirst(IsReady(a), IsReady(b)),
+	)
 }
 
 func falseFirst(a, b bool) int {
@@ -89,6 +113,13 @@ func youngerFirst(a, b, now time.Time, pa, pb *corev1.Pod) int {
 	return cmp.Compare(pa.UID, pb.UID)
 }
 
+func laterFirst(a, b time.Time) int {
+	if a.IsZero() || b.IsZero() {
+		return falseFirst(!a.IsZero(), !b.IsZero())
+	}
+	return b.Compare(a)
+}
+
 func magnitude(age time.Duration) int64 {
 	if age <= 0 {
 		return 0
@@ -96,10 +127,23 @@ func magnitude(age time.Duration) int64 {
 	return int64(math.Log2(float64(age)))
 }
 
-func restarts(p *corev1.Pod) int32 {
-	var most int32
+// restartedFirst compares by the container that was restarted most often; sidecars decide only between equals.
+func restartedFirst(a, b *corev1.Pod) int {
+	appsA, sidecarsA := restarts(a)
+	appsB, sidecarsB := restarts(b)
+	return cmp.Or(cmp.Compare(appsB, appsA), cmp.Compare(sidecarsB, sidecarsA))
+}
+
+func restarts(p *corev1.Pod) (apps, sidecars int32) {
 	for _, c := range p.Status.ContainerStatuses {
-		most = max(most, c.RestartCount)
+		apps = max(apps, c.RestartCount)
 	}
-	return most
+	for _, c := range p.Status.InitContainerStatuses {
+		if slices.ContainsFunc(p.Spec.InitContainers, func(i corev1.Container) bool {
+			return i.Name == c.Name && i.RestartPolicy != nil && *i.RestartPolicy == corev1.ContainerRestartPolicyAlways
+		}) {
+			sidecars = max(sidecars, c.RestartCount)
+		}
+	}
+	return apps, sidecars
 }
