@@ -11,26 +11,31 @@ import (
 
 // Fronts says which Service is reached at a port of an address outside the cluster, where several want it. What the API gave comes
 // first: the address of a load balancer, which also the nodes' own are where there is no pool, then a node port. An address that a
-// Service asks for by itself (externalIPs) takes neither away, and of two that ask the older has it. The nodes act on this, and the
+// Service asks for by itself (externalIPs) takes neither away, nor another's own (which may lie in a range that was added later, and
+// is then none that nodes know by itself), and of two that ask the older has it. The nodes act on this, and the
 // server tells it, so both work it out here.
 type Fronts struct {
 	ofNode    func(address string) bool
 	given     map[front]*corev1.Service // by load balancers and to those that ask
 	nodePorts map[servicePort]*corev1.Service
+	own       map[string]*corev1.Service // by their addresses in the cluster
 	losses    map[*corev1.Service][]Loss
 }
 
 // Loss is what a Service wants and does not get, because another has it.
 type Loss struct {
 	Address string // of externalIPs; "" for a node port
-	Port    string // such as tcp/80
+	Port    string // such as tcp/80; "" for all
 	By      *corev1.Service
 }
 
 func (l Loss) String() string {
 	by := l.By.Namespace + "/" + l.By.Name
-	if l.Address == "" {
+	switch {
+	case l.Address == "":
 		return fmt.Sprintf("port %s of the nodes is Service %s's already, which is of type LoadBalancer", l.Port, by)
+	case l.Port == "":
+		return fmt.Sprintf("%s is the cluster IP of Service %s", l.Address, by)
 	}
 	return fmt.Sprintf("port %s of %s is Service %s's", l.Port, l.Address, by)
 }
@@ -51,11 +56,15 @@ type front struct {
 
 // NewFronts reads all Services; ofNode says whether an address is one at which node ports are reached.
 func NewFronts(services []*corev1.Service, ofNode func(address string) bool) Fronts {
-	f := Fronts{ofNode: ofNode, given: map[front]*corev1.Service{}, nodePorts: map[servicePort]*corev1.Service{}, losses: map[*corev1.Service][]Loss{}}
+	f := Fronts{ofNode: ofNode, given: map[front]*corev1.Service{}, nodePorts: map[servicePort]*corev1.Service{}, own: map[string]*corev1.Service{}, losses: map[*corev1.Service][]Loss{}}
 	var asking []*corev1.Service
 	for _, s := range services {
 		if s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == corev1.ClusterIPNone {
 			continue // nobody is reached through it
+		}
+		f.own[s.Spec.ClusterIP] = s
+		for _, a := range s.Spec.ClusterIPs {
+			f.own[a] = s
 		}
 		for _, sp := range s.Spec.Ports {
 			if sp.NodePort != 0 {
@@ -104,6 +113,10 @@ func (f Fronts) nodes() {
 // ask gives a Service an address that it asks for, with all of its ports or not at all: which addresses it has is said of it, not
 // of its ports.
 func (f Fronts) ask(s *corev1.Service, address string) {
+	if by := f.own[address]; by != nil && by != s {
+		f.losses[s] = append(f.losses[s], Loss{Address: address, By: by})
+		return
+	}
 	for _, sp := range s.Spec.Ports {
 		port := servicePort{protocolOf(sp), sp.Port}
 		by := f.given[front{address, port}]

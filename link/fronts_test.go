@@ -48,13 +48,16 @@ func TestFronts(t *testing.T) {
 		service("own", func(s *corev1.Service) { balancer(30082, "192.168.1.1")(s); s.Spec.Ports[0].NodePort = 30082 }),
 		service("headless", func(s *corev1.Service) { asking(80, "203.0.113.7")(s); s.Spec.ClusterIP = corev1.ClusterIPNone }),
 		service("not-behind-it", asking(80, "203.0.113.7")),
+		service("takes-a-cluster-ip", asking(9999, "10.99.0.10")),
+		service("of-another-range", func(s *corev1.Service) { s.Spec.ClusterIP, s.Spec.ClusterIPs = "10.99.0.10", []string{"10.99.0.10"} }),
 	}
 	nodes := []string{"192.168.1.1", "192.168.1.2"}
 	want := map[string]string{
-		"a-second":          "port tcp/80 of 203.0.113.5 is Service default/z-first's",
-		"takes-a-pool's":    "port tcp/80 of 192.168.1.240 is Service default/web's",
-		"takes-a-node-port": "port tcp/30081 of 192.168.1.1 is Service default/free's",
-		"late":              "port tcp/30080 of the nodes is Service default/on-nodes's already, which is of type LoadBalancer",
+		"a-second":           "port tcp/80 of 203.0.113.5 is Service default/z-first's",
+		"takes-a-pool's":     "port tcp/80 of 192.168.1.240 is Service default/web's",
+		"takes-a-cluster-ip": "10.99.0.10 is the cluster IP of Service default/of-another-range",
+		"takes-a-node-port":  "port tcp/30081 of 192.168.1.1 is Service default/free's",
+		"late":               "port tcp/30080 of the nodes is Service default/on-nodes's already, which is of type LoadBalancer",
 	}
 	for _, order := range []string{"as made", "reversed"} {
 		f := NewFronts(services, func(a string) bool { return slices.Contains(nodes, a) })
