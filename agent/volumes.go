@@ -18,6 +18,7 @@ import (
 	"bramble.dev/agent/events"
 	"bramble.dev/agent/podspec"
 	"bramble.dev/link"
+	"bramble.dev/runtime/container"
 	"bramble.dev/storage"
 )
 
@@ -40,6 +41,16 @@ func (o objects) Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAc
 
 func (o objects) Certificate(ctx context.Context, pod *corev1.Pod, p *corev1.PodCertificateProjection) (key, chain []byte, err error) {
 	return o.credentials.Certificate(ctx, pod, p)
+}
+
+// Memory is the pod's limit, or else what the node has for pods.
+func (o objects) Memory(pod *corev1.Pod) int64 {
+	given, own := o.allocatable(), container.PodRequirements(pod).Limits
+	all, limit := given.Memory().Value(), own.Memory().Value()
+	if limit > 0 && (all == 0 || limit < all) {
+		return limit
+	}
+	return all
 }
 
 // Field needs no addresses: the API refuses those of a pod in a volume.

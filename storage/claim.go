@@ -8,6 +8,7 @@ import (
 	"os"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/component-helpers/storage/ephemeral"
 )
 
@@ -49,6 +50,9 @@ func (v volume) mountClaimed(ctx context.Context, name string) (string, error) {
 }
 
 func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume) (string, error) {
+	if err := v.here(pv); err != nil {
+		return "", err
+	}
 	if f, ok := v.objects.Provisioned(pv); ok {
 		return v.mountFolder(ctx, f, pv)
 	}
@@ -62,6 +66,36 @@ func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume
 	default:
 		return "", missing(sourceName(s))
 	}
+}
+
+// elsewhereError is why a volume cannot be had on this node.
+type elsewhereError struct {
+	volume string
+	err    error
+}
+
+func (e *elsewhereError) Error() string {
+	return fmt.Sprintf("MountVolume.NodeAffinity check failed for volume %q : %v", e.volume, e.err)
+}
+
+// here refuses a volume of other nodes. A pod that names its node itself was not asked by the scheduler; it would be given an empty
+// folder, or one of this node that happens to be called so, in the place of its data.
+func (v volume) here(pv *corev1.PersistentVolume) error {
+	if pv.Spec.NodeAffinity == nil || pv.Spec.NodeAffinity.Required == nil {
+		return nil
+	}
+	node := v.objects.Node()
+	if node == nil {
+		return errors.New("the labels of this node are not known yet")
+	}
+	matches, err := nodeaffinity.NewLazyErrorNodeSelector(pv.Spec.NodeAffinity.Required).Match(node)
+	if err == nil && !matches {
+		err = errors.New("no matching NodeSelectorTerms")
+	}
+	if err != nil {
+		return &elsewhereError{pv.Name, err}
+	}
+	return nil
 }
 
 // mountLocal gives a folder of this node, which the pod's fsGroup gets, other than that of a hostPath.

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // mountEmptyDir gives a folder of the pod's own: on the card, or in memory when the medium says so.
@@ -19,17 +20,23 @@ func mountEmptyDir(_ context.Context, v volume, s *corev1.VolumeSource) (string,
 			return "", err
 		}
 	case corev1.StorageMediumMemory:
-		var size int64
-		if q := s.EmptyDir.SizeLimit; q != nil {
-			size = q.Value()
-		}
-		if err := mountTmpfs(v.path, size); err != nil {
+		if err := mountTmpfs(v.path, v.memory(s.EmptyDir.SizeLimit)); err != nil {
 			return "", err
 		}
 	default:
 		return "", fmt.Errorf("emptyDir.medium %q is not supported on this node: leave it empty, or use Memory", m)
 	}
 	return v.path, v.setGroupOnce(v.path)
+}
+
+// memory is how large a folder in memory may become: what the pod may use, or less if its manifest says so. Who writes more is told
+// that there is no room, and is not killed for it.
+func (v volume) memory(limit *resource.Quantity) int64 {
+	size := v.objects.Memory(v.pod)
+	if limit != nil && limit.Value() > 0 && (size == 0 || limit.Value() < size) {
+		size = limit.Value()
+	}
+	return size
 }
 
 // setGroup gives a folder to the pod's fsGroup.

@@ -36,10 +36,9 @@ func (v volume) show(content files) (string, error) {
 	if err := mountTmpfs(v.path, 0); err != nil {
 		return "", err
 	}
-	for path := range content {
-		if err := checkPath(path); err != nil {
-			return "", err
-		}
+	content, err := content.clean()
+	if err != nil {
+		return "", err
 	}
 	current, _ := os.Readlink(filepath.Join(v.path, dataLink))
 	if current != "" && v.same(filepath.Join(v.path, current), content) {
@@ -48,7 +47,19 @@ func (v volume) show(content files) (string, error) {
 	return v.path, v.replace(current, content)
 }
 
-// checkPath refuses what leads out of the volume or hides a version. The API refuses it first.
+// clean has the files by clean paths: the API takes "./x", and what is seen of it is x.
+func (f files) clean() (files, error) {
+	out := files{}
+	for path, one := range f {
+		if err := errors.Join(checkPath(path), checkPath(filepath.Clean(path))); err != nil {
+			return nil, err
+		}
+		out[filepath.Clean(path)] = one
+	}
+	return out, nil
+}
+
+// checkPath refuses what leads out of the volume or hides a version. The API refuses most of it first.
 func checkPath(path string) error {
 	if path == "" || filepath.IsAbs(path) || strings.HasPrefix(path, "..") {
 		return fmt.Errorf("invalid path %q: must be relative, and must not start with \"..\"", path)
@@ -161,7 +172,7 @@ func (v volume) same(dir string, content files) bool {
 	})
 	want := make([]string, 0, len(content))
 	for path := range content {
-		want = append(want, filepath.Clean(path))
+		want = append(want, path)
 	}
 	sort.Strings(have)
 	sort.Strings(want)

@@ -31,6 +31,10 @@ type Objects interface {
 	PersistentVolume(name string) (*corev1.PersistentVolume, bool)
 	// Provisioned is the folder that a volume is which was made for a claim.
 	Provisioned(pv *corev1.PersistentVolume) (Folder, bool)
+	// Node is this node; nil while nobody has told of it.
+	Node() *corev1.Node
+	// Memory is how much a pod may use, in bytes; 0 if that is not known.
+	Memory(pod *corev1.Pod) int64
 	// Token is a token of the pod's service account.
 	Token(ctx context.Context, pod *corev1.Pod, p *corev1.ServiceAccountTokenProjection) (string, error)
 	// Certificate is a private key of the pod and its certificates, both PEM.
@@ -106,6 +110,10 @@ func (v *Volumes) Mount(ctx context.Context, pod *corev1.Pod) (map[string]string
 	for i := range pod.Spec.Volumes {
 		s := &pod.Spec.Volumes[i]
 		path, err := v.mount(ctx, pod, s)
+		var away *elsewhereError
+		if errors.As(err, &away) {
+			return nil, away // it has words of its own
+		}
 		if err != nil {
 			return nil, fmt.Errorf("MountVolume.SetUp failed for volume %q : %w", s.Name, err)
 		}

@@ -28,7 +28,14 @@ type cluster struct {
 	volumes    map[string]*corev1.PersistentVolume
 	bundles    []*certificatesv1.ClusterTrustBundle
 	token      string
+	memory     int64
 }
+
+func (c *cluster) Node() *corev1.Node {
+	return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{corev1.LabelHostname: "here"}}}
+}
+
+func (c *cluster) Memory(*corev1.Pod) int64 { return c.memory }
 
 func (c *cluster) ConfigMap(_, name string) (*corev1.ConfigMap, bool) {
 	data, ok := c.configMaps[name]
@@ -190,6 +197,15 @@ func TestMount(t *testing.T) {
 		volumes: map[string]*corev1.PersistentVolume{"pv": {Spec: corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{UID: "c1"},
 			PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: host}}}}},
 	}
+	for node, uid := range map[string]types.UID{"here": "c2", "elsewhere": "c3"} {
+		c.claims["on "+node] = &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{UID: uid},
+			Spec: corev1.PersistentVolumeClaimSpec{VolumeName: "pvc-" + node}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound}}
+		pv := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "pvc-" + node}, Spec: corev1.PersistentVolumeSpec{ClaimRef: &corev1.ObjectReference{UID: uid}}}
+		pv.Spec.NodeAffinity = &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+			MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{node}}},
+		}}}}
+		c.volumes[pv.Name] = pv
+	}
 	if err := os.WriteFile(filepath.Join(host, "kept"), []byte("data"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -210,6 +226,8 @@ func TestMount(t *testing.T) {
 		{name: "config map", source: configMap("conf", corev1.ConfigMapVolumeSource{}), want: "a 644 1\nb 644 2\n"},
 		{name: "items and modes", source: configMap("conf", corev1.ConfigMapVolumeSource{DefaultMode: ptr(int32(0o400)), Items: []corev1.KeyToPath{{Key: "a", Path: "deep/er/x"}, {Key: "b", Path: "y", Mode: ptr(int32(0o600))}}}),
 			want: "deep/er/x 400 1\ny 600 2\n"},
+		{name: "paths that are not clean", source: configMap("conf", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "a", Path: "./x"}, {Key: "b", Path: "y//./z"}}}), want: "x 644 1\ny/z 644 2\n"},
+		{name: "a path that hides", source: configMap("conf", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "a", Path: "./..2026"}}}), err: `must not start with ".."`},
 		{name: "missing", source: configMap("none", corev1.ConfigMapVolumeSource{}), err: `MountVolume.SetUp failed for volume "v" : configmap "none" not found`},
 		{name: "missing and optional", source: configMap("none", corev1.ConfigMapVolumeSource{Optional: ptr(true)}), want: ""},
 		{name: "missing key", source: configMap("conf", corev1.ConfigMapVolumeSource{Items: []corev1.KeyToPath{{Key: "z", Path: "z"}}}), err: "configmap references non-existent config key: z"},
@@ -226,6 +244,9 @@ func TestMount(t *testing.T) {
 		{name: "empty in memory", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: ptr(resource.MustParse("1Mi"))}}, want: ""},
 		{name: "huge pages", source: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: "HugePages"}}, err: "emptyDir.medium"},
 		{name: "claim", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "bound"}}, want: "kept 644 data\n"},
+		{name: "claim of this node", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "on here"}}, want: ""},
+		{name: "claim of another node", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "on elsewhere"}},
+			err: `MountVolume.NodeAffinity check failed for volume "pvc-elsewhere" : no matching NodeSelectorTerms`},
 		{name: "claim that waits", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "waiting"}}, err: "is not bound"},
 		{name: "another's claim in place of the volume's own", source: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}, err: "PVC default/p-v was not created for pod default/p (pod is not owner)"},
 		{name: "claim that is not there", source: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "none"}}, err: `persistentvolumeclaim "none" not found`},
@@ -436,6 +457,35 @@ func TestGroupOnce(t *testing.T) {
 }
 
 // A folder in memory has the mode that tmpfs has by itself, and keeps its sticky bit with an fsGroup: so upstream's pods see them.
+// A folder in memory ends where the pod's memory does, or before.
+func TestMemory(t *testing.T) {
+	const mib = 1 << 20
+	for _, tt := range []struct {
+		pod   int64
+		limit *resource.Quantity
+		want  int64
+	}{
+		{pod: 8 * mib, want: 8 * mib},
+		{pod: 8 * mib, limit: ptr(resource.MustParse("4Mi")), want: 4 * mib},
+		{pod: 8 * mib, limit: ptr(resource.MustParse("1Gi")), want: 8 * mib},
+		{pod: 8 * mib, limit: ptr(resource.MustParse("0")), want: 8 * mib},
+		{limit: ptr(resource.MustParse("4Mi")), want: 4 * mib},
+	} {
+		v := open(t, &cluster{memory: tt.pod})
+		paths, err := v.Mount(t.Context(), podWith(corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: tt.limit}}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var s unix.Statfs_t
+		if err := unix.Statfs(paths["v"], &s); err != nil {
+			t.Fatal(err)
+		}
+		if got := int64(s.Blocks) * s.Bsize; got != tt.want {
+			t.Errorf("of %d and %v: %d bytes, want %d", tt.pod, tt.limit, got, tt.want)
+		}
+	}
+}
+
 func TestModes(t *testing.T) {
 	empty := func(medium corev1.StorageMedium) corev1.VolumeSource {
 		return corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: medium}}
