@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"bramble.dev/server/api"
+	"bramble.dev/server/auth"
+	"bramble.dev/server/store"
+)
+
+// serve starts Bramble's API in this process, with an empty store and nobody's controllers.
+func serve(ctx context.Context) (*side, func(), error) {
+	dir, err := os.MkdirTemp("", "bramble-oracle-")
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stop := func() { cancel(); os.RemoveAll(dir) }
+	s, err := open(ctx, dir)
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	return s, stop, nil
+}
+
+func open(ctx context.Context, dir string) (*side, error) {
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	pki, err := auth.OpenPKI(filepath.Join(dir, "pki"), auth.PKIOptions{})
+	if err != nil {
+		return nil, err
+	}
+	db, err := store.Open(ctx, store.Options{Path: filepath.Join(dir, "state.db"), Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	s, err := api.New(ctx, api.Config{Store: db, PKI: pki, Listener: l, AdvertiseAddress: netip.MustParseAddr("192.0.2.10"), ServiceCIDR: netip.MustParsePrefix("10.96.0.0/16"), Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	go s.Run(ctx)
+	certificate, key, err := pki.ClientCertificate("admin", "system:masters")
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pki.CACertPEM())
+	return newSide("https://"+l.Addr().String(), "", &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}), nil
+}
+
+// signingRequest is one that a CertificateSigningRequest may hold, in base64.
+func signingRequest() (string, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "somebody", Organization: []string{"people"}}}, key)
+	if err != nil {
+		return "", err
+	}
+	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), nil
+}
