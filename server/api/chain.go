@@ -30,7 +30,7 @@ var requestInfo = &request.RequestInfoFactory{APIPrefixes: sets.NewString("api",
 func remote(api http.Handler, authn authenticator.Request, authz authorizer.Authorizer) http.Handler {
 	h := filters.WithAuthorization(api, authz, legacyscheme.Codecs)
 	h = serverfilters.WithMaxInFlightLimit(h, maxRequests, maxMutatingRequests, longRunning)
-	h = impersonation.WithImpersonation(h, authz, legacyscheme.Codecs)
+	h = impersonation.WithConstrainedImpersonation(h, authz, legacyscheme.Codecs)
 	h = filters.WithAuthentication(h, authn, filters.Unauthorized(legacyscheme.Codecs), audiences, nil)
 	h = filters.WithWarningRecorder(h)
 	h = serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
@@ -44,7 +44,7 @@ func remote(api http.Handler, authn authenticator.Request, authz authorizer.Auth
 // their own deadlines.
 func local(api http.Handler, authz authorizer.Authorizer) http.Handler {
 	h := filters.WithAuthorization(api, authz, legacyscheme.Codecs)
-	h = impersonation.WithImpersonation(h, authz, legacyscheme.Codecs)
+	h = impersonation.WithConstrainedImpersonation(h, authz, legacyscheme.Codecs)
 	h = filters.WithWarningRecorder(h)
 	return entrance(h)
 }

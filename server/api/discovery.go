@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	upstream "k8s.io/apiserver/pkg/endpoints/discovery"
 	"k8s.io/apiserver/pkg/endpoints/discovery/aggregated"
+	"k8s.io/apiserver/pkg/endpoints/handlers/negotiation"
+	"k8s.io/apiserver/pkg/endpoints/handlers/responsewriters"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 )
 
@@ -24,7 +26,7 @@ type discovery struct {
 
 // groupLister is upstream's handler of the list of groups.
 type groupLister interface {
-	http.Handler
+	upstream.GroupLister
 	AddGroup(metav1.APIGroup)
 	RemoveGroup(name string)
 }
@@ -63,6 +65,21 @@ func (s source) RemoveGroup(name string) {
 	defer s.mu.Unlock()
 	delete(s.known[s.n], name)
 	s.show(name)
+}
+
+// ServeHTTP answers as upstream's aggregator does, which knows nothing of the addresses by which clients might reach a group.
+func (g *groups) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	list := &metav1.APIGroupList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupList", APIVersion: "v1"}}
+	all, err := g.Groups(r.Context(), r)
+	if err != nil {
+		responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{}, w, r)
+		return
+	}
+	for _, group := range all {
+		group.ServerAddressByClientCIDRs = nil
+		list.Groups = append(list.Groups, group)
+	}
+	responsewriters.WriteObjectNegotiated(legacyscheme.Codecs, negotiation.DefaultEndpointRestrictions, schema.GroupVersion{}, w, r, http.StatusOK, list, false)
 }
 
 func (g *groups) show(name string) {
@@ -115,7 +132,7 @@ func (d *discovery) replaceLegacy(gv schema.GroupVersion, resources []apidiscove
 		}
 	}
 	lister := upstream.APIResourceListerFunc(func() []metav1.APIResource { return list })
-	d.routes.add("GET", "/apis/"+gv.String(), upstream.NewAPIVersionHandler(legacyscheme.Codecs, gv, lister).ServeHTTP)
+	d.routes.add("GET", "/apis/"+gv.String(), route{handle: upstream.NewAPIVersionHandler(legacyscheme.Codecs, gv, lister).ServeHTTP})
 }
 
 // serve adds the two roots.

@@ -29,6 +29,7 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 	documents := openapi.Handler{Custom: []openapi.Custom{aggregator.Documents{Server: s.others}, customresources.Documents{Server: s.custom}}}
 	paths := map[string]http.HandlerFunc{
 		"/version":    serveVersion,
+		"/version/":   serveVersion,
 		"/healthz":    s.health("healthz"),
 		"/livez":      s.health("livez"),
 		"/readyz":     s.health("readyz"),
@@ -43,7 +44,9 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 	}
 	index := []string{"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/openid/v1/jwks"}
 	for p := range paths {
-		index = append(index, p)
+		if !strings.HasSuffix(p, "/") {
+			index = append(index, p)
+		}
 	}
 	for _, gv := range groupVersions {
 		if g, _, ok := strings.Cut(gv, "/"); ok {
@@ -76,7 +79,11 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 	})
 }
 
-func serveVersion(w http.ResponseWriter, _ *http.Request) {
+func serveVersion(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		refuse(w, r, http.StatusMethodNotAllowed, "")
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
 	const major, minor = upstream.Major, upstream.Minor
 	before, _ := strconv.Atoi(minor)

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/proxy"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -55,8 +57,15 @@ func newKubelets(nodes corelisters.NodeLister, dial func(context.Context, string
 	}}
 }
 
-func (k *kubelets) GetConnectionInfo(_ context.Context, name types.NodeName) (*kubeletclient.ConnectionInfo, error) {
-	if _, err := k.nodes.Get(string(name)); err != nil {
+func (k *kubelets) GetConnectionInfo(ctx context.Context, name types.NodeName) (*kubeletclient.ConnectionInfo, error) {
+	if _, err := k.nodes.Get(string(name)); apierrors.IsNotFound(err) {
+		// Upstream's words: they name the resource that was asked for, of a pod's log "pods".
+		resource := "nodes"
+		if info, ok := request.RequestInfoFrom(ctx); ok {
+			resource = info.Resource
+		}
+		return nil, apierrors.NewNotFound(corev1.Resource(resource), string(name))
+	} else if err != nil {
 		return nil, err
 	}
 	t := endApart{k.transport}

@@ -5,6 +5,8 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"reflect"
 	"slices"
 	"strings"
@@ -292,7 +294,7 @@ func TestHealthAndVersion(t *testing.T) {
 func TestRouter(t *testing.T) {
 	n := &router{}
 	for _, p := range []string{"/api/v1/pods", "/api/v1/namespaces/{namespace}/pods/{name}", "/api/v1/namespaces/{name}", "/api/v1/namespaces/{namespace}/pods/{name}/proxy", "/api/v1/namespaces/{namespace}/pods/{name}/proxy/{path:*}", "/api/v1/watch/pods"} {
-		n.add("GET", p, nil)
+		n.add("GET", p, route{})
 	}
 	for path, want := range map[string]bool{
 		"/api/v1/pods": true, "/api/v1/pods/": true, "/api/v1/pods/x": false, "/api": false, "/": false, "": false, "/api/v1/namespaces/a": true,
@@ -301,6 +303,32 @@ func TestRouter(t *testing.T) {
 	} {
 		if got := n.find(path) != nil; got != want {
 			t.Errorf("%q: %v", path, got)
+		}
+	}
+}
+
+// Types of content are looked at before a handler is, as go-restful does: without their parameters, and without half wildcards.
+func TestRouterKnowsTypes(t *testing.T) {
+	n := &router{}
+	n.add("PATCH", "/x", route{func(w http.ResponseWriter, _ *http.Request) {}, []string{"application/json-patch+json"}, []string{"application/json", "application/yaml"}})
+	for _, tt := range []struct {
+		content, accept string
+		code            int
+	}{
+		{"application/json-patch+json", "", 200},
+		{"application/json-patch+json; charset=utf-8", "application/yaml;q=0.5", 200},
+		{"application/json-patch+json", "text/html, */*;q=0.1", 200},
+		{"application/json-patch+json", "application/*", 406},
+		{"application/json-patch+json", "text/html,text/plain", 406},
+		{"application/json", "", 415},
+		{"", "", 415},
+	} {
+		r := httptest.NewRequest("PATCH", "/x", nil)
+		r.Header.Set("Content-Type", tt.content)
+		r.Header.Set("Accept", tt.accept)
+		w := httptest.NewRecorder()
+		if n.serve(w, r); w.Code != tt.code {
+			t.Errorf("%q as %q: %d, want %d", tt.content, tt.accept, w.Code, tt.code)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	restful "github.com/emicklei/go-restful/v3"
@@ -15,9 +16,15 @@ import (
 // they came in, with its regular expressions and documentation, can be collected.
 type router struct {
 	literal map[string]*router
-	any     *router                     // {name}: one segment
-	methods map[string]http.HandlerFunc // here
-	below   map[string]http.HandlerFunc // {path:*}: here and anything below
+	any     *router          // {name}: one segment
+	methods map[string]route // here
+	below   map[string]route // {path:*}: here and anything below
+}
+
+// route is a handler, and the types of content that it reads and writes; nil: any.
+type route struct {
+	handle             http.HandlerFunc
+	consumes, produces []string
 }
 
 // take moves every route of a container into the tree; wrap, if any, goes around each handler.
@@ -28,7 +35,7 @@ func (n *router) take(c *restful.Container, wrap func(http.HandlerFunc) http.Han
 			if wrap != nil {
 				h = wrap(h)
 			}
-			n.add(r.Method, r.Path, h)
+			n.add(r.Method, r.Path, route{h, r.Consumes, r.Produces})
 		}
 	}
 }
@@ -38,7 +45,7 @@ func plain(f restful.RouteFunction) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) { f(restful.NewRequest(r), restful.NewResponse(w)) }
 }
 
-func (n *router) add(method, path string, h http.HandlerFunc) {
+func (n *router) add(method, path string, h route) {
 	rest := strings.Trim(path, "/")
 	for rest != "" {
 		var s string
@@ -71,9 +78,9 @@ func set[V any](m *map[string]V, k string, v V) {
 	(*m)[k] = v
 }
 
-// find gives the handlers of a path: a literal segment goes before a parameter, and both before a subtree.
-func (n *router) find(path string) map[string]http.HandlerFunc {
-	var below map[string]http.HandlerFunc
+// find gives the routes of a path: a literal segment goes before a parameter, and both before a subtree.
+func (n *router) find(path string) map[string]route {
+	var below map[string]route
 	rest := strings.Trim(path, "/")
 	for rest != "" {
 		if n.below != nil {
@@ -104,21 +111,52 @@ func (n *router) serve(w http.ResponseWriter, r *http.Request) bool {
 	m := n.find(r.URL.Path)
 	if m == nil {
 		if n.hasGroup(r.URL.Path) {
-			refuse(w, r, http.StatusNotFound)
+			refuse(w, r, http.StatusNotFound, "")
 			return true
 		}
 		return false
 	}
-	h := m[r.Method]
-	if h == nil && r.Method == http.MethodHead {
-		h = m[http.MethodGet]
+	h, ok := m[r.Method]
+	switch {
+	case !ok:
+		refuse(w, r, http.StatusMethodNotAllowed, "")
+	case !h.reads(r):
+		refuse(w, r, http.StatusUnsupportedMediaType, "415: Unsupported Media Type")
+	case !h.writes(r):
+		refuse(w, r, http.StatusNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+strings.Join(h.produces, ", "))
+	default:
+		h.handle(w, r)
 	}
-	if h == nil {
-		refuse(w, r, http.StatusMethodNotAllowed)
-		return true
-	}
-	h(w, r)
 	return true
+}
+
+// reads and writes decide by type alone, without parameters, as go-restful does: what it lets through is negotiated by the handler,
+// with other words.
+func (h route) reads(r *http.Request) bool {
+	content := r.Header.Get("Content-Type")
+	if content == "" {
+		if r.Method == http.MethodGet || r.Method == http.MethodDelete || r.Method == http.MethodOptions {
+			return true
+		}
+		content = "application/octet-stream"
+	}
+	return len(h.consumes) == 0 || listed(content, h.consumes, false)
+}
+
+func (h route) writes(r *http.Request) bool {
+	accept := r.Header.Get("Accept")
+	return accept == "" || len(h.produces) == 0 || listed(accept, h.produces, true)
+}
+
+// listed tells whether one of the types of a header, "a/b;q=1, c/d", is among those of a route.
+func listed(header string, types []string, any bool) bool {
+	for t := range strings.SplitSeq(header, ",") {
+		t, _, _ = strings.Cut(t, ";")
+		if t = strings.TrimSpace(t); any && t == "*/*" || slices.Contains(types, t) || slices.Contains(types, "*/*") {
+			return true
+		}
+	}
+	return false
 }
 
 // hasGroup tells whether a path is below /api, or below /apis/<group> for a group in the tree.
@@ -131,7 +169,7 @@ func (n *router) hasGroup(path string) bool {
 }
 
 // refuse answers with a Status, as clients of the API expect it.
-func refuse(w http.ResponseWriter, r *http.Request, code int) {
-	err := apierrors.NewGenericServerResponse(code, "", schema.GroupResource{}, "", "", 0, false)
+func refuse(w http.ResponseWriter, r *http.Request, code int, why string) {
+	err := apierrors.NewGenericServerResponse(code, "", schema.GroupResource{}, "", why, 0, false)
 	responsewriters.ErrorNegotiated(err, legacyscheme.Codecs, schema.GroupVersion{}, w, r)
 }

@@ -69,6 +69,9 @@ func (o *objects) Get(ctx context.Context, key string, opts storage.GetOptions, 
 	if err != nil {
 		return err
 	}
+	if _, err := versioner.ParseResourceVersion(opts.ResourceVersion); err != nil {
+		return err // as it is, and so a 500: upstream's get of one object words it no better
+	}
 	it, rev := o.db.get(o.res, below)
 	if err := atLeast(opts.ResourceVersion, rev); err != nil {
 		return err

@@ -21,6 +21,7 @@ type exchange struct {
 	body         string
 	headers      []string             // "Accept: text/plain"
 	as           string               // the user who asks; empty: an administrator
+	alone        bool                 // nothing but the headers says who asks
 	edit         func(map[string]any) // instead of a body: the object at the path, as each server has it, changed
 	of           string               // where $VERSION, $UID and $CONTINUE in path and body come from
 	meanwhile    []exchange           // of a watch: what is asked for while it is open
@@ -40,17 +41,23 @@ type answer struct {
 
 // side is one of the two servers.
 type side struct {
-	url    string
-	token  string
-	client *http.Client
+	url          string
+	token        string
+	client, bare *http.Client // bare: without a certificate
 }
 
 func newSide(url, token string, tlsConfig *tls.Config) *side {
-	return &side{url: url, token: token, client: &http.Client{
+	anonymous := tlsConfig.Clone()
+	anonymous.Certificates = nil
+	return &side{url: url, token: token, client: newClient(tlsConfig), bare: newClient(anonymous)}
+}
+
+func newClient(tlsConfig *tls.Config) *http.Client {
+	return &http.Client{
 		Timeout:       30 * time.Second,
 		Transport:     &http.Transport{TLSClientConfig: tlsConfig, MaxIdleConnsPerHost: 8, DisableCompression: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	}
 }
 
 // ask sends one request. An answer that could not be had is an error; one that refuses is none.
@@ -118,7 +125,11 @@ func (s *side) send(ctx context.Context, e exchange, path, body string) (answer,
 			r.Header.Set(k, v)
 		}
 	}
-	res, err := s.client.Do(r)
+	client := s.client
+	if e.alone {
+		client = s.bare
+	}
+	res, err := client.Do(r)
 	if err != nil {
 		return answer{}, err
 	}

@@ -76,8 +76,13 @@ func (s *side) read(ctx context.Context, path string, into any) error {
 	return json.Unmarshal(a.body, into)
 }
 
-// manifests reads objects.yaml.
-func manifests(values *strings.Replacer) (map[schema.GroupVersionKind]map[string]any, error) {
+// manifests reads objects.yaml, for a run in a namespace.
+func manifests(ns string) (map[schema.GroupVersionKind]map[string]any, error) {
+	c, err := newCredentials()
+	if err != nil {
+		return nil, err
+	}
+	values := strings.NewReplacer("$NS", ns, "$CSR", c.request, "$STUB", c.stub, "$CA", c.authority)
 	out := map[schema.GroupVersionKind]map[string]any{}
 	for _, m := range separator.Split(objects, -1) {
 		o, err := object(values.Replace(m))

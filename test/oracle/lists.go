@@ -43,7 +43,7 @@ func lists(k *kind, ns string) (out []exchange) {
 	add("by another's name", "fieldSelector=metadata.name%3Dother")
 	add("by namespace", mine+",metadata.namespace%3D"+ns)
 	add("by a field that cannot be selected", "fieldSelector=spec.nothing%3Dx")
-	add("by nonsense", "fieldSelector=%3D%3D")
+	add("by nonsense", "labelSelector=app%3Dnone&fieldSelector=%3D%3D")
 	add("by a label that is there", "labelSelector=app,tier&fieldSelector=metadata.name%3D"+k.name())
 	add("limited", mine+"&limit=1")
 	add("with a bad limit", mine+"&limit=x")
@@ -63,7 +63,7 @@ func listOptions(ns string) (out []exchange) {
 	add := func(query string, headers ...string) {
 		out = append(out, exchange{group: "list options", name: query + strings.Join(headers, " "), method: "GET", path: path + "?" + query, headers: headers, of: path})
 	}
-	for _, version := range []string{"", "resourceVersion=0", "resourceVersion=$VERSION", "resourceVersion=1", "resourceVersion=99999999", "resourceVersion=x", "resourceVersion=-1"} {
+	for _, version := range []string{"", "resourceVersion=0", "resourceVersion=$VERSION", "resourceVersion=1", "resourceVersion=999999999999999", "resourceVersion=x", "resourceVersion=-1"} {
 		for _, match := range []string{"", "resourceVersionMatch=Exact", "resourceVersionMatch=NotOlderThan", "resourceVersionMatch=Nearly"} {
 			for _, limit := range []string{"", "limit=2", "limit=0", "limit=500", "limit=2&continue=x"} {
 				add(strings.Join([]string{"labelSelector=crowd", version, match, limit}, "&"))
@@ -124,11 +124,11 @@ func watches(ns string) (out []exchange) {
 		}
 	}
 	queries := []string{
-		"", "resourceVersion=0", "resourceVersion=$VERSION", "resourceVersion=1", "resourceVersion=99999999", "resourceVersion=x", "resourceVersion=$VERSION&labelSelector=w%3D1", "resourceVersion=$VERSION&labelSelector=w%3D2",
+		"", "resourceVersion=0", "resourceVersion=$VERSION", "resourceVersion=1", "resourceVersion=999999999999999", "resourceVersion=x", "resourceVersion=$VERSION&labelSelector=w%3D1", "resourceVersion=$VERSION&labelSelector=w%3D2",
 		"resourceVersion=$VERSION&fieldSelector=metadata.name%3Dnothing", "resourceVersion=$VERSION&allowWatchBookmarks=true", "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true",
 		"sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&resourceVersion=$VERSION", "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&resourceVersion=0",
 		"sendInitialEvents=true&resourceVersionMatch=NotOlderThan", "sendInitialEvents=true", "sendInitialEvents=false", "sendInitialEvents=false&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&resourceVersion=$VERSION",
-		"sendInitialEvents=true&resourceVersionMatch=Exact", "resourceVersionMatch=NotOlderThan", "limit=1", "continue=x", "labelSelector=%3D%3D", "fieldSelector=data%3Dx", "timeoutSeconds=x", "timeoutSeconds=0&resourceVersion=99999999",
+		"sendInitialEvents=true&resourceVersionMatch=Exact", "resourceVersionMatch=NotOlderThan", "limit=1", "continue=x", "labelSelector=%3D%3D", "fieldSelector=data%3Dx", "timeoutSeconds=x",
 	}
 	for i, query := range queries {
 		for j, accept := range []string{"Accept: application/json", protobuf, asTable, partials, "Accept: application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", asCBOR, "Accept: application/yaml", "Accept: application/json;stream=watch"} {

@@ -104,11 +104,7 @@ func run(ctx context.Context, o options) error {
 
 // requests are all that is asked, in order.
 func requests(ctx context.Context, theirs *side, ns, api string) (out []exchange, kinds []*kind, err error) {
-	request, err := signingRequest()
-	if err != nil {
-		return nil, nil, err
-	}
-	known, err := manifests(strings.NewReplacer("$NS", ns, "$CSR", request))
+	known, err := manifests(ns)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -219,7 +215,7 @@ func ask(ctx context.Context, ours, theirs *side, e exchange) (out answers) {
 			time.Sleep(200 * time.Millisecond)
 			continue
 		}
-		if len(out.differ) == 0 || e.once || try == 2 || ctx.Err() != nil {
+		if len(out.differ) == 0 || e.once && err == nil && t.err == nil || try == 2 || ctx.Err() != nil {
 			return out
 		}
 		time.Sleep(200 * time.Millisecond)

@@ -157,7 +157,7 @@ func normal(key string, v any) any {
 			v[i] = normal("", v[i])
 		}
 		switch key {
-		case "causes", "resourceRules", "nonResourceRules", "nonResourceURLs": // upstream walks maps for some of them
+		case "causes", "resourceRules", "nonResourceRules", "nonResourceURLs", "managedFields": // upstream walks maps for some; the last are in the order of their times, and then of their managers' names
 			slices.SortFunc(v, func(a, b any) int { return strings.Compare(encode(a), encode(b)) })
 		}
 		return v
@@ -167,8 +167,8 @@ func normal(key string, v any) any {
 			return "its own"
 		case key == "message":
 			return sorted(plain(v))
-		case key == "raw": // an older answer of the same
-			return plain(v)
+		case key == "manager" && v == "bramble": // who writes what the servers write by themselves
+			return "kube-apiserver"
 		}
 		return plain(v)
 	case float64:

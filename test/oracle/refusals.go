@@ -57,7 +57,7 @@ func paths() (out []exchange) {
 	for _, path := range []string{
 		"/", "/api", "/api/", "/api/v1", "/api/v1/", "/api/v2", "/apis", "/apis/", "/apis/apps", "/apis/apps/", "/apis/apps/v1", "/apis/apps/v9", "/apis/nothing", "/apis/nothing/v1", "/apis/nothing/v1/things", "/api/v1/nothings",
 		"/api/v1/namespaces/default/nothings", "/api/v1/namespaces/default/nothings/x", "/api//v1", "/api/v1/../../etc/passwd", "/api/v1/%2e%2e/x", "/nothing", "/healthz", "/healthz/ping", "/healthz/nothing", "/livez", "/livez/ping", "/readyz", "/readyz/ping", "/livez?exclude=ping",
-		"/version", "/version/", "/swagger.json", "/openapi", "/openapi/v2/x", "/openapi/v3/nothing", "/openapi/v3/apis/nothing/v1", "/.well-known/openid-configuration/x", "/openid/v1/jwks/x", "/logs", "/logs/", "/debug", "/debug/nothing", "/metrics/nothing", "/api/v1/watch", "/api/v1/watch/", "/api/v1/watch/nothings",
+		"/version", "/version/", "/swagger.json", "/openapi", "/openapi/v2/x", "/openapi/v3/nothing", "/openapi/v3/apis/nothing/v1", "/.well-known/openid-configuration/x", "/openid/v1/jwks/x", "/debug", "/debug/nothing", "/metrics/nothing", "/api/v1/watch", "/api/v1/watch/", "/api/v1/watch/nothings",
 		"/api/v1/proxy/namespaces/default/pods/x", "/api/v1/namespaces/default/pods/x:y:z/proxy/", "/api/v1/namespaces/default/services/nothing/proxy/", "/api/v1/namespaces/default/services/https:nothing:port/proxy/a?b=c", "/api/v1/nodes/nothing/proxy/stats", "/api/v1/namespaces/default/pods/nothing/log", "/api/v1/namespaces/default/pods/nothing/log?container=c&follow=x",
 		"/api/v1/namespaces/default/pods/nothing/log?tailLines=-1", "/api/v1/namespaces/default/pods/nothing/log?sinceSeconds=0", "/api/v1/namespaces/default/pods/nothing/log?limitBytes=0", "/api/v1/namespaces/default/pods/nothing/log?sinceSeconds=5&sinceTime=2026-01-02T03:04:05Z", "/api/v1/namespaces/default/pods/nothing/exec", "/api/v1/namespaces/default/pods/nothing/attach",
 		"/api/v1/namespaces/default/pods/nothing/portforward", "/api/v1/componentstatuses/nothing",
@@ -100,7 +100,8 @@ func identities(ns string) (out []exchange) {
 		"a group without a user": {"Impersonate-User: ", "Impersonate-Group: g"}, "a user": {"Impersonate-User: u", "Impersonate-Group: "}, "a user with a group": {"Impersonate-User: u", "Impersonate-Group: g"}, "a service account": {"Impersonate-User: system:serviceaccount:a:b", "Impersonate-Group: "},
 		"nobody": {"Impersonate-User: system:anonymous", "Impersonate-Group: "}, "an identity": {"Impersonate-User: u", "Impersonate-Group: ", "Impersonate-Uid: 5"}, "more about it": {"Impersonate-User: u", "Impersonate-Group: ", "Impersonate-Extra-example.com%2Fa: b"},
 	} {
-		out = append(out, exchange{group: "rights", name: "who am I with " + name, method: "POST", path: "/apis/authentication.k8s.io/v1/selfsubjectreviews", body: review, headers: headers})
+		alone := strings.HasPrefix(headers[0], "Authorization")
+		out = append(out, exchange{group: "rights", name: "who am I with " + name, method: "POST", path: "/apis/authentication.k8s.io/v1/selfsubjectreviews", body: review, headers: headers, alone: alone})
 	}
 	for name, spec := range map[string]string{
 		"selfsubjectaccessreviews: pods": `{"resourceAttributes":{"verb":"get","resource":"pods"}}`, "selfsubjectaccessreviews: nothing": `{}`, "selfsubjectaccessreviews: both": `{"resourceAttributes":{"verb":"get"},"nonResourceAttributes":{"verb":"get","path":"/x"}}`,
@@ -162,6 +163,7 @@ func documents(kinds []*kind) (out []exchange) {
 		add(strings.TrimSuffix(path, "/"+k.gv.Version))
 		add("/openapi/v3" + path)
 	}
+	add("/openapi/v2", "Accept: application/json")
 	for _, path := range []string{"/api", "/version", "/openid/v1/jwks/"} {
 		for _, accept := range []string{"Accept: application/json", asYAML, protobuf, "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", "Accept: application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList", "Accept: text/html"} {
 			add(path, accept)

@@ -2,14 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
-	"encoding/pem"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -38,7 +32,7 @@ func serve(ctx context.Context) (*side, func(), error) {
 }
 
 func open(ctx context.Context, dir string) (*side, error) {
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError + 1}))
 	pki, err := auth.OpenPKI(filepath.Join(dir, "pki"), auth.PKIOptions{})
 	if err != nil {
 		return nil, err
@@ -67,17 +61,4 @@ func open(ctx context.Context, dir string) (*side, error) {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pki.CACertPEM())
 	return newSide("https://"+l.Addr().String(), "", &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}), nil
-}
-
-// signingRequest is one that a CertificateSigningRequest may hold, in base64.
-func signingRequest() (string, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "somebody", Organization: []string{"people"}}}, key)
-	if err != nil {
-		return "", err
-	}
-	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), nil
 }

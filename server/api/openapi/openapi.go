@@ -88,7 +88,7 @@ func (h Handler) V3(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		m, ok := marks[path]
 		if !ok {
-			http.NotFound(w, r)
+			w.WriteHeader(http.StatusNotFound)
 			return
 		}
 		hash = m.hash

@@ -30,11 +30,12 @@ func main() {
 }
 
 func run() error {
-	dir, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "k8s.io/kubernetes").Output()
+	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}} {{.Version}}", "k8s.io/kubernetes").Output()
 	if err != nil {
 		return err
 	}
-	spec := filepath.Join(strings.TrimSpace(string(dir)), "api", "openapi-spec")
+	dir, release, _ := strings.Cut(strings.TrimSpace(string(module)), " ")
+	spec := filepath.Join(dir, "api", "openapi-spec")
 	if err := os.RemoveAll(out); err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func run() error {
 		Places     []place           `json:"places"`     // of the parts of V2
 		Parameters []string          `json:"parameters"` // that V2 has
 	}{V3: map[string]string{}}
-	if index.V2, index.Places, index.Parameters, err = v2(filepath.Join(spec, "swagger.json")); err != nil {
+	if index.V2, index.Places, index.Parameters, err = v2(filepath.Join(spec, "swagger.json"), release); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(spec, "v3", "*_openapi.json"))
@@ -63,9 +64,13 @@ func run() error {
 		if !served(path) {
 			continue
 		}
-		doc, err := compact(f)
+		text, err := os.ReadFile(f)
 		if err != nil {
 			return err
+		}
+		doc, err := live(text, minor(release))
+		if err != nil {
+			return fmt.Errorf("%s: %w", f, err)
 		}
 		index.V3[path] = hash(doc)
 		if err := write(filepath.Join("v3", strings.ReplaceAll(path, "/", "__")+".json.gz"), doc); err != nil {
@@ -151,9 +156,12 @@ type place struct {
 }
 
 // v2 keeps the paths that are served and the definitions that they lead to.
-func v2(file string) (string, []place, []string, error) {
+func v2(file, release string) (string, []place, []string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
+		return "", nil, nil, err
+	}
+	if text, err = live(text, release); err != nil {
 		return "", nil, nil, err
 	}
 	var doc, paths, definitions, parameters map[string]json.RawMessage
@@ -224,16 +232,6 @@ func follow(piece json.RawMessage, definitions, seen map[string]json.RawMessage)
 		seen[name] = definitions[name]
 		follow(definitions[name], definitions, seen)
 	}
-}
-
-func compact(file string) ([]byte, error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	err = json.Compact(&b, text)
-	return b.Bytes(), err
 }
 
 func hash(doc []byte) string { return fmt.Sprintf("%X", sha512.Sum512(doc)) }
