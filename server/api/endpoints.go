@@ -28,8 +28,6 @@ const Version = upstream.Version + "+bramble"
 func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 	documents := openapi.Handler{Custom: []openapi.Custom{aggregator.Documents{Server: s.others}, customresources.Documents{Server: s.custom}}}
 	paths := map[string]http.HandlerFunc{
-		"/version":    serveVersion,
-		"/version/":   serveVersion,
 		"/healthz":    s.health("healthz"),
 		"/livez":      s.health("livez"),
 		"/readyz":     s.health("readyz"),
@@ -42,11 +40,9 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 			paths["/"+h+"/"+name] = s.health(h)
 		}
 	}
-	index := []string{"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/openid/v1/jwks"}
+	index := []string{"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/openid/v1/jwks", "/version"}
 	for p := range paths {
-		if !strings.HasSuffix(p, "/") {
-			index = append(index, p)
-		}
+		index = append(index, p)
 	}
 	for _, gv := range groupVersions {
 		if g, _, ok := strings.Cut(gv, "/"); ok {
@@ -59,6 +55,7 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(body)
 	}
+	resources.add("GET", "/version", route{serveVersion, nil, []string{"application/json"}})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h := paths[r.URL.Path]; h != nil {
 			h(w, r)
@@ -79,11 +76,7 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 	})
 }
 
-func serveVersion(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet {
-		refuse(w, r, http.StatusMethodNotAllowed, "")
-		return
-	}
+func serveVersion(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	const major, minor = upstream.Major, upstream.Minor
 	before, _ := strconv.Atoi(minor)

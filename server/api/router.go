@@ -159,13 +159,13 @@ func listed(header string, types []string, any bool) bool {
 	return false
 }
 
-// hasGroup tells whether a path is below /api, or below /apis/<group> for a group in the tree.
+// hasGroup tells whether a path is below /api, below /apis/<group> for a group in the tree, or below another root of upstream's.
 func (n *router) hasGroup(path string) bool {
 	if rest, ok := strings.CutPrefix(path, "/apis/"); ok {
 		group, _, _ := strings.Cut(rest, "/")
 		return n.literal["apis"] != nil && n.literal["apis"].literal[group] != nil
 	}
-	return strings.HasPrefix(path, "/api/")
+	return strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/openid/v1/jwks/") || strings.HasPrefix(path, "/.well-known/openid-configuration/")
 }
 
 // refuse answers with a Status, as clients of the API expect it.

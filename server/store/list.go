@@ -94,7 +94,7 @@ func (o *objects) tree(whole string, at int64, from string, opts storage.ListOpt
 	t, have, err := o.db.at(o.res, at)
 	switch {
 	case errors.Is(err, errFuture):
-		return nil, 0, storage.NewTooLargeResourceVersionError(uint64(at), uint64(have), 0)
+		return nil, 0, storage.NewTooLargeResourceVersionError(uint64(at), uint64(have), tooLargeRetry)
 	case err != nil && opts.Predicate.Continue != "":
 		return nil, 0, expiredContinue(from, whole)
 	case err != nil:

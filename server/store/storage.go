@@ -125,6 +125,9 @@ func (o *objects) decodeNew(data []byte, rev int64, into runtime.Object) (runtim
 	return obj, versioner.UpdateObject(obj, uint64(rev))
 }
 
+// tooLargeRetry is after how many seconds a client may ask again for a revision that has not been yet; upstream's watch cache says so.
+const tooLargeRetry = 1
+
 // atLeast holds the promise that data is not older than a revision that the caller has seen.
 func atLeast(rv string, have int64) error {
 	if rv == "" {
@@ -135,7 +138,7 @@ func atLeast(rv string, have int64) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
 	if want > uint64(have) {
-		return storage.NewTooLargeResourceVersionError(want, uint64(have), 0)
+		return storage.NewTooLargeResourceVersionError(want, uint64(have), tooLargeRetry)
 	}
 	return nil
 }

@@ -11,7 +11,23 @@ type reason struct {
 
 // reasons are looked through in order; docs/api-coverage.md lists those that were needed.
 var reasons = []reason{
-	{`services/kubernetes`, `targetPort`, "the API's own Service leads to the port on which the server listens, another one on each side"},
+	{`services/kubernetes`, `targetPort`, "The API's own Service leads to the port on which the server listens, another one on each side."},
+	{`validatingadmissionpolicies`, `managedFields|observedGeneration|typeChecking`, "The types in a ValidatingAdmissionPolicy are checked by the server itself; upstream's controller manager does that, which doesn't run here."},
+	{`flowschemas|prioritylevelconfigurations`, `managedFields|status\.conditions|cells\[\d\]|Dangling|items\..*(is missing|autoupdate)`, "FlowSchemas and PriorityLevelConfigurations are kept and change nothing (requests are limited in number, and not by them), so that nobody writes a FlowSchema's condition `Dangling`."},
+	{`resourceVersion=1( |&|$)`, `(?s)410|too old`, "The history that lists and watches go back to is bounded in memory: an old revision is gone (410) where upstream, freshly started, still has it in etcd."},
+	{`resourceVersion=0.*limit=|limit=.*resourceVersion=0`, `items|rows|continue|remainingItemCount`, "A list from revision 0 is given in pages where pages are asked for; upstream's watch cache gives all at once."},
+	{`^watch: resourceVersion=9{9,}`, `504|Too large`, "A watch from a revision that has not been is refused at once; upstream holds it open in silence."},
+	{`(events|events.v1.events.k8s.io): \?resourceVersion=abc`, `code 500`, "A revision that is no number is a 500 for every kind, as upstream answers for those that it caches; its Events, which it doesn't cache, answer 400."},
+	{`(GET|discovery:) /version`, `git(Commit|TreeState|Version)|goVersion|buildDate|platform`, "Its version says that it is Bramble."},
+	{`^paths: (GET|POST|DELETE) /$`, `paths`, "The list of paths names what is served: Bramble's old versions, and not every health check of upstream's."},
+	{`^(paths|discovery): .*/apis`, `versions|groups|\.\w+(beta|alpha)\d`, "Old versions of some groups are served to the manifests and clients of their time."},
+	{`^paths: (POST|DELETE) /apis`, `code 405, upstream 200`, "Upstream's lists of groups answer any method as if it were GET."},
+	{`^discovery: /openapi/v2`, `\.paths\./(logs|apis/(extensions|batch/v\d(beta|alpha)|apps/v1beta))|logpath`, "The document of version 2 names the old versions' patches, so that kubectl before 1.27 tries dry runs on them, and has no `/logs`: a node's logs are read by its proxy."},
+	{`a claim of`, `storageClassName`, "The cluster begins with a StorageClass and an IngressClass that are the defaults."},
+	{`kube-system|storageclasses|ingressclasses`, `seeded|items.*(local|bramble)|annotations`, "The cluster begins with a StorageClass and an IngressClass that are the defaults."},
+	{`from the start: .*(clusterroles|clusterrolebindings)`, `is not upstream's`, "Three roles more: what upstream's controller manager does under other names, and that of metrics.k8s.io, which is served here and not by a program beside."},
+	{`servicecidrs`, `conditions|fieldsV1|managedFields`, "The condition of the first ServiceCIDR is given a reason."},
+	{`apiservices.*another kind`, `unknown conversion`, "An object of a quite other kind is refused in other words where an APIService is asked for."},
 }
 
 // explain finds the reason that covers every line of a difference; empty: there is none.

@@ -55,6 +55,11 @@ func compare(path string, got, want any) (out []string) {
 	}
 	gl, isList := got.([]any)
 	wl, bothLists := want.([]any)
+	if isList && bothLists && len(gl) != len(wl) {
+		if g, w := byName(gl), byName(wl); g != nil && w != nil {
+			return compare(path, g, w)
+		}
+	}
 	if isList && bothLists && len(gl) == len(wl) {
 		for i := range gl {
 			out = append(out, compare(fmt.Sprintf("%s[%d]", path, i), gl[i], wl[i])...)
@@ -62,7 +67,25 @@ func compare(path string, got, want any) (out []string) {
 		return out
 	}
 	if !reflect.DeepEqual(got, want) {
-		out = append(out, fmt.Sprintf("%s: %.600v; upstream: %.600v", path, got, want))
+		out = append(out, fmt.Sprintf("%s: %.3000v; upstream: %.3000v", path, got, want))
+	}
+	return out
+}
+
+// byName makes of a list of objects a map of them; nil if it has anything else.
+func byName(list []any) map[string]any {
+	out := map[string]any{}
+	for _, e := range list {
+		o, _ := e.(map[string]any)
+		meta, _ := o["metadata"].(map[string]any)
+		name := text(meta["name"])
+		if name == "" {
+			name = text(o["name"]) // of a group
+		}
+		if name == "" || out[name] != nil {
+			return nil
+		}
+		out[name] = e
 	}
 	return out
 }
@@ -85,7 +108,7 @@ func parse(a answer) any {
 			}
 			values, b = append(values, map[string]any{"type": e.Type, "object": fromProtobuf(e.Object.Raw)}), b[4+n:]
 		}
-		return normal("", values)
+		return normal("", slices.DeleteFunc(values, timedBookmark))
 	case kind == "application/vnd.kubernetes.protobuf":
 		return normal("", fromProtobuf(a.body))
 	case kind == "application/cbor":
@@ -115,7 +138,13 @@ func parse(a answer) any {
 	if len(values) == 1 {
 		return normal("", values[0])
 	}
-	return normal("", values)
+	return normal("", slices.DeleteFunc(values, timedBookmark))
+}
+
+// timedBookmark tells an event of a watch that comes with time, and not with what happens.
+func timedBookmark(event any) bool {
+	e, _ := event.(map[string]any)
+	return e["type"] == "BOOKMARK" && !strings.Contains(encode(e), metav1.InitialEventsAnnotationKey)
 }
 
 // fromProtobuf reads an object of a built-in kind.

@@ -48,7 +48,7 @@ func run() error {
 		Places     []place           `json:"places"`     // of the parts of V2
 		Parameters []string          `json:"parameters"` // that V2 has
 	}{V3: map[string]string{}}
-	if index.V2, index.Places, index.Parameters, err = v2(filepath.Join(spec, "swagger.json"), release); err != nil {
+	if index.V2, index.Places, index.Parameters, err = v2(filepath.Join(spec, "swagger.json"), minor(release)); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(spec, "v3", "*_openapi.json"))
@@ -156,12 +156,12 @@ type place struct {
 }
 
 // v2 keeps the paths that are served and the definitions that they lead to.
-func v2(file, release string) (string, []place, []string, error) {
+func v2(file, version string) (string, []place, []string, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return "", nil, nil, err
 	}
-	if text, err = live(text, release); err != nil {
+	if text, err = live(text, version); err != nil {
 		return "", nil, nil, err
 	}
 	var doc, paths, definitions, parameters map[string]json.RawMessage
@@ -179,6 +179,9 @@ func v2(file, release string) (string, []place, []string, error) {
 			kept[p] = v
 			follow(v, definitions, used)
 		}
+	}
+	for _, v := range parameters {
+		follow(v, definitions, used)
 	}
 	trials, err := dryRuns(paths)
 	if err != nil {
