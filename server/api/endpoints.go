@@ -55,7 +55,7 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(body)
 	}
-	resources.add("GET", "/version", route{serveVersion, nil, []string{"application/json"}})
+	resources.add("GET", "/version", route{handle: serveVersion, produces: mediaTypesOf([]string{"application/json"})})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h := paths[r.URL.Path]; h != nil {
 			h(w, r)

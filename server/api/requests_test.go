@@ -310,7 +310,7 @@ func TestRouter(t *testing.T) {
 // Types of content are looked at before a handler is, as go-restful does: without their parameters, and without half wildcards.
 func TestRouterKnowsTypes(t *testing.T) {
 	n := &router{}
-	n.add("PATCH", "/x", route{func(w http.ResponseWriter, _ *http.Request) {}, []string{"application/json-patch+json"}, []string{"application/json", "application/yaml"}})
+	n.add("PATCH", "/x", route{func(w http.ResponseWriter, _ *http.Request) {}, mediaTypesOf([]string{"application/json-patch+json"}), mediaTypesOf([]string{"application/json", "application/yaml"})})
 	for _, tt := range []struct {
 		content, accept string
 		code            int

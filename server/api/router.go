@@ -2,8 +2,8 @@ package api
 
 import (
 	"net/http"
-	"slices"
 	"strings"
+	"unique"
 
 	restful "github.com/emicklei/go-restful/v3"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -21,10 +21,20 @@ type router struct {
 	below   map[string]route // {path:*}: here and anything below
 }
 
-// route is a handler, and the types of content that it reads and writes; nil: any.
+// route is a handler, and the types of content that it reads and writes.
 type route struct {
 	handle             http.HandlerFunc
-	consumes, produces []string
+	consumes, produces mediaTypes
+}
+
+// mediaTypes are some, "a/b, c/d"; the zero value stands for any. There are few different ones, and each is kept once.
+type mediaTypes struct{ unique.Handle[string] }
+
+func mediaTypesOf(list []string) (t mediaTypes) {
+	if len(list) > 0 {
+		t.Handle = unique.Make(strings.Join(list, ", "))
+	}
+	return t
 }
 
 // take moves every route of a container into the tree; wrap, if any, goes around each handler.
@@ -35,7 +45,7 @@ func (n *router) take(c *restful.Container, wrap func(http.HandlerFunc) http.Han
 			if wrap != nil {
 				h = wrap(h)
 			}
-			n.add(r.Method, r.Path, route{h, r.Consumes, r.Produces})
+			n.add(r.Method, r.Path, route{h, mediaTypesOf(r.Consumes), mediaTypesOf(r.Produces)})
 		}
 	}
 }
@@ -123,7 +133,7 @@ func (n *router) serve(w http.ResponseWriter, r *http.Request) bool {
 	case !h.reads(r):
 		refuse(w, r, http.StatusUnsupportedMediaType, "415: Unsupported Media Type")
 	case !h.writes(r):
-		refuse(w, r, http.StatusNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+strings.Join(h.produces, ", "))
+		refuse(w, r, http.StatusNotAcceptable, "406: Not Acceptable\n\nAvailable representations: "+h.produces.Value())
 	default:
 		h.handle(w, r)
 	}
@@ -140,20 +150,26 @@ func (h route) reads(r *http.Request) bool {
 		}
 		content = "application/octet-stream"
 	}
-	return len(h.consumes) == 0 || listed(content, h.consumes, false)
+	return h.consumes.match(content)
 }
 
 func (h route) writes(r *http.Request) bool {
 	accept := r.Header.Get("Accept")
-	return accept == "" || len(h.produces) == 0 || listed(accept, h.produces, true)
+	return accept == "" || h.produces.match(accept)
 }
 
-// listed tells whether one of the types of a header, "a/b;q=1, c/d", is among those of a route.
-func listed(header string, types []string, any bool) bool {
-	for t := range strings.SplitSeq(header, ",") {
-		t, _, _ = strings.Cut(t, ";")
-		if t = strings.TrimSpace(t); any && t == "*/*" || slices.Contains(types, t) || slices.Contains(types, "*/*") {
-			return true
+// match tells whether one of the types of a header, "a/b;q=1, c/d", is among these.
+func (t mediaTypes) match(header string) bool {
+	if t == (mediaTypes{}) {
+		return true
+	}
+	for one := range strings.SplitSeq(header, ",") {
+		one, _, _ = strings.Cut(one, ";")
+		one = strings.TrimSpace(one)
+		for mine := range strings.SplitSeq(t.Value(), ", ") {
+			if mine == one || mine == "*/*" || one == "*/*" {
+				return true
+			}
 		}
 	}
 	return false

@@ -213,11 +213,11 @@ func end(k *kind, ns string) (out []exchange) {
 	add("dry run", one+"?dryRun=All", "")
 	add("dry run in the body", one, `{"dryRun":["All"]}`)
 	add("options of another kind", one, `{"apiVersion":"v1","kind":"Pod"}`)
-	add("options with an unknown field", one+"?dryRun=All", `{"unknown":1}`)
+	add("options with an unknown field", one, `{"unknown":1,"dryRun":["All"]}`) // a body's options count, and the query's don't
 	add("options that are no JSON", one, `{`)
 	add("another identity", one, `{"preconditions":{"uid":"4dbe1d63-0000-4000-8000-000000000000"}}`)
 	add("another revision", one, `{"preconditions":{"resourceVersion":"1"}}`)
-	add("its own identity", one+"?dryRun=All", `{"preconditions":{"uid":"$UID","resourceVersion":"$VERSION"}}`)
+	add("its own identity", one, `{"dryRun":["All"],"preconditions":{"uid":"$UID","resourceVersion":"$VERSION"}}`)
 	add("a propagation that is none", one, `{"propagationPolicy":"Sideways"}`)
 	add("two propagations", one, `{"propagationPolicy":"Orphan","orphanDependents":true}`)
 	add("orphaning, dry", one+"?dryRun=All&propagationPolicy=Orphan", "")

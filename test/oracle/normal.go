@@ -218,6 +218,7 @@ var (
 	names   = regexp.MustCompile(`\b(gen-|kube-api-access-)[a-z0-9]{5}\b`)
 	current = regexp.MustCompile(`current: \d+`)
 	version = regexp.MustCompile(`resourceVersion(\W{1,6})\d+`)
+	port    = regexp.MustCompile(`(?i)(nodePort\W{1,6})\d+`)
 	record  = regexp.MustCompile(`(in record \(|in object meta: )\d+`)
 	allowed = regexp.MustCompile(`RBAC: allowed by .*`) // by one of several bindings
 )
@@ -231,6 +232,7 @@ func plain(s string) string {
 	s = names.ReplaceAllString(s, "${1}NAME")
 	s = current.ReplaceAllString(s, "current: REVISION")
 	s = version.ReplaceAllString(s, "resourceVersion${1}REVISION")
+	s = port.ReplaceAllString(s, "${1}PORT")
 	s = record.ReplaceAllString(s, "${1}REVISION")
 	s = allowed.ReplaceAllString(s, "RBAC: allowed by BINDING")
 	return ages.ReplaceAllString(s, "AGE")
