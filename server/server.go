@@ -15,6 +15,7 @@ import (
 
 	"bramble.dev/link"
 	"bramble.dev/server/api"
+	"bramble.dev/server/api/audit"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/broker"
 	"bramble.dev/server/cache"
@@ -44,6 +45,8 @@ type Config struct {
 	DirectRoutes bool
 	// LoadBalancers is what Services of type LoadBalancer get their addresses from; without any, the nodes' own are told.
 	LoadBalancers loadbalancer.Pool
+	// Audit is the log of who asked the API for what; off by default.
+	Audit audit.Options
 	// Ready is called once, when the API answers and everything works behind it; optional.
 	Ready  func(Info)
 	Logger *slog.Logger
@@ -131,7 +134,7 @@ func run(ctx context.Context, c Config, db *store.DB, apiListener, mqttListener 
 	serving, err := api.New(ctx, api.Config{
 		Store: db, PKI: pki, Listener: apiListener, AdvertiseAddress: address, ServiceCIDR: c.ServiceCIDR,
 		Names:      append([]string{"kubernetes.default.svc." + c.Domain}, c.Names...), // "cluster.local" is always there
-		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Logger: c.Logger.With("part", "api"),
+		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Audit: c.Audit, Logger: c.Logger.With("part", "api"),
 	})
 	if err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"bramble.dev/cmd/version"
 	"bramble.dev/link"
 	"bramble.dev/server"
+	"bramble.dev/server/api/audit"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/controllers/loadbalancer"
 )
@@ -29,6 +30,7 @@ type serverFlags struct {
 	podCIDR, serviceCIDR                             string
 	names, loadBalancers                             []string
 	acrossSites, directRoutes                        bool
+	audit                                            audit.Options
 }
 
 func (f *serverFlags) declare(flags *pflag.FlagSet) {
@@ -42,6 +44,11 @@ func (f *serverFlags) declare(flags *pflag.FlagSet) {
 	flags.BoolVar(&f.acrossSites, "across-sites", false, "let pods of different sites reach each other: their packets travel between sites unencrypted, unless you encrypt that path yourself (WireGuard, IPsec)")
 	flags.StringVar(&f.podCIDR, "pod-cidr", "10.42.0.0/16", "range that nodes get their pod subnets from")
 	flags.StringVar(&f.serviceCIDR, "service-cidr", "10.43.0.0/16", "range that Services get their addresses from")
+	flags.StringVar(&f.audit.Path, "audit-log-path", "", "write down who asks the API for what, in this file (a group of lines every 5 s; default: nowhere)")
+	flags.StringVar(&f.audit.Policy, "audit-policy-file", "", "file with a Policy of audit.k8s.io/v1 that says what is written down (default: who changes what, without what was sent)")
+	flags.IntVar(&f.audit.MaxSize, "audit-log-maxsize", 10, "MiB at which the audit log begins a new file")
+	flags.IntVar(&f.audit.MaxBackups, "audit-log-maxbackup", 3, "how many older files of the audit log are kept (0: all)")
+	flags.IntVar(&f.audit.MaxAge, "audit-log-maxage", 0, "days for which older files of the audit log are kept (0: for ever)")
 	flags.StringSliceVar(&f.loadBalancers, "load-balancer-pool", nil, "addresses of the nodes' own network that Services of type LoadBalancer get, and that nodes announce by ARP (192.168.1.240-192.168.1.250, or 192.168.1.240/28); without, they get the nodes' own addresses")
 }
 
@@ -64,7 +71,7 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 		}
 	}
 	return server.Config{DataDir: dir, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
-		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Logger: log}, nil
+		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Audit: f.audit, Logger: log}, nil
 }
 
 func prefix(flag, s, example string) (netip.Prefix, error) {

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	serverfilters "k8s.io/apiserver/pkg/server/filters"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+
+	"bramble.dev/server/api/audit"
 )
 
 const (
@@ -27,11 +29,12 @@ var longRunning = serverfilters.BasicLongRunningRequestCheck(sets.NewString("wat
 var requestInfo = &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
 
 // remote is the chain in front of the API for requests from the network, upstream's order from the inside out.
-func remote(api http.Handler, authn authenticator.Request, authz authorizer.Authorizer) http.Handler {
+func remote(api http.Handler, authn authenticator.Request, authz authorizer.Authorizer, log *audit.Log) http.Handler {
 	h := filters.WithAuthorization(api, authz, legacyscheme.Codecs)
 	h = serverfilters.WithMaxInFlightLimit(h, maxRequests, maxMutatingRequests, longRunning)
 	h = impersonation.WithConstrainedImpersonation(h, authz, legacyscheme.Codecs)
-	h = filters.WithAuthentication(h, authn, filters.Unauthorized(legacyscheme.Codecs), audiences, nil)
+	h = log.Requests(h, longRunning)
+	h = filters.WithAuthentication(h, authn, log.Unauthorized(filters.Unauthorized(legacyscheme.Codecs)), audiences, nil)
 	h = filters.WithWarningRecorder(h)
 	h = serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
 	h = filters.WithRequestDeadline(h, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
@@ -42,9 +45,10 @@ func remote(api http.Handler, authn authenticator.Request, authz authorizer.Auth
 
 // local is the chain for programs of this process: their identity is in the request's context, nothing limits them, and they set
 // their own deadlines.
-func local(api http.Handler, authz authorizer.Authorizer) http.Handler {
+func local(api http.Handler, authz authorizer.Authorizer, log *audit.Log) http.Handler {
 	h := filters.WithAuthorization(api, authz, legacyscheme.Codecs)
 	h = impersonation.WithConstrainedImpersonation(h, authz, legacyscheme.Codecs)
+	h = log.Requests(h, longRunning)
 	h = filters.WithWarningRecorder(h)
 	return entrance(h)
 }

@@ -31,6 +31,7 @@ import (
 
 	"bramble.dev/server/admission"
 	"bramble.dev/server/api/aggregator"
+	"bramble.dev/server/api/audit"
 	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/informer"
 	"bramble.dev/server/auth"
@@ -48,6 +49,7 @@ type Config struct {
 	// NodeDialer connects to a node's kubelet API through its link; PodDialer to an address in the cluster's network.
 	NodeDialer func(ctx context.Context, node string) (net.Conn, error)
 	PodDialer  func(ctx context.Context, network, address string) (net.Conn, error)
+	Audit      audit.Options // the log of who asked for what
 	Logger     *slog.Logger
 }
 
@@ -58,6 +60,7 @@ type Server struct {
 	wiring    *wiring
 	inProcess *inProcess
 	admit     *admission.Admission
+	audit     *audit.Log
 	custom    *customresources.Server
 	others    *aggregator.Server
 	local     []aggregator.Local // the group versions that are built in
@@ -123,6 +126,9 @@ func (s *Server) build(ctx context.Context) (err error) {
 	c := s.config
 	w := &wiring{log: s.log}
 	s.wiring = w
+	if s.audit, err = audit.Open(c.Audit, s.log); err != nil {
+		return err
+	}
 	if w.stores, err = newStores(c.Store, c.PKI.SecretsKey()); err != nil {
 		return err
 	}
@@ -180,8 +186,8 @@ func (s *Server) build(ctx context.Context) (err error) {
 	s.custom = s.newCustomResources(i.discovery)
 	s.others = s.newAggregator(i.discovery)
 	mux := s.mux(routes, i.groupVersions())
-	s.inProcess.handler = local(mux, w.authorizer)
-	s.handler = remote(mux, w.authenticator, w.authorizer)
+	s.inProcess.handler = local(mux, w.authorizer, s.audit)
+	s.handler = remote(mux, w.authenticator, w.authorizer, s.audit)
 	return nil
 }
 
@@ -245,6 +251,9 @@ func (s *Server) Close() {
 	}
 	if w.informers != nil {
 		w.informers.Wait()
+	}
+	if err := s.audit.Close(); err != nil {
+		s.log.Error("the audit log was not closed", "err", err)
 	}
 }
 

@@ -1,0 +1,96 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+
+	"gopkg.in/natefinch/lumberjack.v2"
+	auditinternal "k8s.io/apiserver/pkg/apis/audit"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	upstream "k8s.io/apiserver/pkg/audit"
+	"k8s.io/apiserver/pkg/audit/policy"
+	"k8s.io/apiserver/pkg/endpoints/filters"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	logbackend "k8s.io/apiserver/plugin/pkg/audit/log"
+)
+
+// Options say what is written, and where. The zero value stands for none.
+type Options struct {
+	Path       string // of the log; empty: off
+	Policy     string // file with a Policy of audit.k8s.io/v1; empty: changes, without what was sent
+	MaxSize    int    // MiB, at which a new file is begun; 0: 10
+	MaxBackups int    // older files that are kept; 0: all
+	MaxAge     int    // days for which they are kept; 0: for ever
+}
+
+// Log is an open audit log. A nil one is off.
+type Log struct {
+	sink   upstream.Backend
+	policy upstream.PolicyRuleEvaluator
+	out    *grouped
+}
+
+// Open reads the policy and tries the file. It returns nil if no log is asked for.
+func Open(o Options, log *slog.Logger) (*Log, error) {
+	if o.Path == "" {
+		if o.Policy != "" {
+			return nil, errors.New("--audit-policy-file says what to write down, but not where: add --audit-log-path")
+		}
+		return nil, nil
+	}
+	p := changes
+	if o.Policy != "" {
+		var err error
+		if p, err = policy.LoadPolicyFromFile(o.Policy); err != nil {
+			return nil, fmt.Errorf("--audit-policy-file: %w", err)
+		}
+	}
+	if o.MaxSize == 0 {
+		o.MaxSize = 10
+	}
+	file := &lumberjack.Logger{Filename: o.Path, MaxSize: o.MaxSize, MaxBackups: o.MaxBackups, MaxAge: o.MaxAge}
+	if _, err := file.Write(nil); err != nil {
+		return nil, fmt.Errorf("--audit-log-path: %w", err)
+	}
+	out := newGrouped(file, log)
+	return &Log{sink: logbackend.NewBackend(out, logbackend.FormatJson, auditv1.SchemeGroupVersion), policy: policy.NewPolicyRuleEvaluator(p), out: out}, nil
+}
+
+// changes is the policy where none is given. What renews itself by the second, and what only tells, is left out.
+var changes = &auditinternal.Policy{
+	OmitStages: []auditinternal.Stage{auditinternal.StageRequestReceived},
+	Rules: []auditinternal.PolicyRule{
+		{Level: auditinternal.LevelNone, Verbs: []string{"get", "list", "watch"}},
+		{Level: auditinternal.LevelNone, Resources: []auditinternal.GroupResources{
+			{Group: "coordination.k8s.io", Resources: []string{"leases"}}, {Resources: []string{"events"}}, {Group: "events.k8s.io", Resources: []string{"events"}},
+			{Group: "authentication.k8s.io"}, {Group: "authorization.k8s.io"}, // questions, which are asked by POST
+		}},
+		{Level: auditinternal.LevelMetadata},
+	},
+}
+
+// Requests has those to h written down.
+func (l *Log) Requests(h http.Handler, longRunning request.LongRunningRequestCheck) http.Handler {
+	if l == nil {
+		return h
+	}
+	return filters.WithAudit(h, l.sink, l.policy, longRunning)
+}
+
+// Unauthorized has the requests written down that h refuses because nobody is known to ask.
+func (l *Log) Unauthorized(h http.Handler) http.Handler {
+	if l == nil {
+		return h
+	}
+	return filters.WithFailedAuthenticationAudit(h, l.sink, l.policy)
+}
+
+// Close writes what is still held back.
+func (l *Log) Close() error {
+	if l == nil {
+		return nil
+	}
+	return l.out.Close()
+}

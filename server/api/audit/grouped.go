@@ -1,0 +1,93 @@
+package audit
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+const (
+	flushAfter = 5 * time.Second // from the first event of a group
+	flushAt    = 64 << 10        // bytes
+)
+
+// grouped writes lines in groups.
+type grouped struct {
+	out   io.WriteCloser
+	log   *slog.Logger
+	after time.Duration
+
+	mu     sync.Mutex
+	lines  []byte
+	timer  *time.Timer // nil while nothing is held back
+	lost   int         // events, since a write failed
+	closed bool
+}
+
+func newGrouped(out io.WriteCloser, log *slog.Logger) *grouped {
+	return &grouped{out: out, log: log, after: flushAfter}
+}
+
+// Write takes one event. It never fails: who asked the API is not to be refused because of it.
+func (g *grouped) Write(line []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return len(line), nil
+	}
+	g.lines = append(g.lines, line...)
+	switch {
+	case len(g.lines) >= flushAt:
+		g.flush()
+	case g.timer == nil:
+		g.timer = time.AfterFunc(g.after, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.flush()
+		})
+	}
+	return len(line), nil
+}
+
+// flush is called with mu held.
+func (g *grouped) flush() {
+	if g.timer != nil {
+		g.timer.Stop()
+		g.timer = nil
+	}
+	if len(g.lines) == 0 {
+		return
+	}
+	_, err := g.out.Write(g.lines)
+	switch {
+	case err != nil && g.lost == 0:
+		g.log.Error("the audit log cannot be written: events are lost until it can", "err", err)
+		fallthrough
+	case err != nil:
+		g.lost += count(g.lines)
+	case g.lost > 0:
+		g.log.Warn("the audit log is written again", "lost", fmt.Sprintf("%d events", g.lost))
+		g.lost = 0
+	}
+	g.lines = nil // a group after a storm would keep its room
+}
+
+// Close writes what is held back. Later events are dropped.
+func (g *grouped) Close() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.flush()
+	g.closed = true
+	return g.out.Close()
+}
+
+func count(lines []byte) (n int) {
+	for _, b := range lines {
+		if b == '\n' {
+			n++
+		}
+	}
+	return n
+}
