@@ -233,7 +233,7 @@ func end(k *kind, ns string) (out []exchange) {
 	if k.Kind != "CustomResourceDefinition" { // which waits for its finalizer alone, that the server itself takes away
 		out = append(out, exchange{group: "delete", name: k.label() + ": as it is then", method: "GET", path: one, once: true})
 	}
-	if k.can("patch") {
+	if k.can("patch") && k.Kind != "CustomResourceDefinition" {
 		out = append(out, exchange{group: "delete", name: k.label() + ": its finalizers taken away", method: "PATCH", path: one, body: `{"metadata":{"finalizers":null}}`, headers: []string{merge}, once: true})
 	}
 	add("at once", one, `{"gracePeriodSeconds":0,"propagationPolicy":"Background"}`)
