@@ -131,7 +131,7 @@ func (c *controller) reconcile(_ context.Context, key loop.Key) error {
 	var slices []*discoveryv1.EndpointSlice
 	for _, slice := range c.EndpointSlices.List(service.Namespace, ours) {
 		if slice.DeletionTimestamp == nil {
-			slices = append(slices, slice)
+			slices = append(slices, relabelled(slice, service))
 		}
 	}
 	if c.tracker.StaleSlices(service, slices) {
@@ -148,6 +148,19 @@ func (c *controller) reconcile(_ context.Context, key loop.Key) error {
 	c.Events.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices",
 		"Error updating Endpoint Slices for Service %s/%s: %v", service.Namespace, service.Name, err)
 	return fmt.Errorf("update slices: %w", err)
+}
+
+// relabelled makes the library write a slice of a Service that has become headless, or is no longer: it compares all labels but that
+// which says so, and whoever serves Services passes over a slice with it. Any label that the Service lacks makes it see a difference.
+func relabelled(slice *discoveryv1.EndpointSlice, service *corev1.Service) *discoveryv1.EndpointSlice {
+	const seen = "endpointslice.bramble.dev/headless" // in no slice that is written
+	_, marked := slice.Labels[corev1.IsHeadlessService]
+	if headless := service.Spec.ClusterIP == "" || service.Spec.ClusterIP == corev1.ClusterIPNone; marked == headless {
+		return slice
+	}
+	out := slice.DeepCopy()
+	out.Labels[seen] = ""
+	return out
 }
 
 // nodeLister shows the nodes' cache as the library wants it.
