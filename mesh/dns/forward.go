@@ -14,6 +14,9 @@ import (
 // patience with one resolver. Clients' own is five seconds, and there may be three resolvers.
 const patience = 1500 * time.Millisecond
 
+// tries is how often resolvers are asked in all before a client that waits is told that there is no answer.
+const tries = 3
+
 // forwarder asks other resolvers, and remembers what they said.
 type forwarder struct {
 	enter func(func() error) error
@@ -69,7 +72,7 @@ func (f *forwarder) exchange(q *dns.Msg) *dns.Msg {
 	if fresh {
 		return adopt(q, old)
 	}
-	if a := f.find(q, k); a != nil && (old == nil || !failure(a)) {
+	if a := f.find(q, k, old == nil); a != nil && (old == nil || !failure(a)) {
 		return adopt(q, a)
 	}
 	if old != nil {
@@ -79,7 +82,7 @@ func (f *forwarder) exchange(q *dns.Msg) *dns.Msg {
 }
 
 // find asks, or waits for what somebody asks already. Nil: nobody answered, or too many wait.
-func (f *forwarder) find(q *dns.Msg, k key) *dns.Msg {
+func (f *forwarder) find(q *dns.Msg, k key, insist bool) *dns.Msg {
 	select {
 	case f.queue <- struct{}{}:
 		defer func() { <-f.queue }()
@@ -97,7 +100,7 @@ func (f *forwarder) find(q *dns.Msg, k key) *dns.Msg {
 		<-fl.done
 		return fl.answer
 	}
-	fl.answer = f.ask(q)
+	fl.answer = f.ask(q, insist)
 	f.mu.Lock()
 	delete(f.flights, k)
 	f.mu.Unlock()
@@ -125,8 +128,10 @@ func adopt(q, a *dns.Msg) *dns.Msg {
 	return m
 }
 
-// ask goes through the resolvers, beginning with the one that answered last. Nil: nobody answered.
-func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
+// ask goes through the resolvers, beginning with the one that answered last. Nil: nobody answered. Whoever insists has no older answer
+// to give: those that say nothing are asked again for as long as a client waits, because on a bad link a datagram is lost, or the
+// resolver itself has to wait for its answer.
+func (f *forwarder) ask(q *dns.Msg, insist bool) *dns.Msg {
 	select {
 	case f.slots <- struct{}{}:
 		defer func() { <-f.slots }()
@@ -137,13 +142,24 @@ func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
 	upstream, first := f.upstream, f.first
 	f.mu.Unlock()
 	out := question(q)
+	attempts := len(upstream)
+	if insist && attempts > 0 {
+		attempts = max(attempts, tries)
+	}
 	var failed *dns.Msg
-	for i := range upstream {
+	gone := map[string]bool{} // they are not there: to ask again is of no use
+	for i := range attempts {
 		n := (first + i) % len(upstream)
-		a, err := f.askOne(out, upstream[n])
-		if err != nil {
+		if gone[upstream[n]] {
 			continue
 		}
+		a, err := f.askOne(out, upstream[n])
+		if err != nil {
+			var network net.Error
+			gone[upstream[n]] = !errors.As(err, &network) || !network.Timeout()
+			continue
+		}
+		gone[upstream[n]] = true
 		if failure(a) {
 			failed = a
 			continue

@@ -139,6 +139,29 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// TestLostDatagram: a link that loses one is no reason to say that there is no answer; what is known from before is given at once.
+func TestLostDatagram(t *testing.T) {
+	var asked atomic.Int64
+	up := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		if asked.Add(1)%2 == 1 {
+			return
+		}
+		m := new(dns.Msg)
+		m.SetReply(q)
+		m.Answer = answerA(q.Question[0].Name, 1, "192.0.2.1")
+		w.WriteMsg(m)
+	})
+	c := testConfig()
+	c.Upstream = []string{up}
+	s := open(t, c)
+	for _, want := range []int64{2, 3} { // the second time the answer is there, and stale
+		if m := s.Answer(query("www.example.com", dns.TypeA), true); len(m.Answer) != 1 || asked.Load() != want {
+			t.Errorf("asked %d times, want %d: %s", asked.Load(), want, show(m))
+		}
+		time.Sleep(1100 * time.Millisecond)
+	}
+}
+
 // TestResolverThatKnowsNothing: the router of a site that is cut off is there, and says that it cannot find anything.
 func TestResolverThatKnowsNothing(t *testing.T) {
 	for _, rcode := range []int{dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeNotImplemented, dns.RcodeNameError} {
