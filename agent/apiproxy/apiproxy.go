@@ -2,7 +2,8 @@
 // connection on to the server, straight where there is a way, else over the link.
 //
 // Invariant: it copies bytes and sees no plain text, for TLS is between the pod and the server; at
-// most 256 connections are open, further ones wait to be accepted.
+// most 256 connections are open, further ones wait to be accepted; one pod has at most 64, and what it opens beyond
+// that is closed at once, so that it cannot keep all others from the API.
 //
 //	p := apiproxy.New(apiproxy.Config{Servers: servers, Dial: uplink.Dial, Logger: log})
 //	go p.Serve(ctx, listener)
@@ -33,6 +34,7 @@ type Config struct {
 
 const (
 	maxConnections = 256
+	maxOfOne       = 64 // a client of Kubernetes' needs one or two
 	directTimeout  = 3 * time.Second
 	// avoidDirect is how long the straight way is not tried again after it failed: behind a NAT every
 	// call would wait for its timeout first.
@@ -44,10 +46,15 @@ type Proxy struct {
 	Config
 	slots chan struct{}
 	avoid atomic.Int64 // until then, in Unix nanoseconds
+
+	mu   sync.Mutex
+	open map[string]int // connections by the pod's address
 }
 
 // New makes a proxy.
-func New(c Config) *Proxy { return &Proxy{Config: c, slots: make(chan struct{}, maxConnections)} }
+func New(c Config) *Proxy {
+	return &Proxy{Config: c, slots: make(chan struct{}, maxConnections), open: map[string]int{}}
+}
 
 // Connect opens a connection to the API, on the way that works.
 func (p *Proxy) Connect(ctx context.Context) (net.Conn, error) {
@@ -108,10 +115,44 @@ func (p *Proxy) Serve(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
+		pod := sourceOf(conn)
+		if !p.enter(pod) {
+			<-p.slots
+			conn.Close()
+			p.Logger.Debug("a pod has too many connections to the API", "pod", pod)
+			continue
+		}
 		open.Go(func() {
-			defer func() { <-p.slots }()
+			defer func() { p.leave(pod); <-p.slots }()
 			p.pass(ctx, conn)
 		})
+	}
+}
+
+func sourceOf(conn net.Conn) string {
+	host, _, err := net.SplitHostPort(conn.RemoteAddr().String())
+	if err != nil {
+		return conn.RemoteAddr().String()
+	}
+	return host
+}
+
+// enter counts one more connection of a pod, unless it has as many as one may.
+func (p *Proxy) enter(pod string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open[pod] >= maxOfOne {
+		return false
+	}
+	p.open[pod]++
+	return true
+}
+
+func (p *Proxy) leave(pod string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open[pod]--; p.open[pod] == 0 {
+		delete(p.open, pod)
 	}
 }
 

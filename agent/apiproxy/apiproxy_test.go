@@ -98,6 +98,44 @@ func TestOverTheLink(t *testing.T) {
 	}
 }
 
+// TestOnePodTakesAll: what one opens beyond its share is closed, and the others are served.
+func TestOnePodTakesAll(t *testing.T) {
+	server := echo(t, "direct:")
+	address := proxy(t, Config{Servers: func() []string { return []string{"https://" + server.Addr().String()} }})
+	greeted := func(from string) (net.Conn, bool) {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := d.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(10 * time.Second))
+		_, err = io.ReadFull(c, make([]byte, len("direct:")))
+		return c, err == nil
+	}
+	var last net.Conn
+	for i := range maxOfOne {
+		c, ok := greeted("127.0.0.2")
+		if last = c; !ok {
+			t.Fatalf("connection %d is not served", i)
+		}
+	}
+	if _, ok := greeted("127.0.0.2"); ok {
+		t.Error("one pod has more than its share")
+	}
+	if _, ok := greeted("127.0.0.3"); !ok {
+		t.Error("another pod is not served")
+	}
+	last.Close()
+	for range 100 {
+		if _, ok := greeted("127.0.0.2"); ok {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("what a pod has closed still counts")
+}
+
 func TestNobodyThere(t *testing.T) {
 	got := talk(t, proxy(t, Config{
 		Servers: func() []string { return nil },
