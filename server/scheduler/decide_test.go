@@ -146,7 +146,9 @@ func TestDecide(t *testing.T) {
 			"0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint(s). preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.", 0},
 		{"a daemon goes to its node, although another is emptier", two, []*corev1.Pod{pod("x", "3", on("a"))}, pod("p", "1", meantFor("a")), "a", "", 0},
 		{"a daemon waits for its node", two, []*corev1.Pod{pod("x", "4", on("a"))}, pod("p", "1", meantFor("a")), "",
-			"0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling.", 0},
+			"0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity]. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling.", 0},
+		{"whatever is the matter with others", []*corev1.Node{a, node("b", 4, 8, tainted)}, []*corev1.Pod{pod("x", "4", on("a"))}, pod("p", "1", meantFor("a")), "",
+			"0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't satisfy plugin(s) [NodeAffinity]. preemption: 0/2 nodes are available: 1 No preemption victims found for incoming pod, 1 Preemption is not helpful for scheduling.", 0},
 		{"a selector that nothing has", two, nil, pod("p", "1", selecting("disk", "ssd")), "",
 			"0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.", 0},
 		{"a selector that one has", []*corev1.Node{a, node("b", 4, 8, labelled("disk", "ssd"))}, nil, pod("p", "1", selecting("disk", "ssd")), "b", "", 0},
@@ -161,6 +163,9 @@ func TestDecide(t *testing.T) {
 		{"an even spread", two, []*corev1.Pod{pod("x", "1", on("a"))}, pod("p", "1", spread), "b", "", 0},
 		{"an even spread is not possible", []*corev1.Node{a, node("b", 1, 8)}, []*corev1.Pod{pod("x", "1", on("a")), pod("y", "1", on("b"), db)}, pod("p", "1", spread), "",
 			"0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod.", 0},
+		{"a spread that selects every pod counts none", []*corev1.Node{a, node("b", 1, 8)}, []*corev1.Pod{pod("x", "1", on("a")), pod("y", "1", on("b"))}, pod("p", "1", spread, func(p *corev1.Pod) {
+			p.Spec.TopologySpreadConstraints[0].LabelSelector = &metav1.LabelSelector{}
+		}), "a", "", 0},
 		{"one owner's pods spread", two, []*corev1.Pod{pod("x", "1", on("a"), owner), pod("y", "2", on("b"))}, pod("p", "1", owner), "b", "", 0},
 		{"the important drives out the unimportant", two, []*corev1.Pod{pod("x", "4", on("a"), priority(5)), pod("y", "4", on("b"), priority(3))}, pod("p", "1", priority(9)), "", "0/2 nodes are available: 2 Insufficient cpu.", 1},
 		{"but not if it must not", []*corev1.Node{a}, []*corev1.Pod{pod("x", "4", on("a"))}, pod("p", "1", priority(9), func(p *corev1.Pod) { p.Spec.PreemptionPolicy = &never }), "",

@@ -30,7 +30,7 @@ type filter func(*candidate, *nodeState) *refusal
 // filters in the order in which they are asked; the first refusal is the one
 // that is told, as upstream does.
 var filters = []filter{
-	schedulable, named, tolerated, selected, platform, freePorts, fit, reachableVolumes, spread, affine, allocated,
+	meant, schedulable, named, tolerated, selected, platform, freePorts, fit, reachableVolumes, spread, affine, allocated,
 }
 
 // refuse asks all filters about one node.
@@ -45,6 +45,15 @@ func refuse(p *candidate, n *nodeState) *refusal {
 
 func tolerates(p *candidate, taint corev1.Taint) bool {
 	return schedulinghelper.TolerationsTolerateTaint(klog.Background(), p.pod.Spec.Tolerations, &taint, true)
+}
+
+// meant refuses nodes that the pod's affinity does not name, if it names its nodes, as that of a DaemonSet's pod does. It comes
+// first because upstream asks none of its filters about them.
+func meant(p *candidate, n *nodeState) *refusal {
+	if len(p.meantFor) > 0 && !p.meantFor[n.node.Name] {
+		return never("node(s) didn't satisfy plugin(s) [NodeAffinity]")
+	}
+	return nil
 }
 
 func schedulable(p *candidate, n *nodeState) *refusal {
@@ -155,6 +164,7 @@ type candidate struct {
 	pod          *corev1.Pod
 	requests     amounts
 	hostPorts    []hostPort
+	meantFor     map[string]bool // the nodes that its affinity names; none: any
 	nodeAffinity nodeaffinity.RequiredNodeAffinity
 	preferred    *nodeaffinity.PreferredSchedulingTerms
 	platforms    map[string][]string // image -> platforms, of those that are known
@@ -182,6 +192,7 @@ func newCandidate(pod *corev1.Pod) *candidate {
 		pod:          pod,
 		requests:     requestsOf(pod),
 		hostPorts:    hostPorts(pod),
+		meantFor:     nodesNamed(pod),
 		nodeAffinity: nodeaffinity.GetRequiredNodeAffinity(pod),
 		affinity:     affinityOf(pod),
 		owner:        metav1.GetControllerOfNoCopy(pod),
@@ -193,4 +204,30 @@ func newCandidate(pod *corev1.Pod) *candidate {
 		}
 	}
 	return p
+}
+
+// nodesNamed are the nodes that a pod's affinity names, if each of its terms names some.
+func nodesNamed(pod *corev1.Pod) map[string]bool {
+	a := pod.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return nil
+	}
+	out := map[string]bool{}
+	for _, t := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		var both [][]string
+		for _, f := range t.MatchFields {
+			if f.Key == metav1.ObjectNameField && f.Operator == corev1.NodeSelectorOpIn {
+				both = append(both, f.Values)
+			}
+		}
+		if len(both) == 0 {
+			return nil
+		}
+		for _, name := range both[0] {
+			if !slices.ContainsFunc(both[1:], func(names []string) bool { return !slices.Contains(names, name) }) {
+				out[name] = true
+			}
+		}
+	}
+	return out
 }

@@ -87,8 +87,12 @@ func hasAllKeys(node *corev1.Node, constraints []spreadConstraint) bool {
 	return true
 }
 
+// count is how many of a node's pods the constraint selects: none if it selects all there are, as upstream counts.
 func (c *spreadConstraint) count(pod *corev1.Pod, n *nodeState) int {
 	count := 0
+	if c.selector.Empty() {
+		return count
+	}
 	for _, other := range n.pods {
 		if other.pod.Namespace == pod.Namespace && other.pod.DeletionTimestamp == nil && other.pod.UID != pod.UID && c.selector.Matches(labels.Set(other.pod.Labels)) {
 			count++
