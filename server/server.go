@@ -71,6 +71,9 @@ func serverDir(dataDir string) string    { return filepath.Join(dataDir, "server
 func databasePath(dataDir string) string { return filepath.Join(serverDir(dataDir), "state.db") }
 func pkiDir(dataDir string) string       { return filepath.Join(serverDir(dataDir), "pki") }
 
+// AddSecretsKey gives the instance in dataDir a new key that encrypts its Secrets from the server's next start on.
+func AddSecretsKey(dataDir string) error { return auth.AddSecretsKey(pkiDir(dataDir)) }
+
 // Run serves until ctx ends or a part fails.
 func Run(ctx context.Context, c Config) error {
 	if err := c.check(); err != nil {

@@ -33,7 +33,7 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	cmd.AddCommand(upCommand(), serverCommand(), agentCommand(), tokenCommand(), imageCommand(), backupCommand(), restoreCommand(),
+	cmd.AddCommand(upCommand(), serverCommand(), agentCommand(), tokenCommand(), secretsKeyCommand(), imageCommand(), backupCommand(), restoreCommand(),
 		kubectlCommand(), checkCommand(), resetCommand(), versionCommand())
 	return cmd
 }

@@ -129,7 +129,7 @@ func (s *Server) build(ctx context.Context) (err error) {
 	if s.audit, err = audit.Open(c.Audit, s.log); err != nil {
 		return err
 	}
-	if w.stores, err = newStores(c.Store, c.PKI.SecretsKey()); err != nil {
+	if w.stores, err = newStores(c.Store, c.PKI.SecretsKeys()); err != nil {
 		return err
 	}
 	if w.client, err = kubernetes.NewForConfig(s.ClientConfig("system:apiserver", user.SystemPrivilegedGroup)); err != nil {
@@ -204,8 +204,12 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, 5)
+	failed := make(chan error, 6)
 	running := 4
+	if len(s.config.PKI.SecretsKeys()) > 1 {
+		running++
+		go func() { s.renewSecrets(ctx); <-ctx.Done(); failed <- nil }()
+	}
 	go func() { failed <- s.keepKubernetesService(ctx) }()
 	go func() { s.admit.Run(ctx); failed <- nil }()
 	go func() { s.custom.Run(ctx); failed <- nil }()

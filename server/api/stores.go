@@ -2,6 +2,8 @@ package api
 
 import (
 	"crypto/aes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strings"
 
@@ -36,8 +38,8 @@ type stores struct {
 	factory *serverstorage.DefaultStorageFactory
 }
 
-func newStores(db *store.DB, secretsKey []byte) (*stores, error) {
-	secrets, err := encryption(secretsKey)
+func newStores(db *store.DB, secretsKeys [][]byte) (*stores, error) {
+	secrets, err := encryption(secretsKeys)
 	if err != nil {
 		return nil, err
 	}
@@ -54,20 +56,26 @@ func newStores(db *store.DB, secretsKey []byte) (*stores, error) {
 	return &stores{db: db, served: served, factory: f, secrets: secrets}, nil
 }
 
-// encryption is upstream's AES-GCM form, by which another API server with the same key could read the store. What was written before
-// it was on is read as it is.
-func encryption(key []byte) (value.Transformer, error) {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, fmt.Errorf("encryption of Secrets: %w", err)
+// encryption is upstream's AES-GCM form, by which another API server with the same keys could read the store. The first key is what
+// is written with. What was written before encryption was on is read as it is.
+func encryption(keys [][]byte) (value.Transformer, error) {
+	var all []value.PrefixTransformer
+	for _, key := range keys {
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return nil, fmt.Errorf("encryption of Secrets: %w", err)
+		}
+		gcm, err := aestransformer.NewGCMTransformer(block)
+		if err != nil {
+			return nil, fmt.Errorf("encryption of Secrets: %w", err)
+		}
+		sum := sha256.Sum256(key)
+		all = append(all, value.PrefixTransformer{Prefix: []byte("k8s:enc:aesgcm:v1:" + hex.EncodeToString(sum[:4]) + ":"), Transformer: gcm})
+		// Before keys had names of their own, the only one had this.
+		all = append(all, value.PrefixTransformer{Prefix: []byte("k8s:enc:aesgcm:v1:bramble:"), Transformer: gcm})
 	}
-	gcm, err := aestransformer.NewGCMTransformer(block)
-	if err != nil {
-		return nil, fmt.Errorf("encryption of Secrets: %w", err)
-	}
-	return value.NewPrefixTransformers(nil,
-		value.PrefixTransformer{Prefix: []byte("k8s:enc:aesgcm:v1:bramble:"), Transformer: gcm},
-		value.PrefixTransformer{Prefix: []byte{}, Transformer: plaintext.NewEncryptCheckTransformer()}), nil
+	all = append(all, value.PrefixTransformer{Prefix: []byte{}, Transformer: plaintext.NewEncryptCheckTransformer()})
+	return value.NewPrefixTransformers(nil, all...), nil
 }
 
 // transformer is how a resource is written to memory and disk; nil: as it is.

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"bramble.dev/internal/durable"
@@ -42,7 +41,7 @@ type PKI struct {
 	sa     crypto.Signer
 	caHash string
 
-	secretsKey []byte
+	secretsKeys [][]byte // the first encrypts
 }
 
 // authority signs certificates.
@@ -73,32 +72,10 @@ func OpenPKI(dir string, o PKIOptions) (*PKI, error) {
 	if p.sa, err = p.openKey(serviceAccountKeyFile); err != nil {
 		return nil, err
 	}
-	if p.secretsKey, err = p.openSecretsKey(); err != nil {
+	if p.secretsKeys, err = p.openSecretsKeys(); err != nil {
 		return nil, err
 	}
 	return p, nil
-}
-
-// SecretsKey encrypts Secrets in the store (AES-256). It lies beside what it protects unless the folder is kept elsewhere.
-func (p *PKI) SecretsKey() []byte { return p.secretsKey }
-
-// openSecretsKey reads the key, or makes it at its first use. It is never made anew where one was: without it Secrets are lost.
-func (p *PKI) openSecretsKey() ([]byte, error) {
-	path := filepath.Join(p.dir, secretsKeyFile)
-	text, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		key := make([]byte, 32)
-		rand.Read(key)
-		return key, durable.WriteFile(path, []byte(hex.EncodeToString(key)+"\n"), 0o600)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("pki: %w", err)
-	}
-	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err != nil || len(key) != 32 {
-		return nil, fmt.Errorf("pki: %s is not a key of 32 bytes in hexadecimal: restore the file from a backup of the data folder", path)
-	}
-	return key, nil
 }
 
 // openAuthority reads an authority, or makes it at its first use. Its certificate is written after its key, so a folder with a key

@@ -33,7 +33,7 @@ func TestPKIIsKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "pki")
 	a := open(t, dir, nil)
 	b := open(t, dir, nil)
-	if a.CAHash() != b.CAHash() || len(a.SecretsKey()) != 32 || !bytes.Equal(a.SecretsKey(), b.SecretsKey()) || !samePublicKey(a.ServiceAccountKey().Public(), b.ServiceAccountKey().Public()) {
+	if a.CAHash() != b.CAHash() || len(a.SecretsKeys()) != 1 || !bytes.Equal(a.SecretsKeys()[0], b.SecretsKeys()[0]) || !samePublicKey(a.ServiceAccountKey().Public(), b.ServiceAccountKey().Public()) {
 		t.Error("a second start made new keys")
 	}
 	for _, f := range []string{caKeyFile, serviceAccountKeyFile, secretsKeyFile} {
@@ -70,7 +70,8 @@ func TestPKIRefusesWhatDoesNotBelongTogether(t *testing.T) {
 		{"another cluster's key", caKeyFile, "two clusters", foreign},
 		{"a damaged key", caKeyFile, "not a PEM private key: restore", []byte("\x00\x00")},
 		{"a damaged certificate", caCertFile, "not a PEM certificate: restore", []byte("-----BEGIN")},
-		{"a damaged key of Secrets", secretsKeyFile, "not a key of 32 bytes", []byte("abc")},
+		{"a damaged key of Secrets", secretsKeyFile, "keys of 32 bytes", []byte("abc")},
+		{"no key of Secrets", secretsKeyFile, "keys of 32 bytes", []byte("\n")},
 		{"no key", caKeyFile, "restore the key from a backup", nil},
 	}
 	for _, tt := range tests {

@@ -1,0 +1,93 @@
+package auth
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"bramble.dev/internal/durable"
+)
+
+// SecretsKeys encrypt Secrets in the store (AES-256): the first does, and the others are those that it did before, for what is not
+// written anew yet. They lie beside what they protect unless the folder is kept elsewhere.
+func (p *PKI) SecretsKeys() [][]byte { return p.secretsKeys }
+
+// AddSecretsKey puts a new key in front of those in a folder of keys. A server uses it from its next start on.
+func AddSecretsKey(dir string) error {
+	path := filepath.Join(dir, secretsKeyFile)
+	keys, err := readSecretsKeys(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%s is not there: no server has run on this folder", path)
+	} else if err != nil {
+		return err
+	}
+	return writeSecretsKeys(path, slices.Insert(keys, 0, newSecretsKey()))
+}
+
+// DropSecretsKeys takes away all keys that this server knows but the first. It leaves one that was added since.
+func (p *PKI) DropSecretsKeys() error {
+	path := filepath.Join(p.dir, secretsKeyFile)
+	keys, err := readSecretsKeys(path)
+	if err != nil {
+		return err
+	}
+	old := p.secretsKeys[1:]
+	keys = slices.DeleteFunc(keys, func(k []byte) bool {
+		return slices.ContainsFunc(old, func(o []byte) bool { return bytes.Equal(k, o) })
+	})
+	return writeSecretsKeys(path, keys)
+}
+
+// openSecretsKeys reads the keys, or makes one at its first use. None is ever made anew where one was: without it Secrets are lost.
+func (p *PKI) openSecretsKeys() ([][]byte, error) {
+	path := filepath.Join(p.dir, secretsKeyFile)
+	keys, err := readSecretsKeys(path)
+	if errors.Is(err, os.ErrNotExist) {
+		keys = [][]byte{newSecretsKey()}
+		return keys, writeSecretsKeys(path, keys)
+	}
+	return keys, err
+}
+
+func newSecretsKey() []byte {
+	key := make([]byte, 32)
+	rand.Read(key)
+	return key
+}
+
+// readSecretsKeys reads a file with a key in hexadecimal on each line.
+func readSecretsKeys(path string) (keys [][]byte, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("pki: %w", err)
+	}
+	for line := range strings.FieldsSeq(string(text)) {
+		key, err := hex.DecodeString(line)
+		if err != nil || len(key) != 32 {
+			return nil, damaged(path)
+		}
+		keys = append(keys, key)
+	}
+	if len(keys) == 0 {
+		return nil, damaged(path)
+	}
+	return keys, nil
+}
+
+func damaged(path string) error {
+	return fmt.Errorf("pki: %s has something else than keys of 32 bytes in hexadecimal, one a line: restore the file from a backup of the data folder", path)
+}
+
+func writeSecretsKeys(path string, keys [][]byte) error {
+	var text strings.Builder
+	for _, key := range keys {
+		text.WriteString(hex.EncodeToString(key) + "\n")
+	}
+	return durable.WriteFile(path, []byte(text.String()), 0o600)
+}
