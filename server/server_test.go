@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -45,10 +46,14 @@ func start(t *testing.T, dir string) kubernetes.Interface {
 	return nil
 }
 
+// testWriter is the server's log. What fails because it asks for an object of no name is a fault of its controller.
 type testWriter struct{ t *testing.T }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	w.t.Log(string(b[:len(b)-1]))
+	if bytes.Contains(b, []byte("resource name may not be empty")) {
+		w.t.Errorf("%s", b)
+	}
 	return len(b), nil
 }
 

@@ -49,15 +49,13 @@ type controller struct {
 func New(in Inputs) *loop.Loop {
 	c := &controller{Inputs: in}
 	c.loop = loop.New("certificate-controller", in.Log, c.reconcile)
-	loop.WatchKeys(c.loop, in.Caches, resource("certificatesigningrequests"), self)
+	loop.WatchKeys(c.loop, in.Caches, resource("certificatesigningrequests"), loop.SelfKey)
 	return c.loop
 }
 
 func resource(name string) schema.GroupResource {
 	return schema.GroupResource{Group: certificatesv1.GroupName, Resource: name}
 }
-
-func self(key loop.Key, _ []byte) []loop.Key { return []loop.Key{key} }
 
 func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 	requests := c.Client.CertificatesV1().CertificateSigningRequests()

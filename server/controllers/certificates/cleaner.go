@@ -33,7 +33,7 @@ const keepPodRequest = 15 * time.Minute
 func NewCleaner(in CleanerInputs) *loop.Loop {
 	c := &cleaner{CleanerInputs: in}
 	c.loop = loop.New("podcertificaterequestcleaner", in.Log, c.reconcile)
-	loop.WatchKeys(c.loop, in.Caches, resource("podcertificaterequests"), self)
+	loop.WatchKeys(c.loop, in.Caches, resource("podcertificaterequests"), loop.SelfKey)
 	return c.loop
 }
 

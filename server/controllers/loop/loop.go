@@ -120,6 +120,14 @@ func Pod(key Key) (pod Key, ok bool) {
 // Self is the changed object's own key.
 func Self[T any](change cache.Change[T]) []Key { return []Key{change.Key()} }
 
+// SelfKey is the same of a resource of which only the keys are told: none of the empty key, which no object has.
+func SelfKey(key Key, _ []byte) []Key {
+	if key.Name == "" {
+		return nil
+	}
+	return []Key{key}
+}
+
 // Owner gives the keys of the objects of a kind that control the changed
 // object, before and after.
 func Owner[T any](kind string) func(cache.Change[T]) []Key {

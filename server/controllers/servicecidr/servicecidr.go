@@ -57,8 +57,8 @@ type controller struct {
 func New(in Inputs) *loop.Loop {
 	c := &controller{Inputs: in, going: map[loop.Key]bool{}}
 	c.loop = loop.New("service-cidr-controller", in.Log, c.reconcile).OneWorker() // of two ranges that cover an address, one may go
-	loop.WatchKeys(c.loop, in.Caches, resource("servicecidrs"), func(key loop.Key, _ []byte) []loop.Key {
-		return append(c.deleted(), key) // what is new may cover what another has
+	loop.WatchKeys(c.loop, in.Caches, resource("servicecidrs"), func(key loop.Key, value []byte) []loop.Key {
+		return append(c.deleted(), loop.SelfKey(key, value)...) // what is new may cover what another has
 	})
 	loop.WatchKeys(c.loop, in.Caches, resource("ipaddresses"), func(loop.Key, []byte) []loop.Key { return c.deleted() })
 	return c.loop
