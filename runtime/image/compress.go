@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 
 	"github.com/klauspost/compress/gzip"
@@ -21,6 +22,11 @@ const (
 	formatZstd
 	formatJSON
 )
+
+// unread are compressions that people use for archives and that are not read here, by how they begin.
+var unread = []struct{ begins, name, undo string }{
+	{"\xfd7zXZ\x00", "xz", "xz -dk"}, {"BZh", "bzip2", "bzip2 -dk"}, {"\x04\x22\x4d\x18", "lz4", "lz4 -dk"}, {"PK\x03\x04", "zip", "unzip"},
+}
 
 const sniffed = 512
 
@@ -59,6 +65,12 @@ func decompress(r *bufio.Reader) (plain io.Reader, close func(), err error) {
 			return nil, nil, err
 		}
 		return z, z.Close, nil
+	case formatUnknown: // a tar begins with the name of a file, which may be anything
+		for _, u := range unread {
+			if bytes.HasPrefix(head, []byte(u.begins)) {
+				return nil, nil, fmt.Errorf("it is compressed with %s, which is not read: undo that first (%s), or use gzip or zstd", u.name, u.undo)
+			}
+		}
 	}
 	return r, func() {}, nil
 }

@@ -161,6 +161,7 @@ func TestImportBad(t *testing.T) {
 		want    string
 	}{
 		{"empty", nil, "ends too early"},
+		{"xz", append([]byte("\xfd7zXZ\x00"), whole...), "compressed with xz, which is not read: undo that first (xz -dk)"},
 		{"cut in a layer", whole[:len(whole)/2], "ends too early"},
 		{"cut in a header", whole[:100], "ends too early"},
 		{"no archive", []byte(strings.Repeat("this is text\n", 1000)), "no image archive"},
