@@ -189,7 +189,7 @@ func (a *agent) openUplink(ctx context.Context) error {
 	var err error
 	a.uplink, err = a.connect(ctx, uplink.Config{
 		Brokers: brokers, Dir: c.dir(), NodeName: c.NodeName, Token: c.Token, BrokerRoots: c.BrokerRoots,
-		Load: a.catalog.Index, Apply: a.apply, Status: a.reports.set, Serve: a.serve, Stamp: a.fence.Stamp, Held: a.fence.Held,
+		Load: a.catalog.Index, Apply: a.apply, Status: a.reports.set, Serve: a.serve, Stamp: a.fence.Stamp, Held: a.fence.Held, Connected: func() { a.credentials.Again() },
 		Floor: a.floor.Time, ServerTime: func(t time.Time) { a.aside.Go(func() { a.floor.Learn(t) }) }, Logger: a.log,
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -116,6 +117,27 @@ func TestOldTokenIsUsedWhileNoneCanBeHad(t *testing.T) {
 	if len(m.rows) != 0 {
 		t.Errorf("left %v", m.rows)
 	}
+}
+
+// TestRenewedWithTheLink: a token that ended while the server was away is asked for when it is back, not up to a minute later.
+func TestRenewedWithTheLink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refreshed := 0
+		c, err := New(Config{Store: &memory{}, Refresh: func(types.UID) { refreshed++ }, Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.entries["uid/default//600"] = entry{Text: "old", Issued: time.Now().Add(-time.Hour), Expires: time.Now().Add(-time.Minute)}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go c.Run(ctx)
+		synctest.Wait()
+		c.Again()
+		synctest.Wait()
+		if refreshed != 2 {
+			t.Errorf("asked for %d times, want 2: at first, and with the link", refreshed)
+		}
+	})
 }
 
 func TestServersWords(t *testing.T) {

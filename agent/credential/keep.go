@@ -136,10 +136,7 @@ func (t *Credentials) get(ctx context.Context, pod *corev1.Pod, k string, reques
 	if b, err := json.Marshal(fresh); err == nil {
 		t.Store.Queue(state.Credentials, k, b)
 	}
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
+	t.Again()
 	return fresh.Text, nil
 }
 
@@ -252,6 +249,14 @@ func (t *Credentials) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Stop()
+	}
+}
+
+// Again tries what could not be renewed, now: the server can be reached again. What a site had may have ended long ago.
+func (t *Credentials) Again() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
 	}
 }
 

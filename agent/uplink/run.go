@@ -268,7 +268,9 @@ func (u *Uplink) receive(ctx context.Context, l *line, s *link.Session) error {
 				u.log.Debug("frame of no use", "err", err)
 				continue
 			}
-			u.connected.Store(true)
+			if u.connected.CompareAndSwap(false, true) && u.cfg.Connected != nil {
+				u.cfg.Connected()
+			}
 			u.note(s)
 		}
 	}

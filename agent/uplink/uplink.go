@@ -56,6 +56,8 @@ type Config struct {
 	// newest that it has answered (link.SessionConfig, link.Session.Held); optional. They must not block.
 	Stamp func() time.Duration
 	Held  func(stamp time.Duration, complete bool)
+	// Connected is told when the server is heard of again; optional. It must not block.
+	Connected func()
 	// BrokerRoots are the authorities of a broker that is neither the server's own nor known to
 	// the system; optional.
 	BrokerRoots *x509.CertPool
