@@ -8,23 +8,21 @@ import (
 
 // alone names what a pod must be near and nobody is.
 func alone(p *candidate, nodes []*nodeState) string {
-	var nobody []string
-	for i := range p.affinity.near {
-		t := &p.affinity.near[i]
-		found := p.matches(t, p.pod) // the first of a group may be anywhere
-		for _, n := range nodes {
-			for _, other := range n.pods {
-				found = found || p.matches(t, other.pod)
-			}
-		}
-		if !found {
-			nobody = append(nobody, t.selector.String())
-		}
-	}
-	if len(nobody) == 0 {
+	if len(p.affinity.near) == 0 || p.company(p.pod) { // the first of a group may be anywhere
 		return ""
 	}
-	return fmt.Sprintf("It must be near pods with %s, and there are none.", strings.Join(nobody, ", nor "))
+	for _, n := range nodes {
+		for _, other := range n.pods {
+			if p.company(other.pod) {
+				return ""
+			}
+		}
+	}
+	var all []string
+	for i := range p.affinity.near {
+		all = append(all, p.affinity.near[i].selector.String())
+	}
+	return fmt.Sprintf("It must be near pods with %s, and there are none.", strings.Join(all, " and "))
 }
 
 // crowded names the pods that a pod must not be near, or that must not be near it.

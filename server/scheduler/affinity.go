@@ -84,8 +84,8 @@ func placeOf(node *corev1.Node, key string) (place, bool) {
 // neighbours is what the pod's and the others' rules say about places, counted
 // once for a decision.
 type neighbours struct {
-	near, far []map[place]int // pods that each required term of the pod matches
-	total     []int           // all of them, anywhere, for each near term
+	near      map[place]int   // pods that all required affinity terms of the pod match, in the places of each
+	far       []map[place]int // pods that each required anti-affinity term matches
 	forbidden map[place]int   // places where another pod's anti-affinity forbids this one
 	soft      map[place]int64 // sum of preferences, the pod's and the others'
 }
@@ -93,8 +93,7 @@ type neighbours struct {
 // countNeighbours looks at every pod if the pod itself has rules, and only at
 // those with rules of their own if not.
 func countNeighbours(p *candidate, nodes []*nodeState) *neighbours {
-	n := &neighbours{forbidden: map[place]int{}, soft: map[place]int64{}, total: make([]int, len(p.affinity.near))}
-	n.near, n.far = counters(len(p.affinity.near)), counters(len(p.affinity.far))
+	n := &neighbours{forbidden: map[place]int{}, soft: map[place]int64{}, near: map[place]int{}, far: counters(len(p.affinity.far))}
 	for _, node := range nodes {
 		others := node.pods
 		if p.affinity.empty() {
@@ -120,10 +119,11 @@ func counters(n int) []map[place]int {
 
 // ours counts a pod by the candidate's rules.
 func (n *neighbours) ours(p *candidate, node *corev1.Node, other *corev1.Pod) {
-	for i := range p.affinity.near {
-		if at, ok := placeOf(node, p.affinity.near[i].key); ok && p.matches(&p.affinity.near[i], other) {
-			n.near[i][at]++
-			n.total[i]++
+	if p.company(other) {
+		for i := range p.affinity.near {
+			if at, ok := placeOf(node, p.affinity.near[i].key); ok {
+				n.near[at]++
+			}
 		}
 	}
 	for i := range p.affinity.far {
@@ -186,30 +186,28 @@ func affine(p *candidate, n *nodeState) *refusal {
 	return nil
 }
 
-// near says whether all required companions are there. The first of a group
-// that looks for its own kind may start anywhere.
+// company says whether a pod is one that all required affinity terms are about: upstream looks for one that meets all of them, and
+// not for one for each.
+func (p *candidate) company(pod *corev1.Pod) bool {
+	for i := range p.affinity.near {
+		if !p.matches(&p.affinity.near[i], pod) {
+			return false
+		}
+	}
+	return len(p.affinity.near) > 0
+}
+
+// near says whether the required company is there. The first of a group that looks for its own kind may start anywhere.
 func (p *candidate) near(node *corev1.Node) bool {
-	missing, somewhere := false, false
+	missing := false
 	for i := range p.affinity.near {
 		at, ok := placeOf(node, p.affinity.near[i].key)
 		if !ok {
 			return false
 		}
-		missing = missing || p.seen.near[i][at] == 0
-		somewhere = somewhere || p.seen.total[i] > 0
+		missing = missing || p.seen.near[at] == 0
 	}
-	if !missing {
-		return true
-	}
-	if somewhere {
-		return false
-	}
-	for i := range p.affinity.near {
-		if !p.matches(&p.affinity.near[i], p.pod) {
-			return false
-		}
-	}
-	return true
+	return !missing || len(p.seen.near) == 0 && p.company(p.pod)
 }
 
 // scoreNeighbours prefers places that the rules prefer.

@@ -104,6 +104,12 @@ func TestDecide(t *testing.T) {
 			LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}, TopologyKey: "zone",
 		}}}}
 	}
+	affineTwice := func(p *corev1.Pod) {
+		affine(p)
+		terms := &p.Spec.Affinity.PodAffinity.RequiredDuringSchedulingIgnoredDuringExecution
+		*terms = append(*terms, corev1.PodAffinityTerm{LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "fast"}}, TopologyKey: corev1.LabelHostname})
+	}
+	fast := func(p *corev1.Pod) { p.Labels["tier"] = "fast" }
 	db := func(p *corev1.Pod) { p.Labels["app"] = "db" }
 	port := func(p *corev1.Pod) {
 		p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 80, HostPort: 80}}
@@ -157,6 +163,9 @@ func TestDecide(t *testing.T) {
 		{"kept apart", two, []*corev1.Pod{pod("x", "1", on("a"))}, pod("p", "1", antiAffine), "b", "", 0},
 		{"kept away by another's rule", two, []*corev1.Pod{pod("x", "1", on("b"), antiAffine)}, pod("p", "1"), "a", "", 0},
 		{"brought together", []*corev1.Node{node("a", 4, 8, labelled("zone", "1")), node("b", 4, 8, labelled("zone", "2"))}, []*corev1.Pod{pod("x", "3", on("a"), db)}, pod("p", "1", affine), "a", "", 0},
+		{"brought to one who meets every rule", []*corev1.Node{node("a", 4, 8, labelled("zone", "1")), node("b", 4, 8, labelled("zone", "1"))}, []*corev1.Pod{pod("x", "1", on("a"), db), pod("y", "3", on("b"), db, fast)}, pod("p", "1", affineTwice), "b", "", 0},
+		{"not to one for each rule", []*corev1.Node{node("a", 4, 8, labelled("zone", "1"))}, []*corev1.Pod{pod("x", "1", on("a"), db), pod("y", "1", on("a"), fast)}, pod("p", "1", affineTwice), "",
+			"0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.", 0},
 		{"company that is not there", []*corev1.Node{node("a", 4, 8, labelled("zone", "1"))}, nil, pod("p", "1", affine), "",
 			"0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.", 0},
 		{"the first of its own kind", []*corev1.Node{node("a", 4, 8, labelled("zone", "1"))}, nil, pod("p", "1", affine, db), "a", "", 0},
