@@ -95,7 +95,7 @@ func beside(name string) (string, error) {
 	}
 	path := filepath.Join(filepath.Dir(self), name)
 	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("%s is not beside %s: `make build` puts all executables into one folder", name, self)
+		return "", fmt.Errorf("%s is not beside %s: `scripts/build` puts all executables into one folder", name, self)
 	}
 	return path, nil
 }

@@ -157,7 +157,7 @@ func (e *Engine) open(ctx context.Context) error {
 	}
 	for _, p := range []string{e.cfg.Runc, e.cfg.Shim, e.cfg.Pause} {
 		if _, err := os.Stat(p); err != nil {
-			return fmt.Errorf("a program is missing; build it with make build: %w", err)
+			return fmt.Errorf("a program is missing; build it with scripts/build: %w", err)
 		}
 	}
 	if e.cfg.RunDir == "" {

@@ -152,7 +152,7 @@ func WriteTar(file, folder string) error {
 	return f.Close()
 }
 
-// Programs finds the executables for tests: in $BRAMBLE_BIN, or in bin/ of the repository, made by `make build`.
+// Programs finds the executables for tests: in $BRAMBLE_BIN, or in bin/ of the repository, made by `scripts/build`.
 func Programs() (runc, shim, pause string, err error) {
 	folder := os.Getenv("BRAMBLE_BIN")
 	if folder == "" {
@@ -167,7 +167,7 @@ func Programs() (runc, shim, pause string, err error) {
 	runc, shim, pause = filepath.Join(folder, "runc"), filepath.Join(folder, "bramble-shim"), filepath.Join(folder, "bramble-pause")
 	for _, p := range []string{runc, shim, pause} {
 		if _, err := os.Stat(p); err != nil {
-			return "", "", "", fmt.Errorf("build the programs first (make build): %w", err)
+			return "", "", "", fmt.Errorf("build the programs first (scripts/build): %w", err)
 		}
 	}
 	return runc, shim, pause, nil
