@@ -195,7 +195,7 @@ func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			request, limit := r.Requests[name], r.Limits[name]
 			any = any || !request.IsZero() || !limit.IsZero()
-			if limit.IsZero() || (!request.IsZero() && request.Cmp(limit) != 0) {
+			if limit.IsZero() || request.Cmp(limit) != 0 {
 				guaranteed = false
 			}
 		}
