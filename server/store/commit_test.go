@@ -252,6 +252,25 @@ func TestCloseWaitsForWatches(t *testing.T) {
 	}
 }
 
+// TestReadsAfterClose: a request that the server no longer waits for reads what only the disk holds.
+func TestReadsAfterClose(t *testing.T) {
+	t.Parallel()
+	db := openDB(t, func(o *store.Options) { o.CacheBytes = 1 })
+	s := configMaps(db)
+	for i := range 10 {
+		set(t, s, fmt.Sprintf("/configmaps/ns/c%d", i), configMap(i).Data)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Get(t.Context(), "/configmaps/ns/c1", storage.GetOptions{}, newConfigMap()); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("get: %v", err)
+	}
+	if err := s.GetList(t.Context(), "/configmaps", storage.ListOptions{Recursive: true, Predicate: storage.Everything}, &corev1.ConfigMapList{}); !errors.Is(err, store.ErrClosed) {
+		t.Errorf("list: %v", err)
+	}
+}
+
 func TestFollow(t *testing.T) {
 	db := openDB(t, func(o *store.Options) { o.CacheBytes = 1 })
 	transformer, _ := parts()

@@ -65,16 +65,23 @@ func (c *conn) prepare(query string) (*stmt, error) {
 	return &stmt{raw: s.(*sqlite3.SQLiteStmt)}, nil
 }
 
+// stmt is nil inside once it is closed: SQLite would follow the statement that is no more.
 type stmt struct {
 	raw *sqlite3.SQLiteStmt
 }
 
 func (s *stmt) exec(args ...driver.Value) error {
+	if s.raw == nil {
+		return ErrClosed
+	}
 	_, err := s.raw.Exec(args)
 	return err
 }
 
 func (s *stmt) query(visit func(row) error, args ...driver.Value) error {
+	if s.raw == nil {
+		return ErrClosed
+	}
 	rows, err := s.raw.Query(args)
 	if err != nil {
 		return err
@@ -82,7 +89,14 @@ func (s *stmt) query(visit func(row) error, args ...driver.Value) error {
 	return drain(rows, visit)
 }
 
-func (s *stmt) close() error { return s.raw.Close() }
+func (s *stmt) close() error {
+	if s.raw == nil {
+		return nil
+	}
+	err := s.raw.Close()
+	s.raw = nil
+	return err
+}
 
 func drain(rows driver.Rows, visit func(row) error) error {
 	defer rows.Close()
