@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"bramble.dev/internal/durable"
+	"bramble.dev/server/auth"
 	"bramble.dev/server/store"
 )
 
@@ -42,12 +43,19 @@ func Backup(ctx context.Context, dataDir, file string) (err error) {
 		return fmt.Errorf("backup: %w", err)
 	}
 	defer os.RemoveAll(work)
-	copied := filepath.Join(work, databaseEntry)
+	copied, keys := filepath.Join(work, databaseEntry), filepath.Join(work, pkiEntry)
+	if err := os.CopyFS(keys, os.DirFS(pkiDir(dataDir))); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
 	if err := store.BackupFile(ctx, databasePath(dataDir), copied); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
+	// A key of Secrets may have come, or gone, while the database was copied: that one needs those of both times.
+	if err := auth.JoinSecretsKeys(keys, pkiDir(dataDir)); err != nil {
+		return fmt.Errorf("backup: %w", err)
+	}
 	packed := filepath.Join(work, "backup")
-	if err := pack(packed, copied, pkiDir(dataDir)); err != nil {
+	if err := pack(packed, copied, keys); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	if err := os.Rename(packed, file); err != nil {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
@@ -50,7 +52,8 @@ func (v volume) show(content files) (string, error) {
 // clean has the files by clean paths: the API takes "./x", and what is seen of it is x.
 func (f files) clean() (files, error) {
 	out := files{}
-	for path, one := range f {
+	for _, path := range slices.Sorted(maps.Keys(f)) { // of two that are one, the same each time
+		one := f[path]
 		if err := errors.Join(checkPath(path), checkPath(filepath.Clean(path))); err != nil {
 			return nil, err
 		}

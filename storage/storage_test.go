@@ -456,7 +456,6 @@ func TestGroupOnce(t *testing.T) {
 	}
 }
 
-// A folder in memory has the mode that tmpfs has by itself, and keeps its sticky bit with an fsGroup: so upstream's pods see them.
 // A folder in memory ends where the pod's memory does, or before.
 func TestMemory(t *testing.T) {
 	const mib = 1 << 20
@@ -486,6 +485,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// A folder in memory has the mode that tmpfs has by itself, and keeps its sticky bit with an fsGroup: so upstream's pods see them.
 func TestModes(t *testing.T) {
 	empty := func(medium corev1.StorageMedium) corev1.VolumeSource {
 		return corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: medium}}

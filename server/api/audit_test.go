@@ -27,7 +27,7 @@ func TestAudit(t *testing.T) {
 	}
 	c.stop = nil
 	text := string(must(os.ReadFile(path))(t))
-	if strings.Contains(text, "hunter2") {
+	if strings.Contains(text, "hunter2") || strings.Contains(text, "aHVudGVyM") {
 		t.Error("the log holds a password")
 	}
 	lines := map[string]bool{}

@@ -54,7 +54,7 @@ func local(api http.Handler, authz authorizer.Authorizer, log *audit.Log) http.H
 }
 
 // entrance is what every request goes through first. Upstream's latency trackers are left out: only metrics that are not registered
-// here, and an audit log, would read them.
+// here, and the annotations of slow requests in an audit log, would read them.
 func entrance(h http.Handler) http.Handler {
 	h = filters.WithRequestInfo(h, requestInfo)
 	h = filters.WithRequestReceivedTimestamp(h)

@@ -32,10 +32,13 @@ func (s *Server) renewSecrets(ctx context.Context) {
 	}
 }
 
-// writeSecretsAnew updates each Secret with what it is: the store writes that only where an older key was used.
+// writeSecretsAnew updates each Secret with what it is: the store writes that only where an older key was used. Webhooks and policies
+// are asked as for any update. One that cannot be written keeps no other from it.
 func (s *Server) writeSecretsAnew(ctx context.Context) error {
 	client := s.wiring.client.CoreV1()
 	page := metav1.ListOptions{Limit: 100}
+	var failed error // the first
+	failures := 0
 	for {
 		list, err := client.Secrets("").List(ctx, page)
 		if err != nil {
@@ -45,11 +48,16 @@ func (s *Server) writeSecretsAnew(ctx context.Context) error {
 			_, err := client.Secrets(secret.Namespace).Update(ctx, &secret, metav1.UpdateOptions{})
 			// One that somebody else has changed or deleted meanwhile is written already.
 			if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-				return fmt.Errorf("%s/%s: %w", secret.Namespace, secret.Name, err)
+				if failures++; failures == 1 {
+					failed = fmt.Errorf("%s/%s: %w", secret.Namespace, secret.Name, err)
+				}
 			}
 		}
 		if page.Continue = list.Continue; page.Continue == "" {
-			return nil
+			if failures > 1 {
+				failed = fmt.Errorf("%w, and %d more", failed, failures-1)
+			}
+			return failed
 		}
 	}
 }

@@ -151,7 +151,11 @@ func (s *side) watch(ctx context.Context, e exchange) (answer, error) {
 	}()
 	time.Sleep(300 * time.Millisecond) // until it is surely open: the answer's head comes with its first event
 	for _, m := range e.meanwhile {
-		if _, err := s.ask(ctx, m); err != nil {
+		a, err := s.ask(ctx, m)
+		if err == nil && a.code >= 300 {
+			err = fmt.Errorf("meanwhile, %s %s: %d %.200s", m.method, m.path, a.code, a.body)
+		}
+		if err != nil {
 			return answer{}, err
 		}
 	}
@@ -159,7 +163,7 @@ func (s *side) watch(ctx context.Context, e exchange) (answer, error) {
 	return r.a, r.err
 }
 
-// object reads YAML, with $NS for the run's own namespace.
+// object reads YAML.
 func object(manifest string) (map[string]any, error) {
 	var o map[string]any
 	err := yaml.Unmarshal([]byte(manifest), &o)

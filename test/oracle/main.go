@@ -84,6 +84,9 @@ func run(ctx context.Context, o options) error {
 		if e.must != 0 && a.want.code != e.must {
 			return fmt.Errorf("%s: upstream says %d %.500s", e.name, a.want.code, a.want.body)
 		}
+		if e.setup && e.must != 0 && a.got.code != e.must {
+			return fmt.Errorf("%s %s: %d %.500s", e.name, e.path, a.got.code, a.got.body)
+		}
 		// What an object's life is made of had to be asked in any case.
 		if !e.setup && only.MatchString(e.group+": "+e.name) {
 			r.add(e, a)
@@ -112,7 +115,7 @@ func requests(ctx context.Context, theirs *side, ns, api string) (out []exchange
 		return nil, nil, err
 	}
 	setup := func(path, body string) {
-		out = append(out, exchange{name: "setup", method: "POST", path: path, body: body, setup: true, once: true})
+		out = append(out, exchange{name: "setup", method: "POST", path: path, body: body, setup: true, once: true, must: 201})
 	}
 	setup("/api/v1/namespaces", `{"metadata":{"name":"`+ns+`"}}`)
 	setup(core(ns)+"serviceaccounts", `{"metadata":{"name":"default"}}`)
@@ -133,7 +136,7 @@ func requests(ctx context.Context, theirs *side, ns, api string) (out []exchange
 		}
 		out = slices.Concat(out, create(k, ns))
 		if k.Kind == "CustomResourceDefinition" {
-			out = append(out, exchange{name: "setup", method: "GET", path: "/apis/" + ns + ".example.com/v1beta1/things", setup: true, patience: 20 * time.Second})
+			out = append(out, exchange{name: "setup", method: "GET", path: "/apis/" + ns + ".example.com/v1beta1/things", setup: true, patience: 20 * time.Second, must: 200})
 			out = append(out, things(ns)...)
 		}
 		// Servers write the states of some by themselves.
@@ -187,7 +190,10 @@ func askAll(ctx context.Context, ours, theirs *side, corpus []exchange) iter.Seq
 // ask sends one request to both, at the same time. One that changes nothing is asked again before its answers are said to differ: it
 // may have met a cache that was behind.
 func ask(ctx context.Context, ours, theirs *side, e exchange) (out answers) {
-	time.Sleep(e.pause)
+	select {
+	case <-time.After(e.pause):
+	case <-ctx.Done():
+	}
 	for try := 0; ; try++ {
 		type said struct {
 			a   answer
@@ -206,6 +212,8 @@ func ask(ctx context.Context, ours, theirs *side, e exchange) (out answers) {
 		t := <-their
 		out = answers{got: a, want: t.a}
 		switch {
+		case err != nil && t.err != nil:
+			out.differ = []string{fmt.Sprintf("no answer from either: %v; upstream: %v", err, t.err)}
 		case (err == nil) != (t.err == nil):
 			out.differ = []string{fmt.Sprintf("no answer: %v; upstream: %v", err, t.err)}
 		case err == nil:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -22,8 +24,18 @@ func serve(ctx context.Context) (*side, func(), error) {
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	stop := func() { cancel(); os.RemoveAll(dir) }
-	s, err := open(ctx, dir)
+	ended := make(chan error, 1)
+	s, err := open(ctx, dir, ended)
+	if err != nil {
+		ended <- nil
+	}
+	stop := func() {
+		cancel()
+		if err := <-ended; err != nil {
+			fmt.Fprintln(os.Stderr, "oracle: Bramble's API ended with:", err)
+		}
+		os.RemoveAll(dir)
+	}
 	if err != nil {
 		stop()
 		return nil, nil, err
@@ -31,7 +43,8 @@ func serve(ctx context.Context) (*side, func(), error) {
 	return s, stop, nil
 }
 
-func open(ctx context.Context, dir string) (*side, error) {
+// open tells in ended how the server ended, when its store is closed.
+func open(ctx context.Context, dir string, ended chan<- error) (*side, error) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError + 1}))
 	pki, err := auth.OpenPKI(filepath.Join(dir, "pki"), auth.PKIOptions{})
 	if err != nil {
@@ -49,7 +62,6 @@ func open(ctx context.Context, dir string) (*side, error) {
 	if err != nil {
 		return nil, err
 	}
-	go s.Run(ctx)
 	certificate, key, err := pki.ClientCertificate("admin", "system:masters")
 	if err != nil {
 		return nil, err
@@ -58,6 +70,7 @@ func open(ctx context.Context, dir string) (*side, error) {
 	if err != nil {
 		return nil, err
 	}
+	go func() { ended <- errors.Join(s.Run(ctx), db.Close()) }()
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pki.CACertPEM())
 	return newSide("https://"+l.Addr().String(), "", &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}), nil

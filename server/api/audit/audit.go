@@ -19,7 +19,7 @@ import (
 // Options say what is written, and where. The zero value stands for none.
 type Options struct {
 	Path       string // of the log; empty: off
-	Policy     string // file with a Policy of audit.k8s.io/v1; empty: changes, without what was sent
+	Policy     string // file with a Policy of audit.k8s.io/v1; empty: changes and what is run in pods, without what was sent
 	MaxSize    int    // MiB, at which a new file is begun; 0: 10
 	MaxBackups int    // older files that are kept; 0: all
 	MaxAge     int    // days for which they are kept; 0: for ever
@@ -62,6 +62,8 @@ func Open(o Options, log *slog.Logger) (*Log, error) {
 var changes = &auditinternal.Policy{
 	OmitStages: []auditinternal.Stage{auditinternal.StageRequestReceived},
 	Rules: []auditinternal.PolicyRule{
+		// Whatever the verb: a shell in a pod begins with a GET, by WebSocket.
+		{Level: auditinternal.LevelMetadata, Resources: []auditinternal.GroupResources{{Resources: []string{"pods/exec", "pods/attach", "pods/portforward", "pods/proxy", "services/proxy", "nodes/proxy"}}}},
 		{Level: auditinternal.LevelNone, Verbs: []string{"get", "list", "watch"}},
 		{Level: auditinternal.LevelNone, Resources: []auditinternal.GroupResources{
 			{Group: "coordination.k8s.io", Resources: []string{"leases"}}, {Resources: []string{"events"}}, {Group: "events.k8s.io", Resources: []string{"events"}},

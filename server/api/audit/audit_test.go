@@ -55,11 +55,12 @@ func TestChangesAreWrittenByDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	for request, want := range map[string]bool{"create pods": true, "delete secrets": true, "get pods": false, "watch pods": false, "update leases coordination.k8s.io": false, "create events": false,
+	for request, want := range map[string]bool{"get pods/exec": true, "get nodes/proxy": true, "get pods/log": false, "create pods": true, "delete secrets": true, "get pods": false, "watch pods": false, "update leases coordination.k8s.io": false, "create events": false,
 		"create selfsubjectaccessreviews authorization.k8s.io": false, "create rolebindings rbac.authorization.k8s.io": true} {
 		verb, rest, _ := strings.Cut(request, " ")
 		resource, group, _ := strings.Cut(rest, " ")
-		got := l.policy.EvaluatePolicyRule(authorizer.AttributesRecord{User: &user.DefaultInfo{Name: "u"}, Verb: verb, Resource: resource, APIGroup: group, APIVersion: "v1", ResourceRequest: true})
+		resource, sub, _ := strings.Cut(resource, "/")
+		got := l.policy.EvaluatePolicyRule(authorizer.AttributesRecord{User: &user.DefaultInfo{Name: "u"}, Verb: verb, Resource: resource, Subresource: sub, APIGroup: group, APIVersion: "v1", ResourceRequest: true})
 		if (got.Level != "None") != want {
 			t.Errorf("%s is written at the level %s", request, got.Level)
 		}
@@ -71,12 +72,17 @@ type disk struct {
 	mu     sync.Mutex
 	writes []string
 	full   bool
+	room   int // bytes that a full one still takes
 }
 
 func (d *disk) Write(p []byte) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.full {
+		if d.room > 0 {
+			d.writes, d.room = append(d.writes, string(p[:d.room])), 0
+			return len(d.writes[len(d.writes)-1]), errors.New("no space left on device")
+		}
 		return 0, errors.New("no space left on device")
 	}
 	d.writes = append(d.writes, string(p))
@@ -105,7 +111,7 @@ func TestEventsAreWrittenInGroups(t *testing.T) {
 		t.Errorf("written %q", w)
 	}
 	g.after = time.Hour
-	io.WriteString(g, strings.Repeat("x", flushAt)) // too much to hold back
+	io.WriteString(g, strings.Repeat("x", flushAt)+"\n") // too much to hold back
 	io.WriteString(g, "last\n")
 	if w := d.written(); len(w) != 2 {
 		t.Errorf("%d writes", len(w))
@@ -113,9 +119,25 @@ func TestEventsAreWrittenInGroups(t *testing.T) {
 	if err := g.Close(); err != nil {
 		t.Error(err)
 	}
-	io.WriteString(g, "too late\n")
-	if w := d.written(); len(w) != 3 || w[2] != "last\n" {
+	io.WriteString(g, "later\n")
+	if w := d.written(); len(w) != 4 || w[2] != "last\n" || w[3] != "later\n" {
 		t.Errorf("%d writes", len(w))
+	}
+}
+
+// A line that a full disk took half of is not the beginning of the next.
+func TestTornLine(t *testing.T) {
+	d := &disk{full: true, room: 6}
+	g := newGrouped(d, slog.New(slog.DiscardHandler))
+	g.after = time.Hour
+	flush := func() { g.mu.Lock(); defer g.mu.Unlock(); g.flush() }
+	io.WriteString(g, "one\ntwo\n")
+	flush()
+	d.full = false
+	io.WriteString(g, "three\n")
+	flush()
+	if got := strings.Join(d.written(), ""); got != "one\ntw\nthree\n" {
+		t.Errorf("%q", got)
 	}
 }
 

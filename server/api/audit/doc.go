@@ -2,8 +2,8 @@
 // It is off unless it is asked for.
 //
 // Invariants: a policy of upstream's form decides what is written, and without one it is who changed what, without what was sent.
-// Events are written in groups, so that a card is not written for each: a pulled plug takes the last seconds. A disk that
-// fails, or is full, stops no request: events are lost, and the server's log says so once.
+// Events are written in groups, so that a card is not written for each: a pulled plug takes the last seconds. A full disk
+// stops no request: events are lost, and the server's log says so once.
 //
 // Upstream: https://kubernetes.io/docs/tasks/debug/debug-cluster/audit/
 //

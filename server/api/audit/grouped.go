@@ -23,7 +23,8 @@ type grouped struct {
 	lines  []byte
 	timer  *time.Timer // nil while nothing is held back
 	lost   int         // events, since a write failed
-	closed bool
+	torn   bool        // the file ends within a line
+	closed bool        // nothing is held back any more
 }
 
 func newGrouped(out io.WriteCloser, log *slog.Logger) *grouped {
@@ -34,12 +35,12 @@ func newGrouped(out io.WriteCloser, log *slog.Logger) *grouped {
 func (g *grouped) Write(line []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
-		return len(line), nil
+	if len(line) >= flushAt { // it may be too much for a file: then it is lost alone
+		g.flush()
 	}
 	g.lines = append(g.lines, line...)
 	switch {
-	case len(g.lines) >= flushAt:
+	case len(g.lines) >= flushAt || g.closed:
 		g.flush()
 	case g.timer == nil:
 		g.timer = time.AfterFunc(g.after, func() {
@@ -60,13 +61,19 @@ func (g *grouped) flush() {
 	if len(g.lines) == 0 {
 		return
 	}
-	_, err := g.out.Write(g.lines)
+	if g.torn {
+		g.lines = append([]byte("\n"), g.lines...)
+	}
+	n, err := g.out.Write(g.lines)
+	if n > 0 {
+		g.torn = g.lines[n-1] != '\n'
+	}
 	switch {
 	case err != nil && g.lost == 0:
 		g.log.Error("the audit log cannot be written: events are lost until it can", "err", err)
 		fallthrough
 	case err != nil:
-		g.lost += count(g.lines)
+		g.lost += count(g.lines[n:])
 	case g.lost > 0:
 		g.log.Warn("the audit log is written again", "lost", fmt.Sprintf("%d events", g.lost))
 		g.lost = 0
@@ -74,7 +81,7 @@ func (g *grouped) flush() {
 	g.lines = nil // a group after a storm would keep its room
 }
 
-// Close writes what is held back. Later events are dropped.
+// Close writes what is held back. Later events, of programs that end after the API, are written at once; Close may be called again.
 func (g *grouped) Close() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
