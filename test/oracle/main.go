@@ -100,7 +100,12 @@ func run(ctx context.Context, o options) error {
 		if err != nil {
 			return err
 		}
-		return r.page(o.coverage, served, kinds)
+		if err := r.page(o.coverage, served, kinds); err != nil {
+			return err
+		}
+	}
+	if all, equal, explained := r.sums(); all > equal+explained {
+		return fmt.Errorf("%d answers differ for no reason that is known: see %s", all-equal-explained, filepath.Join(o.report, "differences.txt"))
 	}
 	return nil
 }
