@@ -38,6 +38,7 @@ func remote(api http.Handler, authn authenticator.Request, authz authorizer.Auth
 	h = filters.WithWarningRecorder(h)
 	h = serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
 	h = filters.WithRequestDeadline(h, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
+	h = untilStop(h)
 	h = filters.WithCacheControl(h)
 	h = counted(h)
 	return entrance(h)

@@ -9,23 +9,26 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
 // shutdownGrace is how long requests have to end when the server does.
 const shutdownGrace = 5 * time.Second
 
 // Serve answers TLS connections of a listener until ctx is done. A server may serve several listeners, such as one whose
-// connections are streams of a node's link.
+// connections are streams of a node's link. What is being asked then is answered yet; what has no end of its own, watches and
+// streams, ends at once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	certificate, err := s.certificate(l)
 	if err != nil {
 		return fmt.Errorf("api: %w", err)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	requests, end := context.WithCancel(withStop(context.WithoutCancel(ctx), ctx))
+	defer end()
 	srv := &http.Server{
 		Handler: s.handler, ReadHeaderTimeout: 32 * time.Second, IdleTimeout: 3 * time.Minute,
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		BaseContext: func(net.Listener) context.Context { return requests },
 		ConnContext: func(ctx context.Context, _ net.Conn) context.Context { return withConnection(ctx) },
 		ErrorLog:    slog.NewLogLogger(quiet{s.log.Handler()}, slog.LevelDebug),
 		TLSConfig: &tls.Config{
@@ -42,7 +45,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("api: serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	cancel() // watches and streams end
 	grace, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer done()
 	err = srv.Shutdown(grace)
@@ -53,6 +55,29 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		err = errors.Join(err, e)
 	}
 	return err
+}
+
+type stopKey struct{}
+
+// withStop makes stop the end of those requests below ctx that have no end of their own.
+func withStop(ctx, stop context.Context) context.Context {
+	return context.WithValue(ctx, stopKey{}, stop)
+}
+
+// untilStop ends long-running requests when the server stops; the others are waited for.
+func untilStop(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		stop, there := r.Context().Value(stopKey{}).(context.Context)
+		info, known := request.RequestInfoFrom(r.Context())
+		if !there || !known || !longRunning(r, info) {
+			h.ServeHTTP(w, r)
+			return
+		}
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(stop, cancel)()
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
 }
 
 // certificate is the serving certificate, for every name by which the API is reached.

@@ -93,13 +93,16 @@ type wiring struct {
 // nodePorts are those of upstream by default.
 var nodePorts = utilnet.PortRange{Base: 30000, Size: 2768}
 
-// New wires everything and seeds the store with what every cluster has. What it starts ends with ctx, or when Run returns.
+// New wires everything and seeds the store with what every cluster has. What it starts ends when Run returns, or with Close: requests
+// that are being answered when the server stops need it yet.
 func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	settle.Do(func() { prepareUpstream(c.Logger) })
-	ctx, cancel := context.WithCancel(ctx)
+	until := ctx
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer context.AfterFunc(until, cancel)() // while it is wired
 	s := &Server{config: c, log: c.Logger, inProcess: &inProcess{}, cancel: cancel}
 	if err := s.build(ctx); err != nil {
 		s.Close()
@@ -199,28 +202,45 @@ func newSerializer(s *runtime.Scheme) runtime.NegotiatedSerializer {
 // Prefix is the store's key prefix of a resource, for caches: "/registry/deployments".
 func (s *Server) Prefix(gr schema.GroupResource) string { return s.wiring.stores.prefix(gr) }
 
-// Run serves the listener until ctx is done, and returns when every request has ended.
+// Run serves the listener until ctx is done, and returns when every request has ended. What requests need runs as long.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	failed := make(chan error, 6)
-	running := 4
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	needed, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	parts := []func(context.Context) error{
+		s.keepKubernetesService,
+		func(ctx context.Context) error { s.admit.Run(ctx); return nil },
+		func(ctx context.Context) error { s.custom.Run(ctx); return nil },
+		func(ctx context.Context) error { s.others.Run(ctx); return nil },
+	}
 	if len(s.config.PKI.SecretsKeys()) > 1 {
-		running++
-		go func() { s.renewSecrets(ctx); <-ctx.Done(); failed <- nil }()
+		parts = append(parts, func(ctx context.Context) error { s.renewSecrets(ctx); <-ctx.Done(); return nil })
 	}
-	go func() { failed <- s.keepKubernetesService(ctx) }()
-	go func() { s.admit.Run(ctx); failed <- nil }()
-	go func() { s.custom.Run(ctx); failed <- nil }()
-	go func() { s.others.Run(ctx); failed <- nil }()
-	if s.config.Listener != nil {
-		running++
-		go func() { failed <- s.Serve(ctx, s.config.Listener) }()
+	failed, served := make(chan error, len(parts)), make(chan error, 1)
+	for _, part := range parts {
+		go func() { failed <- part(needed) }()
 	}
-	err := <-failed
-	cancel()
-	for range running - 1 {
+	go func() {
+		if s.config.Listener == nil {
+			<-ctx.Done()
+			served <- nil
+			return
+		}
+		served <- s.Serve(ctx, s.config.Listener)
+	}()
+	running := len(parts)
+	var err error
+	select {
+	case err = <-failed:
+		running--
+		stop()
+		err = errors.Join(err, <-served)
+	case err = <-served:
+	}
+	end()
+	for range running {
 		err = errors.Join(err, <-failed)
 	}
 	return err
