@@ -479,7 +479,7 @@ func TestMemory(t *testing.T) {
 		if err := unix.Statfs(paths["v"], &s); err != nil {
 			t.Fatal(err)
 		}
-		if got := int64(s.Blocks) * s.Bsize; got != tt.want {
+		if got := int64(s.Blocks) * int64(s.Bsize); got != tt.want {
 			t.Errorf("of %d and %v: %d bytes, want %d", tt.pod, tt.limit, got, tt.want)
 		}
 	}
