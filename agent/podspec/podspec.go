@@ -193,9 +193,10 @@ func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 	guaranteed, any := true, false
 	look := func(r corev1.ResourceRequirements) {
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-			request, limit := r.Requests[name], r.Limits[name]
+			request, asked := r.Requests[name]
+			limit := r.Limits[name]
 			any = any || !request.IsZero() || !limit.IsZero()
-			if limit.IsZero() || request.Cmp(limit) != 0 {
+			if limit.IsZero() || asked && request.Cmp(limit) != 0 { // what is not asked for is the limit, by default
 				guaranteed = false
 			}
 		}
