@@ -69,11 +69,12 @@ func (o *objects) Get(ctx context.Context, key string, opts storage.GetOptions, 
 	if err != nil {
 		return err
 	}
-	if _, err := versioner.ParseResourceVersion(opts.ResourceVersion); err != nil {
+	want, err := versioner.ParseResourceVersion(opts.ResourceVersion)
+	if err != nil {
 		return err // as it is, and so a 500: upstream's get of one object words it no better
 	}
 	it, rev := o.db.get(o.res, below)
-	if err := atLeast(opts.ResourceVersion, rev); err != nil {
+	if err := reached(want, rev); err != nil {
 		return err
 	}
 	if it == nil {
@@ -137,6 +138,11 @@ func atLeast(rv string, have int64) error {
 	if err != nil {
 		return apierrors.NewBadRequest(fmt.Sprintf("invalid resource version: %v", err))
 	}
+	return reached(want, have)
+}
+
+// reached refuses a revision that has not been yet.
+func reached(want uint64, have int64) error {
 	if want > uint64(have) {
 		return storage.NewTooLargeResourceVersionError(want, uint64(have), tooLargeRetry)
 	}

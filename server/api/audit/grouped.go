@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
@@ -73,7 +74,7 @@ func (g *grouped) flush() {
 		g.log.Error("the audit log cannot be written: events are lost until it can", "err", err)
 		fallthrough
 	case err != nil:
-		g.lost += count(g.lines[n:])
+		g.lost += bytes.Count(g.lines[n:], []byte("\n"))
 	case g.lost > 0:
 		g.log.Warn("the audit log is written again", "lost", fmt.Sprintf("%d events", g.lost))
 		g.lost = 0
@@ -88,13 +89,4 @@ func (g *grouped) Close() error {
 	g.flush()
 	g.closed = true
 	return g.out.Close()
-}
-
-func count(lines []byte) (n int) {
-	for _, b := range lines {
-		if b == '\n' {
-			n++
-		}
-	}
-	return n
 }
