@@ -139,6 +139,21 @@ func TestForward(t *testing.T) {
 	}
 }
 
+// forwarding is a server that asks one resolver.
+func forwarding(t *testing.T, up string) *Server {
+	t.Helper()
+	c := testConfig()
+	c.Upstream = []string{up}
+	return open(t, c)
+}
+
+// resolve answers as a resolver does that knows an address, for some seconds.
+func resolve(w dns.ResponseWriter, q *dns.Msg, seconds uint32) {
+	m := new(dns.Msg).SetReply(q)
+	m.Answer = answerA(q.Question[0].Name, seconds, "192.0.2.1")
+	w.WriteMsg(m)
+}
+
 // TestLostDatagram: a link that loses one is no reason to say that there is no answer; what is known from before is given at once.
 func TestLostDatagram(t *testing.T) {
 	var asked atomic.Int64
@@ -146,14 +161,9 @@ func TestLostDatagram(t *testing.T) {
 		if asked.Add(1)%2 == 1 {
 			return
 		}
-		m := new(dns.Msg)
-		m.SetReply(q)
-		m.Answer = answerA(q.Question[0].Name, 1, "192.0.2.1")
-		w.WriteMsg(m)
+		resolve(w, q, 1)
 	})
-	c := testConfig()
-	c.Upstream = []string{up}
-	s := open(t, c)
+	s := forwarding(t, up)
 	for _, want := range []int64{2, 3} { // the second time the answer is there, and stale
 		if m := s.Answer(query("www.example.com", dns.TypeA), true); len(m.Answer) != 1 || asked.Load() != want {
 			t.Errorf("asked %d times, want %d: %s", asked.Load(), want, show(m))
@@ -169,9 +179,7 @@ func TestResolverThatKnowsNothing(t *testing.T) {
 			up := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
 				w.WriteMsg(new(dns.Msg).SetRcode(q, rcode))
 			})
-			c := testConfig()
-			c.Upstream = []string{up}
-			s := open(t, c)
+			s := forwarding(t, up)
 			q := query("www.example.com", dns.TypeA)
 			known := new(dns.Msg).SetReply(q)
 			known.Answer = answerA("www.example.com.", 60, "192.0.2.1")
@@ -198,14 +206,9 @@ func TestOneFlight(t *testing.T) {
 	up := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
 		asked.Add(1)
 		<-release
-		m := new(dns.Msg)
-		m.SetReply(q)
-		m.Answer = answerA(q.Question[0].Name, 60, "192.0.2.1")
-		w.WriteMsg(m)
+		resolve(w, q, 60)
 	})
-	c := testConfig()
-	c.Upstream = []string{up}
-	s := open(t, c)
+	s := forwarding(t, up)
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
