@@ -40,6 +40,7 @@ func remote(api http.Handler, authn authenticator.Request, authz authorizer.Auth
 	h = filters.WithRequestDeadline(h, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
 	h = untilStop(h)
 	h = filters.WithCacheControl(h)
+	h = withUpgrade(h)
 	h = counted(h)
 	return entrance(h)
 }

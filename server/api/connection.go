@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 // connection is what is known of a client's connection, in the context of each of its requests.
 type connection struct {
+	net.Conn
 	certified atomic.Pointer[certified]
 }
 
@@ -22,8 +24,8 @@ type certified struct {
 
 type connectionKey struct{}
 
-func withConnection(ctx context.Context) context.Context {
-	return context.WithValue(ctx, connectionKey{}, &connection{})
+func withConnection(ctx context.Context, conn net.Conn) context.Context {
+	return context.WithValue(ctx, connectionKey{}, &connection{Conn: conn})
 }
 
 // oncePerConnection verifies a client's certificate at the first request of a connection and again every knownFor, not at every

@@ -34,7 +34,7 @@ func TestOncePerConnection(t *testing.T) {
 			return r
 		}
 		certificate := &x509.Certificate{NotAfter: time.Now().Add(knownFor + 3*time.Second)}
-		first, second := withConnection(t.Context()), withConnection(t.Context())
+		first, second := withConnection(t.Context(), nil), withConnection(t.Context(), nil)
 		for _, step := range []struct {
 			name    string
 			after   time.Duration

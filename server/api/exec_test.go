@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,29 +30,37 @@ func (shouting) ExecInContainer(_ context.Context, name, _, container string, cm
 	return e
 }
 
-func execHandler(w http.ResponseWriter, r *http.Request) {
-	o, err := kubelet.NewOptions(r)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+// execHandler is a node.
+func execHandler(container kubelet.Executor) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		o, err := kubelet.NewOptions(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		p := strings.Split(strings.Trim(r.URL.Path, "/"), "/") // exec/<namespace>/<pod>/<container>
+		kubelet.ServeExec(w, r, container, p[2], "", p[3], r.URL.Query()["command"], o, time.Minute, time.Minute, kubelet.SupportedStreamingProtocols)
 	}
-	p := strings.Split(strings.Trim(r.URL.Path, "/"), "/") // exec/<namespace>/<pod>/<container>
-	kubelet.ServeExec(w, r, shouting{}, p[2], "", p[3], r.URL.Query()["command"], o, time.Minute, time.Minute, kubelet.SupportedStreamingProtocols)
 }
 
-// Clients of both kinds, SPDY as kubectl before 1.31 speaks it and WebSocket as it does since, reach a node that speaks SPDY.
-func TestExec(t *testing.T) {
-	dial := listening(t, http.HandlerFunc(execHandler))
-	c := start(t, t.TempDir(), func(c *Config) {
-		c.NodeDialer = func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }
-	})
-	ns := c.namespace(t)
+// execURL asks for a command in a new pod on a node.
+func execURL(t *testing.T, c *cluster, ns string) string {
+	t.Helper()
 	must(c.client.CoreV1().Nodes().Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "pi"}}, metav1.CreateOptions{}))(t)
 	p := pod("p")
 	p.Spec.NodeName = "pi"
 	must(c.client.CoreV1().Pods(ns).Create(t.Context(), p, metav1.CreateOptions{}))(t)
 	query := url.Values{"command": {"cat", "-"}, "stdin": {"1"}, "stdout": {"1"}, "stderr": {"1"}, "container": {"c"}}
-	at := must(url.Parse(c.url + "/api/v1/namespaces/" + ns + "/pods/p/exec?" + query.Encode()))(t)
+	return c.url + "/api/v1/namespaces/" + ns + "/pods/p/exec?" + query.Encode()
+}
+
+// Clients of both kinds, SPDY as kubectl before 1.31 speaks it and WebSocket as it does since, reach a node that speaks SPDY.
+func TestExec(t *testing.T) {
+	dial := listening(t, execHandler(shouting{}))
+	c := start(t, t.TempDir(), func(c *Config) {
+		c.NodeDialer = func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }
+	})
+	at := must(url.Parse(execURL(t, c, c.namespace(t))))(t)
 	for name, make := range map[string]func(*rest.Config) (remotecommand.Executor, error){
 		"spdy": func(config *rest.Config) (remotecommand.Executor, error) {
 			return remotecommand.NewSPDYExecutor(config, "POST", at)
@@ -78,5 +87,61 @@ func TestExec(t *testing.T) {
 	e := must(remotecommand.NewWebSocketExecutor(nobody, "GET", at.String()))(t)
 	if err := e.StreamWithContext(t.Context(), remotecommand.StreamOptions{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}); err == nil || !strings.Contains(err.Error(), "forbidden") {
 		t.Errorf("without the right: %v", err)
+	}
+}
+
+// endless is a container whose command says that it runs, and goes on until its input ends.
+type endless struct{}
+
+func (endless) ExecInContainer(_ context.Context, _, _, _ string, _ []string, in io.Reader, out, _ io.WriteCloser, _ bool, _ <-chan kubelet.TerminalSize, _ time.Duration) error {
+	fmt.Fprint(out, "running")
+	_, err := io.Copy(io.Discard, in)
+	return err
+}
+
+// breaking is a connection that is lost when it is told so, as one is whose node's link ends.
+type breaking struct {
+	net.Conn
+	lost chan struct{}
+}
+
+func (b *breaking) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	select {
+	case <-b.lost:
+		return 0, errors.New("the node is not connected")
+	default:
+		return n, err
+	}
+}
+
+// A command whose node is lost has not succeeded.
+func TestExecOnANodeThatIsLost(t *testing.T) {
+	conns, lost := make(chan net.Conn, 1), make(chan struct{})
+	dial := listening(t, execHandler(endless{}))
+	c := start(t, t.TempDir(), func(c *Config) {
+		c.NodeDialer = func(ctx context.Context, _ string) (net.Conn, error) {
+			conn, err := dial(ctx)
+			conns <- conn
+			return &breaking{conn, lost}, err
+		}
+	})
+	e := must(remotecommand.NewWebSocketExecutor(c.config, "GET", execURL(t, c, c.namespace(t))))(t)
+	input, typed := io.Pipe()
+	defer typed.Close()
+	output, shown := io.Pipe()
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go func() {
+		ended <- e.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: input, Stdout: shown, Stderr: io.Discard})
+	}()
+	if _, err := io.ReadFull(output, make([]byte, len("running"))); err != nil {
+		t.Fatal(err)
+	}
+	close(lost)
+	_ = (<-conns).Close()
+	if err := <-ended; err == nil || ctx.Err() != nil {
+		t.Errorf("the command ended with %v", err)
 	}
 }

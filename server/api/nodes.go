@@ -52,7 +52,11 @@ func newKubelets(nodes corelisters.NodeLister, dial func(context.Context, string
 			if err != nil {
 				return nil, err
 			}
-			return dial(ctx, node)
+			conn, err := dial(ctx, node)
+			if client := upgraded(ctx); err == nil && client != nil {
+				conn = &bound{Conn: conn, client: client}
+			}
+			return conn, err
 		},
 	}}
 }

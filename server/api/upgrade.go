@@ -1,0 +1,46 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+
+	"k8s.io/apimachinery/pkg/util/httpstream"
+)
+
+type upgradeKey struct{}
+
+// withUpgrade notes the client's connection for a request that takes it over, as exec, attach and port-forward do: it serves that
+// request alone.
+func withUpgrade(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(connectionKey{}).(*connection); ok && c.Conn != nil && r.ProtoMajor == 1 && httpstream.IsUpgradeRequest(r) {
+			r = r.WithContext(context.WithValue(r.Context(), upgradeKey{}, c.Conn))
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// upgraded is the client's connection that a request takes over; nil if it takes none.
+func upgraded(ctx context.Context) net.Conn {
+	conn, _ := ctx.Value(upgradeKey{}).(net.Conn)
+	return conn
+}
+
+// bound is a connection to a node that shares its fate with a client's: if it is lost, so is that. Upstream's translation from
+// WebSocket to SPDY would tell the client of success instead, since an error stream that ends empty is how SPDY says that a
+// command ended with 0.
+type bound struct {
+	net.Conn
+	client net.Conn
+}
+
+func (b *bound) Read(p []byte) (int, error) {
+	n, err := b.Conn.Read(p)
+	if err != nil && err != io.EOF && !errors.Is(err, net.ErrClosed) {
+		_ = b.client.Close()
+	}
+	return n, err
+}
