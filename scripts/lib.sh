@@ -45,6 +45,10 @@ need_packages() {
   command -v apt-get >/dev/null || die "these packages are missing and this is not Debian: ${missing[*]}"
   say "installing Debian packages: ${missing[*]}"
   package_lists
+  # An installation that was ended in the midst (^C, a time limit, a pulled plug) is completed: apt refuses to work before.
+  if [[ -n $(dpkg --audit; find /var/lib/dpkg/updates -type f) ]]; then
+    DEBIAN_FRONTEND=noninteractive without_services dpkg --configure -a >"$cache/apt.log" 2>&1 || true # apt says what is left
+  fi
   # Services of what is installed (nginx, mosquitto) must not start by themselves: only their files are wanted.
   if ! without_services apt_get install -y --no-install-recommends "${missing[@]}" >"$cache/apt.log" 2>&1; then
     tail -n 20 "$cache/apt.log" >&2

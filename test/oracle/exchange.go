@@ -28,7 +28,7 @@ type exchange struct {
 	once         bool                 // asked again it would be answered otherwise
 	setup        bool                 // what others build on; not compared
 	must         int                  // the code that upstream must answer, or objects.yaml is wrong; 0: any
-	patience     time.Duration        // how long to ask until both say 200
+	patience     time.Duration        // how long to ask until both say the same, and what they must
 	pause        time.Duration        // how long to wait before
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 const (
@@ -233,7 +234,8 @@ func end(k *kind, ns string) (out []exchange) {
 	if k.Kind == "CustomResourceDefinition" { // the server itself takes its finalizer away, in its own time
 		return out
 	}
-	out = append(out, exchange{group: "delete", name: k.label() + ": as it is then", method: "GET", path: one, once: true})
+	// Servers write the states of some by themselves, in their own time.
+	out = append(out, exchange{group: "delete", name: k.label() + ": as it is then", method: "GET", path: one, once: true, patience: 10 * time.Second})
 	if k.can("patch") {
 		out = append(out, exchange{group: "delete", name: k.label() + ": its finalizers taken away", method: "PATCH", path: one, body: `{"metadata":{"finalizers":null}}`, headers: []string{merge}, once: true})
 	}

@@ -224,7 +224,8 @@ func ask(ctx context.Context, ours, theirs *side, e exchange) (out answers) {
 		case err == nil:
 			out.differ = differences(a, t.a)
 		}
-		if e.patience > 0 && (a.code != 200 || t.a.code != 200) && time.Duration(try)*200*time.Millisecond < e.patience {
+		settled := len(out.differ) == 0 && (e.must == 0 || t.a.code == e.must)
+		if !settled && time.Duration(try)*200*time.Millisecond < e.patience && ctx.Err() == nil {
 			time.Sleep(200 * time.Millisecond)
 			continue
 		}
