@@ -28,7 +28,7 @@ type exchange struct {
 	once         bool                 // asked again it would be answered otherwise
 	setup        bool                 // what others build on; not compared
 	must         int                  // the code that upstream must answer, or objects.yaml is wrong; 0: any
-	patience     time.Duration        // how long to ask until both say the same, and what they must
+	patience     time.Duration        // how long to ask until both say the same, what they must, and of the newest
 	pause        time.Duration        // how long to wait before
 }
 
@@ -37,6 +37,15 @@ type answer struct {
 	code   int
 	header http.Header
 	body   []byte
+}
+
+// behind tells whether the object's status is of an older specification: its server has not come to write it yet.
+func (a answer) behind() bool {
+	var o struct {
+		Metadata struct{ Generation int64 }
+		Status   struct{ ObservedGeneration *int64 }
+	}
+	return json.Unmarshal(a.body, &o) == nil && o.Status.ObservedGeneration != nil && *o.Status.ObservedGeneration < o.Metadata.Generation
 }
 
 // side is one of the two servers.

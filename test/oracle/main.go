@@ -224,7 +224,7 @@ func ask(ctx context.Context, ours, theirs *side, e exchange) (out answers) {
 		case err == nil:
 			out.differ = differences(a, t.a)
 		}
-		settled := len(out.differ) == 0 && (e.must == 0 || t.a.code == e.must)
+		settled := len(out.differ) == 0 && (e.must == 0 || t.a.code == e.must) && !a.behind() && !t.a.behind()
 		if !settled && time.Duration(try)*200*time.Millisecond < e.patience && ctx.Err() == nil {
 			time.Sleep(200 * time.Millisecond)
 			continue
