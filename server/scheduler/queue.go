@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,10 +33,12 @@ type item struct {
 	attempts int
 	cares    cares
 
-	at      int       // its place in the heap that it is in; -1: in none
-	waiting bool      // it is in the heap of those that wait
+	in      *items    // the heap that it is in; nil: it is being decided about
+	at      int       // its place there
 	until   time.Time // when it is looked at again if nothing happens
-	backoff time.Time // before which it is not looked at whatever happens
+	idle    time.Time // when it is looked at again, once something happened that may help, if nobody else wants anything
+	backoff time.Time // and when if others do
+	patient bool      // it waits for its back-off even if nobody else wants anything
 	moved   uint64    // the queue's count of wakes when it was taken out
 }
 
@@ -47,7 +50,8 @@ type cares struct{ others, volumes, devices bool }
 type queue struct {
 	mu     sync.Mutex
 	items  map[types.UID]*item
-	active items
+	active items // to be looked at now
+	woken  items // something happened that may help, in their back-off
 	asleep items
 	wakes  uint64
 	ready  chan struct{} // holds a token while there may be something to do
@@ -59,6 +63,7 @@ func newQueue() *queue {
 	q.active.less = func(a, b *item) bool {
 		return cmp.Or(cmp.Compare(b.priority, a.priority), a.since.Compare(b.since), cmp.Compare(a.uid, b.uid)) < 0
 	}
+	q.woken.less = func(a, b *item) bool { return a.idle.Before(b.idle) }
 	q.asleep.less = func(a, b *item) bool { return a.until.Before(b.until) }
 	return q
 }
@@ -76,21 +81,14 @@ func (q *queue) add(pod *corev1.Pod, c cares) {
 	defer q.mu.Unlock()
 	it := q.items[pod.UID]
 	if it == nil {
-		it = &item{key: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, uid: pod.UID, since: q.now(), at: -1}
+		it = &item{key: types.NamespacedName{Namespace: pod.Namespace, Name: pod.Name}, uid: pod.UID, since: q.now()}
 		q.items[pod.UID] = it
 	}
 	it.priority, it.cares = schedulinghelper.PodPriority(pod), c
-	switch {
-	case it.waiting:
-		heap.Remove(&q.asleep, it.at)
-		it.waiting = false
-		heap.Push(&q.active, it)
-	case it.at < 0 && it.attempts == 0 && it.moved == 0:
-		heap.Push(&q.active, it)
-	case it.at >= 0:
-		heap.Fix(&q.active, it.at)
-	default: // it is being decided about: look at it again
+	if it.in == nil && it.attempts > 0 { // it is being decided about: look at it again
 		it.moved = 0
+	} else {
+		q.active.take(it)
 	}
 	q.signal()
 }
@@ -104,11 +102,8 @@ func (q *queue) remove(uid types.UID) {
 		return
 	}
 	delete(q.items, uid)
-	switch {
-	case it.waiting:
-		heap.Remove(&q.asleep, it.at)
-	case it.at >= 0:
-		heap.Remove(&q.active, it.at)
+	if it.in != nil {
+		heap.Remove(it.in, it.at)
 	}
 }
 
@@ -140,9 +135,17 @@ func (q *queue) take() (*item, time.Duration) {
 	defer q.mu.Unlock()
 	now := q.now()
 	for len(q.asleep.all) > 0 && !q.asleep.all[0].until.After(now) {
-		it := heap.Pop(&q.asleep).(*item)
-		it.waiting = false
-		heap.Push(&q.active, it)
+		q.active.take(q.asleep.all[0])
+	}
+	// While nobody else wants anything there is no reason to wait for a back-off (KEP-5142), but that a pod which is woken all the
+	// time costs no more than one look a second.
+	alone := len(q.active.all) == 0
+	for len(q.woken.all) > 0 {
+		it := q.woken.all[0]
+		if it.backoff.After(now) && (!alone || it.idle.After(now)) {
+			break
+		}
+		q.active.take(it)
 	}
 	if len(q.active.all) > 0 {
 		it := heap.Pop(&q.active).(*item)
@@ -150,10 +153,17 @@ func (q *queue) take() (*item, time.Duration) {
 		it.attempts++
 		return it, 0
 	}
+	var next time.Time
 	if len(q.asleep.all) > 0 {
-		return nil, max(q.asleep.all[0].until.Sub(now), time.Millisecond)
+		next = q.asleep.all[0].until
 	}
-	return nil, 0
+	if len(q.woken.all) > 0 && (next.IsZero() || q.woken.all[0].idle.Before(next)) {
+		next = q.woken.all[0].idle
+	}
+	if next.IsZero() {
+		return nil, 0
+	}
+	return nil, max(next.Sub(now), time.Millisecond)
 }
 
 // wait puts a pod aside that fits nowhere: until something changes, or only for
@@ -164,6 +174,7 @@ func (q *queue) wait(it *item, retry bool) {
 	if q.items[it.uid] != it {
 		return // it was removed meanwhile
 	}
+	it.patient = retry
 	q.sleep(it, min(firstBackoff<<min(it.attempts-1, 8), lastBackoff), retry)
 }
 
@@ -173,6 +184,7 @@ func (q *queue) await(it *item) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.items[it.uid] == it {
+		it.patient = true
 		q.sleep(it, awaited, false)
 	}
 }
@@ -180,14 +192,22 @@ func (q *queue) await(it *item) {
 // sleep puts a pod among those that wait. q.mu is held.
 func (q *queue) sleep(it *item, pause time.Duration, retry bool) {
 	now := q.now()
-	it.backoff = now.Add(pause)
-	it.until = now.Add(forgotten)
+	it.idle, it.backoff, it.until = now.Add(min(pause, firstBackoff)), now.Add(pause), now.Add(forgotten)
+	q.asleep.take(it)
 	if retry || it.moved != q.wakes+1 {
-		it.until = it.backoff
+		q.rouse(it)
 	}
-	it.waiting = true
-	heap.Push(&q.asleep, it)
 	q.signal()
+}
+
+// rouse has a pod looked at when its back-off is over, or before. q.mu is held.
+func (q *queue) rouse(it *item) {
+	if !it.patient {
+		q.woken.take(it)
+	} else if it.backoff.Before(it.until) {
+		it.until = it.backoff
+		heap.Fix(&q.asleep, it.at)
+	}
 }
 
 // wake looks again at the pods that a change may help.
@@ -195,24 +215,26 @@ func (q *queue) wake(helps func(cares) bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.wakes++
-	woken := false
-	for _, it := range q.asleep.all {
+	for _, it := range slices.Clone(q.asleep.all) {
 		if helps == nil || helps(it.cares) {
-			if it.backoff.Before(it.until) {
-				it.until, woken = it.backoff, true
-			}
+			q.rouse(it)
 		}
 	}
-	if woken {
-		heap.Init(&q.asleep)
-		q.signal()
-	}
+	q.signal()
 }
 
 // items is a heap.
 type items struct {
 	all  []*item
 	less func(a, b *item) bool
+}
+
+// take moves an item here.
+func (h *items) take(it *item) {
+	if it.in != nil {
+		heap.Remove(it.in, it.at)
+	}
+	heap.Push(h, it)
 }
 
 func (h *items) Len() int           { return len(h.all) }
@@ -223,13 +245,13 @@ func (h *items) Swap(i, j int) {
 }
 func (h *items) Push(x any) {
 	it := x.(*item)
-	it.at = len(h.all)
+	it.in, it.at = h, len(h.all)
 	h.all = append(h.all, it)
 }
 func (h *items) Pop() any {
 	it := h.all[len(h.all)-1]
 	h.all[len(h.all)-1] = nil
 	h.all = h.all[:len(h.all)-1]
-	it.at = -1
+	it.in = nil
 	return it
 }

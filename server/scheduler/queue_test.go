@@ -31,7 +31,7 @@ func TestQueue(t *testing.T) {
 			}
 		}
 
-		// One that fits nowhere waits for a change, but for the back-off at least.
+		// One that fits nowhere waits for a change, but for a second at least.
 		it := q.items["low"]
 		q.wait(it, false)
 		began := time.Now()
@@ -44,7 +44,38 @@ func TestQueue(t *testing.T) {
 		q.wake(nil)
 		q.wait(it, false)
 		began = time.Now()
-		if got := next(); got != "low" || time.Since(began) != 2*firstBackoff {
+		if got := next(); got != "low" || time.Since(began) != firstBackoff {
+			t.Errorf("got %q after %v", got, time.Since(began))
+		}
+		// For its whole back-off, which has doubled twice, it waits behind others only, and what failed waits in any case.
+		q.wake(nil)
+		q.wait(it, false)
+		began = time.Now()
+		for time.Since(began) < 3*firstBackoff {
+			time.Sleep(firstBackoff / 2)
+			q.add(pod("urgent", "1", priority(5)), cares{})
+			if got := next(); got != "urgent" {
+				t.Fatalf("got %q after %v", got, time.Since(began))
+			}
+			q.add(pod("urgent 2", "1", priority(5)), cares{})
+			q.remove("urgent")
+			if got := next(); got != "urgent 2" {
+				t.Fatalf("got %q after %v", got, time.Since(began))
+			}
+			q.remove("urgent 2")
+		}
+		time.Sleep(firstBackoff / 2)
+		q.add(pod("urgent", "1", priority(5)), cares{})
+		time.Sleep(firstBackoff)
+		for _, want := range []string{"urgent", "low"} {
+			if got := next(); got != want {
+				t.Errorf("got %q after %v", got, time.Since(began))
+			}
+		}
+		q.remove("urgent")
+		q.wait(it, true)
+		began = time.Now()
+		if got := next(); got != "low" || time.Since(began) != 8*firstBackoff {
 			t.Errorf("got %q after %v", got, time.Since(began))
 		}
 		// If nothing happens it is looked at after a while.
