@@ -6,10 +6,19 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/component-helpers/scheduling/corev1/nodeaffinity"
 	"k8s.io/component-helpers/storage/ephemeral"
+)
+
+const (
+	protection = "kubernetes.io/pvc-protection"
+	// taken begins the name of a pod's record that it has a claim for itself; no volume is called so.
+	taken = ".alone-"
 )
 
 // mountClaim gives what the volume bound to a claim is: a path of this node, or an export.
@@ -33,6 +42,10 @@ func (v volume) mountClaimed(ctx context.Context, name string) (string, error) {
 	if !ok {
 		return "", fmt.Errorf("persistentvolumeclaim %q not found", name)
 	}
+	// One that is protected outlives its deletion until its last pod is gone.
+	if claim.DeletionTimestamp != nil && !slices.Contains(claim.Finalizers, protection) {
+		return "", errors.New("PVC is being deleted")
+	}
 	if claim.Status.Phase != corev1.ClaimBound || claim.Spec.VolumeName == "" {
 		return "", fmt.Errorf("PVC %s/%s is not bound", v.pod.Namespace, name)
 	}
@@ -46,7 +59,33 @@ func (v volume) mountClaimed(ctx context.Context, name string) (string, error) {
 	if ref := pv.Spec.ClaimRef; ref == nil || ref.UID != claim.UID {
 		return "", fmt.Errorf("PV %s is bound to another claim", pv.Name)
 	}
+	if slices.Contains(claim.Spec.AccessModes, corev1.ReadWriteOncePod) {
+		if err := v.take(claim.UID); err != nil {
+			return "", err
+		}
+	}
 	return v.mountPersistent(ctx, pv)
+}
+
+// take records in the pod's folder that it alone has a claim; the record goes with the folder. The scheduler sees to it for pods that
+// it places, not for one that names its node itself.
+func (v volume) take(claim types.UID) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	pods, err := os.ReadDir(v.dir)
+	if err != nil {
+		return err
+	}
+	record := taken + string(claim)
+	for _, pod := range pods {
+		if pod.Name() == string(v.pod.UID) {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(v.dir, pod.Name(), record)); err == nil {
+			return errors.New("volume uses the ReadWriteOncePod access mode and is already in use by another pod")
+		}
+	}
+	return os.WriteFile(filepath.Join(v.podDir(v.pod.UID), record), nil, 0o600)
 }
 
 func (v volume) mountPersistent(ctx context.Context, pv *corev1.PersistentVolume) (string, error) {
