@@ -9,7 +9,7 @@ import (
 )
 
 // source lets the caches follow the store, which neither knows of the other.
-type source struct{ db *store.DB }
+type source struct{ db store.Store }
 
 func (s source) Follow(prefix string) (cache.Follower, error) {
 	f, err := s.db.Follow(prefix)

@@ -122,7 +122,7 @@ func Run(ctx context.Context, c Config) error {
 }
 
 // run wires the parts. The order is that of the flow: what is written, who reads it, who tells the nodes.
-func run(ctx context.Context, c Config, db *store.DB, apiListener, mqttListener net.Listener) error {
+func run(ctx context.Context, c Config, db store.Store, apiListener, mqttListener net.Listener) error {
 	pki, err := auth.OpenPKI(pkiDir(c.DataDir), auth.PKIOptions{})
 	if err != nil {
 		return err

@@ -104,7 +104,7 @@ type Config struct {
 	Webhooks   Webhooks
 	Done       <-chan struct{} // closed when the server ends
 
-	Store  *store.DB
+	Store  store.Store
 	Prefix func(schema.GroupResource) string   // where the objects of a resource lie in the store
 	Read   func(ctx context.Context) Informers // for what runs on demand, until ctx is done
 	Logger *slog.Logger

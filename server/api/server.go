@@ -40,7 +40,7 @@ import (
 
 // Config is what a server is made of.
 type Config struct {
-	Store            *store.DB
+	Store            store.Store
 	PKI              *auth.PKI
 	Listener         net.Listener // nil: in process only, until Serve is called
 	AdvertiseAddress netip.Addr   // where nodes and pods reach the API; the endpoint of default/kubernetes

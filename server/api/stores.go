@@ -32,13 +32,13 @@ const root = "/registry"
 
 // stores puts upstream's registries on our store. It is their RESTOptionsGetter.
 type stores struct {
-	db      *store.DB
+	db      store.Store
 	served  *serverstorage.ResourceConfig // which versions are on
 	secrets value.Transformer
 	factory *serverstorage.DefaultStorageFactory
 }
 
-func newStores(db *store.DB, secretsKeys [][]byte) (*stores, error) {
+func newStores(db store.Store, secretsKeys [][]byte) (*stores, error) {
 	secrets, err := encryption(secretsKeys)
 	if err != nil {
 		return nil, err

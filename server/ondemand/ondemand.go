@@ -20,7 +20,7 @@ import (
 
 // Part is what runs on demand. Its exported fields are not changed once it is used.
 type Part[T interface{ Stop() }] struct {
-	DB     *store.DB
+	DB     store.Store
 	Prefix string            // where the objects lie that need it
 	Needed func() bool       // whether one of them does; nil: any
 	Start  func() (T, error) // what Stop of its result ends

@@ -27,6 +27,7 @@ import (
 	"k8s.io/utils/clock"
 
 	"bramble.dev/server/store"
+	shared "bramble.dev/server/store/etcd"
 	"bramble.dev/test/etcd"
 )
 
@@ -55,6 +56,7 @@ type backend struct {
 	increaseRV  storagetesting.IncreaseRVFunc
 	stored      func(ctx context.Context, key string) ([]byte, error) // as it lies on disk; key without the root
 	cached      bool                                                  // bookmarks are sent, as upstream's watch cache does
+	behind      bool                                                  // a list at revision 0 may be, as in upstream's watch cache
 }
 
 const testPrefix = "test!"
@@ -62,7 +64,8 @@ const testPrefix = "test!"
 // backends are what the contract is tested on: each prepares itself for a suite, and then opens one for each test.
 var backends = map[string]func(suite *testing.T) func(t *testing.T) *backend{
 	"sqlite": func(*testing.T) func(*testing.T) *backend { return sqliteBackend },
-	"etcd":   etcdBackends,
+	"etcd":   etcdBackends(etcdBackend),
+	"shared": etcdBackends(sharedBackend),
 }
 
 func parts() (*swap, *failingCodec) {
@@ -118,12 +121,47 @@ func sqliteBackend(t *testing.T) *backend {
 }
 
 // etcdBackends starts one etcd for all tests; each has its own prefix.
-func etcdBackends(suite *testing.T) func(t *testing.T) *backend {
-	url := etcd.Start(suite, "--watch-progress-notify-interval=1s").URL
-	tests := 0
-	return func(t *testing.T) *backend {
-		tests++
-		return etcdBackend(t, url, fmt.Sprintf("/test%d", tests))
+func etcdBackends(open func(t *testing.T, url, prefix string) *backend) func(suite *testing.T) func(t *testing.T) *backend {
+	return func(suite *testing.T) func(t *testing.T) *backend {
+		url := etcd.Start(suite, "--watch-progress-notify-interval=1s").URL
+		compactVersion = 0 // of this etcd
+		tests := 0
+		return func(t *testing.T) *backend {
+			tests++
+			return open(t, url, fmt.Sprintf("/test%d", tests))
+		}
+	}
+}
+
+// sharedBackend is what servers share: upstream's store on etcd behind a copy in memory.
+func sharedBackend(t *testing.T, url, prefix string) *backend {
+	t.Helper()
+	s, err := shared.Open(t.Context(), shared.Options{Servers: []string{url}, Prefix: prefix, BookmarkInterval: time.Second, Fatal: func(err error) { t.Errorf("fatal: %v", err) }}, "authority")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	plain := etcdBackend(t, url, prefix)
+	return &backend{
+		Interface:   s.Storage(store.Resource{Prefix: "/pods", Codec: plain.codec, New: newPod, Transformer: plain.transformer}),
+		transformer: plain.transformer,
+		codec:       plain.codec,
+		compact: func(ctx context.Context, t *testing.T, rv string) {
+			plain.compact(ctx, t, rv)
+			rev, err := storage.APIObjectVersioner{}.ParseResourceVersion(rv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.CompactForTest(int64(rev))
+		},
+		increaseRV: plain.increaseRV,
+		stored:     plain.stored,
+		cached:     true,
+		behind:     true,
 	}
 }
 

@@ -164,6 +164,11 @@ func (d *DB) publish(b *batch) {
 		touched[c.res] = struct{}{}
 	}
 	d.rev = b.rev
+	d.told(touched, now)
+}
+
+// told wakes those who watch resources that have changed, and forgets what has become too much. mu is held.
+func (d *DB) told(touched map[*resource]struct{}, now time.Time) {
 	for r := range touched {
 		r.ring.trim(d.opts.RingBytes, d.opts.RingAge, now)
 		r.wakeAll()

@@ -103,6 +103,7 @@ type DB struct {
 	compacted int64        // lists at an older revision have expired
 	resources map[string]*resource
 	pinned    map[*resource]struct{}
+	unclaimed *resource // in a Mirror: what lies under no prefix that anybody has asked for; else nil
 
 	closing <-chan struct{} // watches and the janitor end
 	stop    func()          // closes it

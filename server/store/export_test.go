@@ -19,6 +19,9 @@ func (d *DB) CompactForTest(rev int64) {
 	}
 }
 
+// CompactForTest forgets what was before a revision.
+func (m *Mirror) CompactForTest(rev int64) { m.db.CompactForTest(rev) }
+
 // BumpForTest uses up a revision, as a write to some other resource does.
 func (d *DB) BumpForTest(ctx context.Context) int64 {
 	r := d.resource("/registry/bump/")

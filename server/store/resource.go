@@ -51,6 +51,9 @@ func (d *DB) resource(prefix string) *resource {
 	r := d.resources[prefix]
 	if r == nil {
 		r = newResource(0, prefix, d.opened)
+		if d.unclaimed != nil {
+			d.claim(r)
+		}
 		d.resources[prefix] = r
 	}
 	return r

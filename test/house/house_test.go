@@ -113,6 +113,7 @@ func TestImportsPointDown(t *testing.T) {
 // it. The wiring, in server/ itself, may import all.
 var parts = map[string][]string{
 	"server/store":               nil,
+	"server/store/etcd":          {"server/store"},
 	"server/auth":                nil,
 	"server/ondemand":            {"server/store"},
 	"server/admission":           {"server/store", "server/ondemand"},
@@ -181,6 +182,7 @@ var only = []struct {
 	{regexp.MustCompile(`^k8s\.io/(kubernetes|apiextensions-apiserver|kube-aggregator)(/|$)`), []string{"server/api", "server/admission"}, "upstream's registries stay in server/api, its admission plugins in server/admission below it"},
 	{regexp.MustCompile(`^k8s\.io/apiserver/`), []string{"server/api", "server/auth", "server/admission", "server/store"}, "upstream's API machinery stays in server/api; the store implements its storage interface"},
 	{regexp.MustCompile(`^k8s\.io/apiserver/pkg/(server|endpoints|admission|registry)(/|$)`), []string{"server/api", "server/auth", "server/admission"}, "the store knows no more of k8s.io/apiserver than its storage"},
+	{regexp.MustCompile(`^(go\.etcd\.io/|k8s\.io/apiserver/pkg/storage/etcd3)`), []string{"server/store/etcd"}, "only one store knows etcd"},
 	{regexp.MustCompile(`^github\.com/vishvananda/|^github\.com/google/nftables`), []string{"mesh", "agent/check", "runtime", "test"}, "the kernel's network belongs to the mesh"},
 }
 

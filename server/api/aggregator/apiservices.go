@@ -30,7 +30,7 @@ var Resource = schema.GroupResource{Group: GroupName, Resource: "apiservices"}
 func init() { install.Install(legacyscheme.Scheme) }
 
 // follow gives the informer of APIServices, which lie in the store under prefix, and the factory that it ends with.
-func follow(ctx context.Context, db *store.DB, prefix string, log *slog.Logger, options ...informer.Option) (*informer.Factory, cache.SharedIndexInformer) {
+func follow(ctx context.Context, db store.Store, prefix string, log *slog.Logger, options ...informer.Option) (*informer.Factory, cache.SharedIndexInformer) {
 	f := informer.NewFactory(ctx, db, legacyscheme.Scheme, func(schema.GroupResource) string { return prefix }, log, options...)
 	return f, f.InformerFor(&apiregistrationv1.APIService{}, nil)
 }

@@ -98,7 +98,7 @@ func unlessOvertaken(err error, name string) error {
 
 // Registrar keeps the APIServices of the definitions of custom resources, also against somebody who deletes one.
 type Registrar struct {
-	DB     *store.DB
+	DB     store.Store
 	Prefix string // where APIServices lie in the store
 	Client apiregistrationclient.APIServiceInterface
 	Logger *slog.Logger

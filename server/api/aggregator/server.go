@@ -28,7 +28,7 @@ import (
 
 // Config is what the API gives.
 type Config struct {
-	DB        *store.DB
+	DB        store.Store
 	Prefix    string // where APIServices lie in the store
 	Client    apiregistrationclient.APIServicesGetter
 	Informers informers.SharedInformerFactory // of Services and EndpointSlices

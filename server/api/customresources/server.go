@@ -26,7 +26,7 @@ import (
 
 // Config is what the API gives.
 type Config struct {
-	DB         *store.DB
+	DB         store.Store
 	Prefix     string                    // where the definitions lie in the store
 	Options    generic.RESTOptionsGetter // for the storages of custom resources
 	Client     *rest.Config              // of the API itself, in process

@@ -24,7 +24,7 @@ import (
 type Factory struct {
 	groups
 	ctx      context.Context
-	db       *store.DB
+	db       store.Store
 	scheme   *runtime.Scheme
 	codecs   serializer.CodecFactory
 	prefixOf func(schema.GroupResource) string
@@ -66,7 +66,7 @@ func Transform(of func(schema.GroupResource) value.Transformer) Option {
 
 // NewFactory makes a factory whose informers end with ctx. prefixOf gives a resource's prefix in the store, such as
 // "/registry/pods".
-func NewFactory(ctx context.Context, db *store.DB, scheme *runtime.Scheme, prefixOf func(schema.GroupResource) string, log *slog.Logger, options ...Option) *Factory {
+func NewFactory(ctx context.Context, db store.Store, scheme *runtime.Scheme, prefixOf func(schema.GroupResource) string, log *slog.Logger, options ...Option) *Factory {
 	f := &Factory{ctx: ctx, db: db, scheme: scheme, codecs: serializer.NewCodecFactory(scheme), prefixOf: prefixOf, log: log,
 		kept: map[reflect.Type]bool{}, secret: func(schema.GroupResource) value.Transformer { return nil }, made: map[reflect.Type]*informer{}}
 	f.groups.f = f
@@ -101,7 +101,7 @@ func (f *Factory) make(obj runtime.Object, t reflect.Type) *informer {
 	gvr, _ := meta.UnsafeGuessKindToResource(gvk)
 	prefix := f.prefixOf(gvr.GroupResource())
 	i := &informer{f: f, gvk: gvk, gvr: gvr, prefix: prefix, decoder: f.decoderTo(gvk.GroupVersion())}
-	i.live = &liveIndexer{i: i, storage: f.db.Storage(store.Resource{
+	i.live = &liveIndexer{i: i, storage: f.db.Local(store.Resource{
 		Codec: runtime.NewCodec(f.codecs.LegacyCodec(gvk.GroupVersion()), i.decoder), Prefix: storagePrefix(prefix),
 		New: i.object, Transformer: f.secret(gvr.GroupResource()),
 	})}

@@ -70,7 +70,7 @@ func (l *liveIndexer) under(namespace string) ([]any, error) {
 	return out, nil
 }
 
-// List has no way to tell an error; the store's reads fail only when its file does, and then the process ends.
+// List has no way to tell an error; local reads fail only when the store's file does, and then the process ends.
 func (l *liveIndexer) List() []any {
 	out, err := l.under("")
 	if err != nil {
