@@ -29,7 +29,7 @@ var longRunning = serverfilters.BasicLongRunningRequestCheck(sets.NewString("wat
 var requestInfo = &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
 
 // remote is the chain in front of the API for requests from the network, upstream's order from the inside out.
-func remote(api http.Handler, authn authenticator.Request, authz authorizer.Authorizer, log *audit.Log) http.Handler {
+func remote(api http.Handler, authn authenticator.Request, authz authorizer.Authorizer, log *audit.Log, patience time.Duration) http.Handler {
 	h := filters.WithAuthorization(api, authz, legacyscheme.Codecs)
 	h = serverfilters.WithMaxInFlightLimit(h, maxRequests, maxMutatingRequests, longRunning)
 	h = impersonation.WithConstrainedImpersonation(h, authz, legacyscheme.Codecs)
@@ -42,6 +42,7 @@ func remote(api http.Handler, authn authenticator.Request, authz authorizer.Auth
 	h = filters.WithCacheControl(h)
 	h = withUpgrade(h)
 	h = counted(h)
+	h = patient(h, patience)
 	return entrance(h)
 }
 

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"k8s.io/klog/v2"
@@ -14,6 +15,7 @@ var clientMistakes = []string{
 	"Unable to authenticate the request", "Couldn't parse request", "Error - ", "unable to match the audience",
 	"Timeout or abort while handling", "Post-timeout activity", "Failed to flush watch response", "Failed to encode watch event",
 	"apiserver was unable to write", "apiserver was unable to close cleanly", "Error proxying response from backend",
+	"apiserver received an error that is not an metav1.Status: &tls.", // how a connection ended while it was written to
 	"Error on socket receive", "Error closing", "Unable to upgrade",
 }
 
@@ -36,21 +38,20 @@ func (u upstreamLog) Handle(ctx context.Context, r slog.Record) error {
 	return u.Handler.Handle(ctx, r)
 }
 
-// clients says whether a record is about what a client did: it begins so, or tells that the client of an exec or a port-forward
-// hung up, which comes once a stream with the close code as its error.
+// clients says whether a record is about what a client did, by its message or by the error of an "Unhandled Error".
 func clients(r slog.Record) bool {
-	for _, m := range clientMistakes {
-		if strings.HasPrefix(r.Message, m) {
-			return true
-		}
-	}
-	const hungUp = "websocket: close "
-	gone := strings.Contains(r.Message, hungUp)
+	is := clientMistake(r.Message)
 	r.Attrs(func(a slog.Attr) bool {
-		gone = gone || strings.Contains(a.Value.String(), hungUp)
-		return !gone
+		is = is || clientMistake(a.Value.String())
+		return !is
 	})
-	return gone
+	return is
+}
+
+// clientMistake: it begins so, or tells that the client of an exec or a port-forward hung up, which comes once a stream with the close
+// code as its error.
+func clientMistake(text string) bool {
+	return strings.Contains(text, "websocket: close ") || slices.ContainsFunc(clientMistakes, func(m string) bool { return strings.HasPrefix(text, m) })
 }
 
 func (u upstreamLog) WithAttrs(a []slog.Attr) slog.Handler {

@@ -19,6 +19,7 @@ func TestUpstreamsLogIsQuietAboutClients(t *testing.T) {
 	log.Error("Unable to authenticate the request", "err", "invalid bearer token")
 	log.Error("Error - invalid timeout specified in the request URL")
 	log.Error("Copying stdout failed", "err", errors.New("websocket: close 1006 (abnormal closure): unexpected EOF"))
+	log.Error("Unhandled Error", "err", "apiserver was unable to write a JSON response: write tcp: i/o timeout")
 	log.Warn("Stream rejected: websocket: close 1006 (abnormal closure)")
 	log.Error("disk is gone")
 	if got, want := out.String(), "level=ERROR msg=\"disk is gone\" part=api\n"; got != want {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -50,6 +52,7 @@ type Config struct {
 	NodeDialer func(ctx context.Context, node string) (net.Conn, error)
 	PodDialer  func(ctx context.Context, network, address string) (net.Conn, error)
 	Audit      audit.Options // the log of who asked for what
+	Patience   time.Duration // how long what a client is sent may lie unread, until it is cut off; 0: a minute
 	Logger     *slog.Logger
 }
 
@@ -99,6 +102,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	c.Patience = cmp.Or(c.Patience, defaultPatience)
 	settle.Do(func() { prepareUpstream(c.Logger) })
 	until := ctx
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -190,7 +194,7 @@ func (s *Server) build(ctx context.Context) (err error) {
 	s.others = s.newAggregator(i.discovery)
 	mux := s.mux(routes, i.groupVersions())
 	s.inProcess.handler = local(mux, w.authorizer, s.audit)
-	s.handler = remote(mux, w.authenticator, w.authorizer, s.audit)
+	s.handler = remote(mux, w.authenticator, w.authorizer, s.audit, c.Patience)
 	return nil
 }
 

@@ -36,6 +36,9 @@ const (
 	// not cut off by one large batch.
 	ringGrace = 10 * time.Second
 	ringSlack = 16
+
+	// chunkBytes bounds what a watcher takes of the ring at a time: while its client does not read, it keeps that.
+	chunkBytes = 256 << 10
 )
 
 // ring holds a resource's latest changes in revision order: every one after oldest. It is bounded in bytes and in
@@ -74,7 +77,8 @@ func (g *ring) trim(limit int, keep time.Duration, now time.Time) {
 	}
 }
 
-// after gives up to limit changes that follow rev; false when some of them are no longer here.
+// after gives up to limit changes that follow rev, and no more than chunkBytes unless the first is larger; false when some of them
+// are no longer here.
 func (g *ring) after(rev int64, limit int) ([]change, bool) {
 	if rev < g.oldest {
 		return nil, false
@@ -83,6 +87,13 @@ func (g *ring) after(rev int64, limit int) ([]change, bool) {
 	found := g.changes[i:]
 	if len(found) > limit {
 		found = found[:limit]
+	}
+	bytes := 0
+	for n := range found {
+		if bytes += found[n].cost(); bytes > chunkBytes && n > 0 {
+			found = found[:n]
+			break
+		}
 	}
 	return slices.Clone(found), true
 }
