@@ -53,14 +53,12 @@ func (w *worker) ensureImage(ctx context.Context, pod *corev1.Pod, name string) 
 	var img seam.Image
 	var took time.Duration
 	w.start(ctx, imageWork(name), Pulling, func(ctx context.Context) error {
-		select {
-		case w.m.pulls <- struct{}{}:
-			defer func() { <-w.m.pulls }()
-		case <-ctx.Done():
-			return ctx.Err()
+		end, err := w.m.pulls.begin(ctx, ref)
+		if err != nil {
+			return err
 		}
+		defer end()
 		own := time.Now()
-		var err error
 		img, err = w.m.Images.Pull(ctx, ref, secrets)
 		took = time.Since(own)
 		return err

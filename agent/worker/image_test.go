@@ -79,7 +79,7 @@ func TestMisnamedImage(t *testing.T) {
 		simulate(t, func(n *node) {
 			n.images.Delay = time.Hour
 			var pods []*corev1.Pod
-			for i := range 2 * cap(n.m.pulls) {
+			for i := range 2 * pullsAtOnce {
 				pods = append(pods, pod(func(p *corev1.Pod) {
 					p.UID, p.Spec.Containers[0].ImagePullPolicy = types.UID(fmt.Sprint("busy", i)), corev1.PullAlways
 				}))
@@ -95,6 +95,42 @@ func TestMisnamedImage(t *testing.T) {
 				t.Error("it says that it pulls")
 			}
 		})
+	}
+}
+
+// TestRegistryThatHangs: it takes its own turns and nobody else's, and gives them back when its pods are gone.
+func TestRegistryThatHangs(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.images.Hangs = "slow.example"
+		var busy []*corev1.Pod
+		for i := range 2 * pullsAtOnce {
+			busy = append(busy, pod(func(p *corev1.Pod) {
+				c := &p.Spec.Containers[0]
+				p.UID, c.Image, c.ImagePullPolicy = types.UID(fmt.Sprint("busy", i)), "slow.example/a:1", corev1.PullAlways
+			}))
+		}
+		other := pod(func(p *corev1.Pod) { p.Spec.Containers[0].ImagePullPolicy = corev1.PullAlways })
+		n.m.Set(append(busy, other))
+		n.after(time.Second)
+		n.expect("u1", "Running app:running/0+")
+		n.expect("busy0", "Pending app:ContainerCreating/0")
+		n.m.Set([]*corev1.Pod{other})
+		n.after(time.Minute)
+		n.m.pulls.mu.Lock()
+		defer n.m.pulls.mu.Unlock()
+		if len(n.m.pulls.from) > 0 {
+			t.Errorf("turns are kept for %v", n.m.pulls.from)
+		}
+	})
+}
+
+func TestRegistryOf(t *testing.T) {
+	for image, want := range map[string]string{
+		"nginx:1": "", "library/nginx:1": "", "docker.io/library/nginx:1": "", "ghcr.io/a/b:1": "ghcr.io", "localhost/a:1": "localhost", "pi:5000/a@sha256:0": "pi:5000",
+	} {
+		if got := registryOf(image); got != want {
+			t.Errorf("%s: %q, want %q", image, got, want)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 type Manager struct {
 	Config
 	slots chan struct{} // bounds how many sandboxes and containers are started at once
-	pulls chan struct{} // bounds how many images are pulled at once
+	pulls pulls
 
 	mu       sync.Mutex
 	desired  map[types.UID]*corev1.Pod
@@ -44,7 +44,7 @@ func New(c Config) (*Manager, error) {
 	m := &Manager{
 		Config:  c,
 		slots:   make(chan struct{}, max(4, 2*runtime.NumCPU())),
-		pulls:   make(chan struct{}, 3),
+		pulls:   pulls{from: map[string]*registry{}},
 		desired: map[types.UID]*corev1.Pod{}, workers: map[types.UID]*worker{}, memories: map[types.UID]Memory{}, wishes: map[types.UID]wish{},
 		set: make(chan struct{}),
 	}
