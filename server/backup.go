@@ -158,6 +158,9 @@ func checkUnused(dataDir string) error {
 	if _, err := os.Stat(databasePath(dataDir)); err == nil {
 		return fmt.Errorf("restore: %w: %s: move the folder away first", ErrInUse, databasePath(dataDir))
 	}
+	if err := checkNotShared(dataDir); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
 	return nil
 }
 

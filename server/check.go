@@ -34,6 +34,12 @@ func (c *Config) check() error {
 	} else if err := broker.CheckURL(c.Broker); err != nil {
 		errs = append(errs, fmt.Errorf("--broker: %w", err))
 	}
+	if c.Etcd != nil {
+		errs = append(errs, c.Etcd.Check())
+		if c.Broker == "" {
+			errs = append(errs, errors.New("--store etcd is for more than one server, and an embedded broker ends with its own: name one that all of them reach with --broker"))
+		}
+	}
 	if c.Advertise != "" {
 		if a, err := netip.ParseAddr(c.Advertise); err != nil || a.IsUnspecified() || a.Zone() != "" {
 			errs = append(errs, fmt.Errorf("--advertise-address %q: want an address of this machine that nodes reach, such as 192.168.1.2", c.Advertise))

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -57,21 +58,28 @@ func vni(caHash string) uint32 {
 }
 
 // nodeDialer reaches the agents through their links: the API's way to logs and exec, and to pods where the server is
-// not in the mesh itself.
+// not in the mesh itself. Of several servers one has the links; the others go through it.
 type nodeDialer struct {
-	dispatcher *dispatch.Dispatcher
+	dispatcher atomic.Pointer[dispatch.Dispatcher] // nil while this server has no links
 	nodes      *cache.Cache[corev1.Node]
+	elsewhere  func(ctx context.Context, node, address string) (net.Conn, error) // nil: there is no other server
 }
 
 func (d *nodeDialer) kubelet(ctx context.Context, node string) (net.Conn, error) {
-	return d.dispatcher.DialNode(ctx, node, link.TargetKubelet)
+	if links := d.dispatcher.Load(); links != nil || d.elsewhere == nil {
+		return links.DialNode(ctx, node, link.TargetKubelet)
+	}
+	return d.elsewhere(ctx, node, "")
 }
 
 // pod dials the address of a pod: its node does it for us. Any other address is dialled from here.
 func (d *nodeDialer) pod(ctx context.Context, network, address string) (net.Conn, error) {
 	if a, err := netip.ParseAddrPort(address); err == nil {
 		if node := nodeOf(d.nodes.List("", nil), a.Addr()); node != "" {
-			return d.dispatcher.DialNode(ctx, node, link.TargetTCP+address)
+			if links := d.dispatcher.Load(); links != nil || d.elsewhere == nil {
+				return links.DialNode(ctx, node, link.TargetTCP+address)
+			}
+			return d.elsewhere(ctx, "", address)
 		}
 	}
 	var dial net.Dialer

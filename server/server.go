@@ -24,6 +24,7 @@ import (
 	"bramble.dev/server/dispatch"
 	"bramble.dev/server/scheduler"
 	"bramble.dev/server/store"
+	"bramble.dev/server/store/etcd"
 )
 
 // Config is what an operator decides. Empty fields are errors, but for those that say otherwise.
@@ -32,11 +33,13 @@ type Config struct {
 	APIListen  string // host:port; an empty host is all addresses
 	MQTTListen string // host:port of the embedded broker
 	Broker     string // URL of a broker that others run, in place of the embedded one; optional
-	Advertise  string // address under which nodes and pods reach the API; optional
-	Names      []string
-	Domain     string // of the cluster's DNS names
-	Version    string // of Bramble, for nodes to compare theirs with
-	PodCIDR    netip.Prefix
+	// Etcd is where the objects are that several servers share; nil: in a file of DataDir.
+	Etcd      *etcd.Options
+	Advertise string // address under which nodes and pods reach the API; optional
+	Names     []string
+	Domain    string // of the cluster's DNS names
+	Version   string // of Bramble, for nodes to compare theirs with
+	PodCIDR   netip.Prefix
 	// ServiceCIDR is where Services get their addresses.
 	ServiceCIDR netip.Prefix
 	// AcrossSites lets pods' packets travel between nodes of different sites, unencrypted as they are.
@@ -61,9 +64,10 @@ type Info struct {
 	Admin      kubernetes.Interface
 }
 
-// The dispatcher writes as what it is; mastersGroup may do everything.
+// The dispatcher and the election write as what they are; mastersGroup may do everything.
 const (
 	dispatchUser = "system:bramble:dispatch"
+	serverUser   = "system:bramble:server"
 	mastersGroup = "system:masters"
 )
 
@@ -113,20 +117,35 @@ func Run(ctx context.Context, c Config) error {
 		}
 		defer held.Release()
 	}
-	db, err := store.Open(ctx, store.Options{Path: databasePath(c.DataDir), Logger: c.Logger})
-	if err != nil {
-		return fmt.Errorf("open the store: %w", err)
-	}
-	err = run(ctx, c, db, apiListener, mqttListener)
-	return errors.Join(err, db.Close())
-}
-
-// run wires the parts. The order is that of the flow: what is written, who reads it, who tells the nodes.
-func run(ctx context.Context, c Config, db store.Store, apiListener, mqttListener net.Listener) error {
-	pki, err := auth.OpenPKI(pkiDir(c.DataDir), auth.PKIOptions{})
+	objects, pki, err := c.open(ctx)
 	if err != nil {
 		return err
 	}
+	err = run(ctx, c, objects, pki, apiListener, mqttListener)
+	return errors.Join(err, objects.Close())
+}
+
+// open opens the store, and the keys that belong to it.
+func (c *Config) open(ctx context.Context) (store.Store, *auth.PKI, error) {
+	if c.Etcd != nil {
+		return c.openShared(ctx)
+	}
+	if err := checkNotShared(c.DataDir); err != nil {
+		return nil, nil, err
+	}
+	db, err := store.Open(ctx, store.Options{Path: databasePath(c.DataDir), Logger: c.Logger})
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the store: %w", err)
+	}
+	pki, err := auth.OpenPKI(pkiDir(c.DataDir), auth.PKIOptions{})
+	if err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	return db, pki, nil
+}
+
+// run wires the parts. The order is that of the flow: what is written, who reads it, who tells the nodes.
+func run(ctx context.Context, c Config, objects store.Store, pki *auth.PKI, apiListener, mqttListener net.Listener) error {
 	bound := netip.MustParseAddrPort(apiListener.Addr().String())
 	address, err := c.advertise(bound)
 	if err != nil {
@@ -134,10 +153,16 @@ func run(ctx context.Context, c Config, db store.Store, apiListener, mqttListene
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	dialer := &nodeDialer{}
+	var others *election // nil: there are none
+	var leads func() bool
+	if c.Etcd != nil {
+		others = newElection(netip.AddrPortFrom(address, bound.Port()).String(), c.Logger.With("part", "election"))
+		leads, dialer.elsewhere = others.holds, others.dial(pki)
+	}
 	serving, err := api.New(ctx, api.Config{
-		Store: db, PKI: pki, Listener: apiListener, AdvertiseAddress: address, ServiceCIDR: c.ServiceCIDR,
+		Store: objects, PKI: pki, Listener: apiListener, AdvertiseAddress: address, ServiceCIDR: c.ServiceCIDR,
 		Names:      append([]string{"kubernetes.default.svc." + c.Domain}, c.Names...), // "cluster.local" is always there
-		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Audit: c.Audit, Logger: c.Logger.With("part", "api"),
+		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Leads: leads, Audit: c.Audit, Logger: c.Logger.With("part", "api"),
 	})
 	if err != nil {
 		return err
@@ -146,32 +171,65 @@ func run(ctx context.Context, c Config, db store.Store, apiListener, mqttListene
 	client := func(user string, groups ...string) kubernetes.Interface {
 		return kubernetes.NewForConfigOrDie(serving.ClientConfig(user, groups...))
 	}
-	caches := cache.NewSet(source{db}, serving.Prefix, c.Logger.With("part", "cache"))
+	caches := cache.NewSet(source{objects}, serving.Prefix, c.Logger.With("part", "cache"))
 	defer caches.Close()
 
 	transport, brokerHere, brokerElsewhere, err := c.transport(pki, mqttListener, address)
 	if err != nil {
 		return err
 	}
-	cluster, err := c.cluster(pki.CAHash(), db.Incarnation(), netip.AddrPortFrom(address, bound.Port()), brokerElsewhere)
+	cluster, err := c.cluster(pki.CAHash(), objects.Incarnation(), netip.AddrPortFrom(address, bound.Port()), brokerElsewhere)
 	if err != nil {
 		return err
 	}
-	dispatcher, err := newDispatcher(dispatch.Config{
-		Caches: caches, Client: client(dispatchUser, mastersGroup), Transport: transport, Cluster: cluster, Logger: c.Logger.With("part", "dispatch"),
-	}, pki, apiListener.Addr())
-	if err != nil {
-		return err
-	}
-	dialer.dispatcher, dialer.nodes = dispatcher, caches.Nodes()
+	dialer.nodes = caches.Nodes()
 	info := Info{APIURL: "https://" + local(bound).String(), MQTTURL: brokerHere, CAHash: pki.CAHash(), Kubeconfig: filepath.Join(c.DataDir, "kubeconfig"), Admin: client("admin", mastersGroup)}
 	if err := pki.WriteKubeconfig(info.Kubeconfig, info.APIURL); err != nil { // before anything runs that would have to be waited for
 		return err
 	}
-	group.Go(func() error { return serving.Run(ctx) })
-	group.Go(func() error { return dispatcher.Run(ctx) })
-	group.Go(func() error { return controllers.Run(ctx, controllerDependencies(c, pki, caches, serving, dispatcher)) })
-	group.Go(func() error { return scheduler.Run(ctx, schedulerConfig(c, caches, cluster, client)) })
+	// What one server does, whatever their number: it tells the nodes, and moves the cluster's state.
+	once := func() (func(context.Context) error, error) {
+		dispatcher, err := newDispatcher(dispatch.Config{
+			Caches: caches, Client: client(dispatchUser, mastersGroup), Transport: transport, Cluster: cluster, Logger: c.Logger.With("part", "dispatch"),
+		}, pki, apiListener.Addr())
+		if err != nil {
+			return nil, err
+		}
+		dialer.dispatcher.Store(dispatcher)
+		return func(ctx context.Context) error {
+			group, ctx := errgroup.WithContext(ctx)
+			group.Go(func() error { return dispatcher.Run(ctx) })
+			group.Go(func() error { return controllers.Run(ctx, controllerDependencies(c, pki, caches, serving, dispatcher)) })
+			group.Go(func() error { return scheduler.Run(ctx, schedulerConfig(c, caches, cluster, client)) })
+			return group.Wait()
+		}, nil
+	}
+	answers := ctx // for how long the API does
+	if others == nil {
+		work, err := once()
+		if err != nil {
+			return err
+		}
+		group.Go(func() error { return work(ctx) })
+	} else {
+		transport = fenced{transport, others.holds}
+		var quiet context.CancelFunc
+		answers, quiet = context.WithCancel(context.WithoutCancel(ctx)) // the Lease is given back by way of the API
+		group.Go(func() error {
+			defer quiet()
+			return others.run(ctx, client(serverUser, mastersGroup), func(ctx context.Context) error {
+				if err := serving.Lead(ctx); err != nil {
+					return err
+				}
+				work, err := once()
+				if err != nil {
+					return err
+				}
+				return work(ctx)
+			})
+		})
+	}
+	group.Go(func() error { return serving.Run(answers) })
 	group.Go(func() error {
 		if err := pki.KeepKubeconfig(ctx, info.Kubeconfig, info.APIURL); err != nil {
 			c.Logger.Error("the administrator's kubeconfig is not renewed until the server starts anew", "err", err)

@@ -31,9 +31,11 @@ type serverFlags struct {
 	names, loadBalancers                             []string
 	acrossSites, directRoutes                        bool
 	audit                                            audit.Options
+	store                                            storeFlags
 }
 
 func (f *serverFlags) declare(flags *pflag.FlagSet) {
+	f.store.declare(flags)
 	flags.StringVar(&f.apiListen, "api-listen", "0.0.0.0:6443", "host:port of the Kubernetes API")
 	flags.StringVar(&f.mqttListen, "mqtt-listen", "0.0.0.0:8883", "host:port of the embedded MQTT broker, to which agents connect")
 	flags.StringVar(&f.broker, "broker", "", "use this MQTT broker in place of the embedded one (mqtts://user:password@host:8883; in BRAMBLE_BROKER or the file ps does not show the password)")
@@ -70,7 +72,11 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 			return server.Config{}, fmt.Errorf("--load-balancer-pool %s overlaps %s %s: want addresses of the network that the nodes are on", balancers, flag, p)
 		}
 	}
-	return server.Config{DataDir: dir, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
+	shared, err := f.store.etcd()
+	if err != nil {
+		return server.Config{}, err
+	}
+	return server.Config{DataDir: dir, Etcd: shared, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
 		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Audit: f.audit, Logger: log}, nil
 }
 

@@ -81,6 +81,7 @@ var shared = map[string]bool{
 	// of the server
 	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "audit-log-maxage": true, "audit-log-maxbackup": true, "audit-log-maxsize": true, "audit-log-path": true, "audit-policy-file": true,
 	"broker": true, "cluster-domain": true, "direct-routes": true,
+	"etcd-cafile": true, "etcd-certfile": true, "etcd-keyfile": true, "etcd-prefix": true, "etcd-servers": true, "store": true,
 	"load-balancer-pool": true, "mqtt-listen": true, "pod-cidr": true, "service-cidr": true,
 	// of the agent
 	"broker-ca": true, "eviction-hard": true, "eviction-pressure-transition-period": true, "image-gc-high-threshold": true, "image-gc-low-threshold": true, "ingress-http-port": true, "ingress-https-port": true, "insecure-registry": true, "max-pods": true, "minimum-image-ttl-duration": true, "mirror": true, "node-ip": true, "node-label": true,

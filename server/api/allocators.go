@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -20,11 +21,25 @@ import (
 )
 
 // Cluster IPs are allocated by making an IPAddress object each, as upstream does: what is taken is in the store. Node ports have no
-// object, but the server is alone: the Services in the store say what is taken, and the map is filled from them at the start.
+// object: of a server that is alone, a map is filled at the start from the Services in the store, which say what is taken; several
+// servers reserve ports (see portReservations).
 
 func newClusterIPs(client kubernetes.Interface, f informers.SharedInformerFactory, cidr netip.Prefix) (*ipallocator.MetaAllocator, error) {
 	network := f.Networking().V1()
 	return ipallocator.NewMetaAllocator(client.NetworkingV1(), network.ServiceCIDRs(), network.IPAddresses(), cidr.Addr().Is6(), nil)
+}
+
+// newNodePorts makes the allocator that fits the store.
+func (s *Server) newNodePorts() (*portallocator.PortAllocator, error) {
+	services := s.wiring.informers.Core().V1().Services().Lister()
+	if s.config.shared() {
+		return newSharedNodePorts(s.config.Store, services, nodePorts)
+	}
+	all, err := services.List(labels.Everything())
+	if err != nil {
+		return nil, err
+	}
+	return newNodePorts(all, nodePorts, s.log)
 }
 
 func newNodePorts(services []*corev1.Service, r utilnet.PortRange, log *slog.Logger) (*portallocator.PortAllocator, error) {
@@ -60,9 +75,13 @@ func nodePortsOf(s *corev1.Service) (ports []int32) {
 	return ports
 }
 
-// repairClusterIPs makes IPAddress objects and Services agree. It runs before anything is served, so nothing is in flight: an
-// address without its Service was left by a crash between the two writes, a Service without its address by a restored backup.
-func repairClusterIPs(ctx context.Context, client kubernetes.Interface, f informers.SharedInformerFactory, log *slog.Logger) error {
+// inFlight is for how long the making of a Service may take, between that of its address and its own.
+const inFlight = 2 * requestTimeout
+
+// repairClusterIPs makes IPAddress objects and Services agree. It runs before anything is served, so nothing is in flight here: an
+// address without its Service was left by a crash between the two writes, a Service without its address by a restored backup. Where
+// other servers are at work, what is young may be in flight there.
+func repairClusterIPs(ctx context.Context, client kubernetes.Interface, f informers.SharedInformerFactory, shared bool, log *slog.Logger) error {
 	services, err := f.Core().V1().Services().Lister().List(labels.Everything())
 	if err != nil {
 		return fmt.Errorf("repair cluster IPs: %w", err)
@@ -83,6 +102,9 @@ func repairClusterIPs(ctx context.Context, client kubernetes.Interface, f inform
 		p := a.Spec.ParentRef
 		if s := taken[a.Name]; s != nil && p != nil && p.Namespace == s.Namespace && p.Name == s.Name {
 			delete(taken, a.Name)
+			continue
+		}
+		if shared && time.Since(a.CreationTimestamp.Time) < inFlight {
 			continue
 		}
 		log.Info("freeing a cluster IP whose service does not exist", "ip", a.Name)

@@ -24,7 +24,11 @@ const (
 )
 
 // longRunning tells requests that have no deadline and count for no limit.
-var longRunning = serverfilters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
+func longRunning(r *http.Request, info *request.RequestInfo) bool {
+	return upstreamLongRunning(r, info) || info.Path == dialPath
+}
+
+var upstreamLongRunning = serverfilters.BasicLongRunningRequestCheck(sets.NewString("watch", "proxy"), sets.NewString("attach", "exec", "proxy", "log", "portforward"))
 
 var requestInfo = &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
 

@@ -35,6 +35,9 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 		"/openapi/v2": documents.V2,
 		"/openapi/v3": documents.V3,
 	}
+	if s.config.shared() {
+		paths[dialPath] = s.dial
+	}
 	for _, name := range []string{"ping", "etcd", "poststarthook/rbac/bootstrap-roles"} {
 		for _, h := range []string{"healthz", "livez", "readyz"} {
 			paths["/"+h+"/"+name] = s.health(h)
@@ -42,7 +45,9 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 	}
 	index := []string{"/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/openid/v1/jwks", "/version"}
 	for p := range paths {
-		index = append(index, p)
+		if p != dialPath {
+			index = append(index, p)
+		}
 	}
 	for _, gv := range groupVersions {
 		if g, _, ok := strings.Cut(gv, "/"); ok {

@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/kubernetes/pkg/controlplane/reconcilers"
 )
 
@@ -20,7 +21,8 @@ const kubernetesService = "kubernetes"
 func serviceIP(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
 
 // seedKubernetesService makes default/kubernetes and its endpoint, the address where this server is reached. A server that moved
-// changes the endpoint at its next start.
+// changes the endpoint at its next start. Of several servers the endpoint is the one that leads; agents find that one through the
+// broker, too.
 func (s *Server) seedKubernetesService(ctx context.Context) error {
 	services := s.wiring.client.CoreV1().Services(metav1.NamespaceDefault)
 	port := corev1.ServicePort{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(s.port()))}
@@ -35,11 +37,14 @@ func (s *Server) seedKubernetesService(ctx context.Context) error {
 				SessionAffinity: corev1.ServiceAffinityNone, Type: corev1.ServiceTypeClusterIP,
 			},
 		}, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) { // by another server, meanwhile
+			err = nil
+		}
 	case err == nil && (len(have.Spec.Ports) != 1 || have.Spec.Ports[0] != port):
 		have.Spec.Ports = []corev1.ServicePort{port}
 		_, err = services.Update(ctx, have, metav1.UpdateOptions{})
 	}
-	if err != nil {
+	if err != nil || !s.config.leads() {
 		return err
 	}
 	ip := net.IP(s.config.AdvertiseAddress.AsSlice())
@@ -71,6 +76,11 @@ func (s *Server) withoutEndpoint(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// Lead does at once what this server keeps while it leads.
+func (s *Server) Lead(ctx context.Context) error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error { return s.seedKubernetesService(ctx) })
 }
 
 // keepKubernetesService puts the service back when somebody has deleted it. It only reads while nobody has.

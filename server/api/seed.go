@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 
 	"bramble.dev/link"
@@ -29,7 +30,7 @@ func (s *Server) seed(ctx context.Context) error {
 	}{
 		{"service network", s.seedServiceCIDR},
 		{"cluster IPs", func(ctx context.Context) error {
-			return repairClusterIPs(ctx, s.wiring.client, s.wiring.informers, s.log)
+			return repairClusterIPs(ctx, s.wiring.client, s.wiring.informers, s.config.shared(), s.log)
 		}},
 		{"namespaces", s.seedNamespaces},
 		{"roles", s.seedRoles},
@@ -40,7 +41,8 @@ func (s *Server) seed(ctx context.Context) error {
 		{"API services", s.seedAPIServices},
 		{"authentication of other API servers", s.seedAuthentication},
 	} {
-		if err := step.do(ctx); err != nil {
+		// Another server may be about the same: who comes second looks again.
+		if err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { return step.do(ctx) }); err != nil {
 			return fmt.Errorf("seed %s: %w", step.what, err)
 		}
 	}
@@ -148,7 +150,9 @@ func (s *Server) seedAuthentication(ctx context.Context) error {
 	have, err := maps.Get(ctx, want.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		_, err = maps.Create(ctx, want, metav1.CreateOptions{})
+		if _, err = maps.Create(ctx, want, metav1.CreateOptions{}); apierrors.IsAlreadyExists(err) {
+			err = nil // what another server of this cluster makes is the same
+		}
 	case err == nil && !equality.Semantic.DeepEqual(have.Data, want.Data):
 		have.Data = want.Data
 		_, err = maps.Update(ctx, have, metav1.UpdateOptions{})
@@ -163,6 +167,9 @@ func (s *Server) seedServiceCIDR(ctx context.Context) error {
 	have, err := cidrs.Get(ctx, "kubernetes", metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		have, err = cidrs.Create(ctx, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{want}}}, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) { // by another server, meanwhile
+			have, err = cidrs.Get(ctx, "kubernetes", metav1.GetOptions{})
+		}
 	}
 	if err != nil {
 		return err

@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -51,10 +50,18 @@ type Config struct {
 	// NodeDialer connects to a node's kubelet API through its link; PodDialer to an address in the cluster's network.
 	NodeDialer func(ctx context.Context, node string) (net.Conn, error)
 	PodDialer  func(ctx context.Context, network, address string) (net.Conn, error)
-	Audit      audit.Options // the log of who asked for what
-	Patience   time.Duration // how long what a client is sent may lie unread, until it is cut off; 0: a minute
-	Logger     *slog.Logger
+	// Leads says whether this server is, of several on one store, the one that does what is to be done once; nil: it is alone.
+	Leads    func() bool
+	Audit    audit.Options // the log of who asked for what
+	Patience time.Duration // how long what a client is sent may lie unread, until it is cut off; 0: a minute
+	Logger   *slog.Logger
 }
+
+// shared says whether other servers may be at work on the same store.
+func (c *Config) shared() bool { return c.Leads != nil }
+
+// leads says whether what is to be done once is to be done here.
+func (c *Config) leads() bool { return c.Leads == nil || c.Leads() }
 
 // Server serves the Kubernetes API.
 type Server struct {
@@ -166,11 +173,7 @@ func (s *Server) build(ctx context.Context) (err error) {
 	if w.clusterIPs, err = newClusterIPs(w.client, w.informers, c.ServiceCIDR); err != nil {
 		return fmt.Errorf("cluster IPs: %w", err)
 	}
-	services, err := w.informers.Core().V1().Services().Lister().List(labels.Everything())
-	if err != nil {
-		return err
-	}
-	if w.nodePorts, err = newNodePorts(services, nodePorts, s.log); err != nil {
+	if w.nodePorts, err = s.newNodePorts(); err != nil {
 		return err
 	}
 	if s.admit, err = s.newAdmission(ctx); err != nil {
