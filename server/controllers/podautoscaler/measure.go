@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +17,11 @@ type measured struct {
 	statuses []autoscalingv2.MetricStatus
 	unusable bool // there is no size: no metric is known, or one that might forbid to shrink is not
 }
+
+var (
+	errNoPods    = errors.New("no pods returned by selector while calculating replica count")
+	errNoSamples = errors.New("did not receive metrics for targeted pods (pods might be unready)")
+)
 
 // measure asks each metric for the size that it would have. What goes wrong is
 // told in conditions and events.
@@ -39,7 +43,11 @@ func (p *plan) measure(o observed) measured {
 	var first failure
 	invalid := 0
 	for n, spec := range specs {
-		size, metric, status, f := o.one(spec)
+		var r reading
+		if n < len(o.readings) {
+			r = o.readings[n]
+		}
+		size, metric, status, f := o.one(spec, r)
 		if f.err != nil {
 			p.warn(f.reason, "%v", f.err)
 			if invalid++; invalid == 1 {
@@ -68,10 +76,8 @@ type failure struct {
 	err        error
 }
 
-// one is the size that one metric asks for. Metrics of anything but pods' own
-// resources come from APIs that others bring (custom.metrics.k8s.io and
-// external.metrics.k8s.io); these are not asked, whether there are any or not.
-func (o observed) one(spec autoscalingv2.MetricSpec) (size int32, metric string, status autoscalingv2.MetricStatus, f failure) {
+// one is the size that one metric asks for.
+func (o observed) one(spec autoscalingv2.MetricSpec, r reading) (size int32, metric string, status autoscalingv2.MetricStatus, f failure) {
 	status.Type = spec.Type
 	switch spec.Type {
 	case autoscalingv2.ResourceMetricSourceType:
@@ -85,16 +91,34 @@ func (o observed) one(spec autoscalingv2.MetricSpec) (size int32, metric string,
 		status.ContainerResource = &autoscalingv2.ContainerResourceMetricStatus{Name: r.Name, Container: r.Container, Current: value}
 		return size, named(r.Name, " container", r.Target), status, failure{"FailedGetContainerResourceMetric", fmt.Sprintf("failed to get %s container metric value", r.Container), err}
 	case autoscalingv2.PodsMetricSourceType:
-		return 0, "", status, failure{"FailedGetPodsMetric", "failed to get pods metric value",
-			fmt.Errorf("unable to get metric %s: unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered", spec.Pods.Metric.Name)}
+		s := spec.Pods
+		value, size, err := o.ofPods(r, s)
+		status.Pods = &autoscalingv2.PodsMetricStatus{Metric: s.Metric, Current: value}
+		return size, "pods metric " + s.Metric.Name, status, failure{"FailedGetPodsMetric", "failed to get pods metric value", err}
 	case autoscalingv2.ObjectMetricSourceType:
-		d := spec.Object.DescribedObject
-		return 0, "", status, failure{"FailedGetObjectMetric", "failed to get object metric value",
-			fmt.Errorf("unable to get metric %s on %s %s/%s: unable to fetch metrics from custom metrics API: no custom metrics API (custom.metrics.k8s.io) registered", spec.Object.Metric.Name, d.Kind, o.autoscaler.Namespace, d.Name)}
+		s := spec.Object
+		name, of := fmt.Sprintf("%s metric %s", s.DescribedObject.Kind, s.Metric.Name), "failed to get object metric value"
+		if s.Target.Value == nil { // upstream's words
+			name, of = fmt.Sprintf("external metric %s(%+v)", s.Metric.Name, s.Metric.Selector), of+fmt.Sprintf(": failed to get %s object metric", s.Metric.Name)
+		}
+		if r.err != nil {
+			r.err = fmt.Errorf("unable to get metric %s on %s %s/%s: %w", s.Metric.Name, s.DescribedObject.Kind, o.autoscaler.Namespace, s.DescribedObject.Name, r.err)
+		}
+		value, size, err := o.ofAll(r, s.Target)
+		status.Object = &autoscalingv2.ObjectMetricStatus{Metric: s.Metric, DescribedObject: s.DescribedObject, Current: value}
+		return size, name, status, failure{"FailedGetObjectMetric", of, err}
 	case autoscalingv2.ExternalMetricSourceType:
-		e := spec.External.Metric
-		return 0, "", status, failure{"FailedGetExternalMetric", fmt.Sprintf("failed to get %s external metric value", e.Name),
-			fmt.Errorf("unable to get external metric %s/%s/%s: unable to fetch metrics from external metrics API: no external metrics API (external.metrics.k8s.io) registered", o.autoscaler.Namespace, e.Name, metav1.FormatLabelSelector(e.Selector))}
+		s := spec.External
+		of := fmt.Sprintf("failed to get %s external metric value: failed to get external metric %[1]s", s.Metric.Name)
+		if s.Target.AverageValue != nil {
+			of = fmt.Sprintf("failed to get %s external metric value: failed to get %[1]s external metric", s.Metric.Name)
+		}
+		if r.err != nil {
+			r.err = fmt.Errorf("unable to get external metric %s/%s/%+v: %w", o.autoscaler.Namespace, s.Metric.Name, s.Metric.Selector, r.err)
+		}
+		value, size, err := o.ofAll(r, s.Target)
+		status.External = &autoscalingv2.ExternalMetricStatus{Metric: s.Metric, Current: value}
+		return size, fmt.Sprintf("external metric %s(%+v)", s.Metric.Name, s.Metric.Selector), status, failure{"FailedGetExternalMetric", of, err}
 	}
 	return 0, "", status, failure{"InvalidMetricSourceType", "invalid metric", fmt.Errorf("unknown metric source type %q", spec.Type)}
 }
@@ -123,22 +147,17 @@ func (o observed) resource(name corev1.ResourceName, container string, t autosca
 		return value, 0, fmt.Errorf("unable to get metrics for resource %s: %w", name, o.unmeasured)
 	}
 	if len(o.pods) == 0 {
-		return value, 0, errors.New("no pods returned by selector while calculating replica count")
+		return value, 0, errNoPods
 	}
 	samples := samplesOf(o.usage, name, container)
+	if t.AverageValue != nil {
+		size, mean, err := o.toward(t.AverageValue.MilliValue(), name, samples)
+		value.AverageValue = quantity(name, mean)
+		return value, size, err
+	}
 	pods := take(o.pods, samples, name, o.now)
 	if len(samples) == 0 {
-		return value, 0, errors.New("did not receive metrics for targeted pods (pods might be unready)")
-	}
-	current, tolerated := o.scale.Spec.Replicas, o.tolerance()
-	if t.AverageValue != nil {
-		wanted := t.AverageValue.MilliValue()
-		value.AverageValue = quantity(name, average(samples))
-		size, err = propose(current, samples, pods, tolerated, goal{
-			ratio: func(s map[string]sample) (float64, error) { return float64(average(s)) / float64(wanted), nil },
-			full:  func(string) int64 { return wanted },
-		})
-		return value, size, err
+		return value, 0, errNoSamples
 	}
 	requests, err := requestsOf(o.pods, container, name)
 	if err != nil {
@@ -150,7 +169,7 @@ func (o observed) resource(name corev1.ResourceName, container string, t autosca
 	}
 	value.AverageUtilization, value.AverageValue = &percent, quantity(name, mean)
 	wanted := *t.AverageUtilization
-	size, err = propose(current, samples, pods, tolerated, goal{
+	size, err = propose(o.scale.Spec.Replicas, samples, pods, o.tolerance(), goal{
 		ratio: func(s map[string]sample) (float64, error) {
 			percent, _, err := utilization(s, requests)
 			return float64(percent) / float64(wanted), err
@@ -158,6 +177,20 @@ func (o observed) resource(name corev1.ResourceName, container string, t autosca
 		full: func(pod string) int64 { return requests[pod] * int64(max(100, wanted)) / 100 },
 	})
 	return value, size, err
+}
+
+// toward is the size at which pods' samples would on average be what is wanted, and what they are now.
+func (o observed) toward(wanted int64, name corev1.ResourceName, samples map[string]sample) (size int32, mean int64, err error) {
+	pods := take(o.pods, samples, name, o.now)
+	if len(samples) == 0 {
+		return 0, 0, errNoSamples
+	}
+	mean = average(samples)
+	size, err = propose(o.scale.Spec.Replicas, samples, pods, o.tolerance(), goal{
+		ratio: func(s map[string]sample) (float64, error) { return float64(average(s)) / float64(wanted), nil },
+		full:  func(string) int64 { return wanted },
+	})
+	return size, mean, err
 }
 
 func (o observed) tolerance() tolerance {

@@ -2,6 +2,7 @@ package podautoscaler
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,6 +28,7 @@ type observed struct {
 	pods       []*corev1.Pod               // that the selector finds
 	usage      []metricsv1beta1.PodMetrics // of them
 	unmeasured error                       // why there is no usage
+	readings   []reading                   // of metrics that others' APIs have, in the order of the spec; empty where usage is asked for
 	history    history
 	now        time.Time
 }
@@ -56,11 +58,21 @@ func least(a *autoscalingv2.HorizontalPodAutoscaler) int32 {
 	return *a.Spec.MinReplicas
 }
 
-// measures says that the size depends on what the pods use. Nothing is asked of
-// any node if it does not. (An autoscaler that has made a size zero itself would
-// look at metrics of objects; there are none here.)
+// measures says that the size depends on metrics. Nothing is asked of any node if it does not.
 func measures(a *autoscalingv2.HorizontalPodAutoscaler, current int32) bool {
-	return current != 0 && current <= a.Spec.MaxReplicas && current >= least(a)
+	if current == 0 {
+		return rises(a)
+	}
+	return current <= a.Spec.MaxReplicas && current >= least(a)
+}
+
+// rises says that an autoscaler which made the size zero itself may make it larger again (KEP-2021). One that somebody else made zero
+// is switched off by that.
+func rises(a *autoscalingv2.HorizontalPodAutoscaler) bool {
+	own := slices.ContainsFunc(a.Status.Conditions, func(c autoscalingv2.HorizontalPodAutoscalerCondition) bool {
+		return c.Type == autoscalingv2.ScaledToZero && c.Status == corev1.ConditionTrue
+	})
+	return own && (least(a) != 0 || slices.ContainsFunc(a.Spec.Metrics, foreign))
 }
 
 // unreadable is the plan when the target has no scale that can be read.
@@ -80,11 +92,11 @@ func decide(o observed) plan {
 		p.history.advice = []stamped{{current, o.now}}
 	}
 	switch {
-	case current == 0:
+	case current == 0 && !rises(a):
 		p.condition(autoscalingv2.ScalingActive, corev1.ConditionFalse, "ScalingDisabled", "scaling is disabled since the replica count of the target is zero")
 	case current > a.Spec.MaxReplicas:
 		p.size, p.why = a.Spec.MaxReplicas, "Current number of replicas above Spec.MaxReplicas"
-	case current < least(a):
+	case current != 0 && current < least(a):
 		p.size, p.why = least(a), "Current number of replicas below Spec.MinReplicas"
 	default:
 		m := p.measure(o)
@@ -97,6 +109,12 @@ func decide(o observed) plan {
 			p.why = m.metric + " above target"
 		}
 		p.size = p.normalize(a, current, m.size)
+		if current == 0 { // minReplicas may have been raised meanwhile
+			p.size = max(p.size, least(a))
+			if m.size == 0 {
+				p.why = "Current number of replicas below Spec.MinReplicas"
+			}
+		}
 		p.resize = p.size != current
 		p.counts(a, current, p.size, m.statuses)
 		return p
@@ -167,7 +185,11 @@ func (p *plan) resized(a *autoscalingv2.HorizontalPodAutoscaler, current int32, 
 		return
 	}
 	p.condition(autoscalingv2.AbleToScale, corev1.ConditionTrue, "SucceededRescale", "the HPA controller was able to update the target scale to %d", p.size)
-	p.condition(autoscalingv2.ScaledToZero, corev1.ConditionFalse, "NotScaledToZero", "the HPA controller did not scale the workload to zero")
+	if p.size == 0 && slices.ContainsFunc(a.Spec.Metrics, foreign) {
+		p.condition(autoscalingv2.ScaledToZero, corev1.ConditionTrue, "ScaledToZero", "the HPA controller scaled the workload to zero")
+	} else {
+		p.condition(autoscalingv2.ScaledToZero, corev1.ConditionFalse, "NotScaledToZero", "the HPA controller did not scale the workload to zero")
+	}
 	p.events = append(p.events, event{corev1.EventTypeNormal, "SuccessfulRescale", fmt.Sprintf("New size: %d; reason: %s", p.size, p.why)})
 	p.history.scaled(a.Spec.Behavior, current, p.size, p.now)
 	at := metav1.NewTime(p.now)

@@ -75,7 +75,7 @@ func uses(n int, millis int64) metricsv1beta1.PodMetrics {
 }
 
 func observe(a *autoscalingv2.HorizontalPodAutoscaler, current int32, pods []*corev1.Pod, used ...int64) observed {
-	o := observed{autoscaler: a, scale: &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: current}, Status: autoscalingv1.ScaleStatus{Selector: "app=web"}}, pods: pods, now: start}
+	o := observed{autoscaler: a, scale: &autoscalingv1.Scale{Spec: autoscalingv1.ScaleSpec{Replicas: current}, Status: autoscalingv1.ScaleStatus{Replicas: current, Selector: "app=web"}}, pods: pods, now: start}
 	for n, u := range used {
 		if u >= 0 {
 			o.usage = append(o.usage, uses(n, u))
@@ -100,6 +100,28 @@ func (p plan) told() string {
 	return b.String()
 }
 
+func target(whole, each string) (t autoscalingv2.MetricTarget) {
+	if whole != "" {
+		t.Type, t.Value = autoscalingv2.ValueMetricType, ptr(resource.MustParse(whole))
+	} else {
+		t.Type, t.AverageValue = autoscalingv2.AverageValueMetricType, ptr(resource.MustParse(each))
+	}
+	return t
+}
+
+func external(whole, each string) autoscalingv2.MetricSpec {
+	return autoscalingv2.MetricSpec{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: "queue"}, Target: target(whole, each)}}
+}
+
+func ofObject(whole, each string) autoscalingv2.MetricSpec {
+	return autoscalingv2.MetricSpec{Type: autoscalingv2.ObjectMetricSourceType, Object: &autoscalingv2.ObjectMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: "hits"}, Target: target(whole, each),
+		DescribedObject: autoscalingv2.CrossVersionObjectReference{APIVersion: "v1", Kind: "Service", Name: "web"}}}
+}
+
+func ofPods(each string) autoscalingv2.MetricSpec {
+	return autoscalingv2.MetricSpec{Type: autoscalingv2.PodsMetricSourceType, Pods: &autoscalingv2.PodsMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: "requests"}, Target: target("", each)}}
+}
+
 func TestDecide(t *testing.T) {
 	ready := func(n int) (out []*corev1.Pod) {
 		for i := range n {
@@ -107,7 +129,12 @@ func TestDecide(t *testing.T) {
 		}
 		return out
 	}
-	external := autoscalingv2.MetricSpec{Type: autoscalingv2.ExternalMetricSourceType, External: &autoscalingv2.ExternalMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: "queue"}}}
+	read := func(o observed, r ...reading) observed { o.readings = r; return o }
+	asleep := func(a *autoscalingv2.HorizontalPodAutoscaler) *autoscalingv2.HorizontalPodAutoscaler {
+		a.Status.Conditions = []autoscalingv2.HorizontalPodAutoscalerCondition{{Type: autoscalingv2.ScaledToZero, Status: corev1.ConditionTrue}}
+		return a
+	}
+	away := reading{err: errors.New("no answer")}
 	container := autoscalingv2.MetricSpec{Type: autoscalingv2.ContainerResourceMetricSourceType, ContainerResource: &autoscalingv2.ContainerResourceMetricSource{
 		Name: corev1.ResourceCPU, Container: "main", Target: autoscalingv2.MetricTarget{AverageUtilization: ptr(int32(50))},
 	}}
@@ -134,7 +161,24 @@ func TestDecide(t *testing.T) {
 		{"pods that go are nobody", observe(autoscaler(1, 10, cpu("50")), 1, []*corev1.Pod{pod(0), pod(1, going)}, 100, 1000), "size 2: cpu resource utilization (percentage of request) above target" + active + within},
 		{"the largest of two", observe(autoscaler(1, 10, cpu("50"), cpu("20m")), 1, ready(1), 60), "size 3: cpu resource above target" + active + within},
 		{"no request", observe(autoscaler(1, 10, cpu("50")), 1, []*corev1.Pod{pod(0, asksNothing)}, 60), "size 1" + able + "SucceededGetScale\nScalingActive False FailedGetResourceMetric\nevent FailedGetResourceMetric: failed to get cpu utilization: missing request for cpu in container main of Pod web-0\nevent FailedComputeMetricsReplicas: invalid metrics (1 invalid out of 1), first error is: failed to get cpu resource metric value: failed to get cpu utilization: missing request for cpu in container main of Pod web-0"},
-		{"one unknown, the other says more", observe(autoscaler(1, 10, external, cpu("50")), 1, ready(1), 100), "size 2: cpu resource utilization (percentage of request) above target" + active + within + "\nevent FailedGetExternalMetric: unable to get external metric default/queue/<none>: unable to fetch metrics from external metrics API: no external metrics API (external.metrics.k8s.io) registered"},
+		{"one unknown, the other says more", read(observe(autoscaler(1, 10, external("10", ""), cpu("50")), 1, ready(1), 100), away), "size 2: cpu resource utilization (percentage of request) above target" + active + within + "\nevent FailedGetExternalMetric: unable to get external metric default/queue/nil: no answer"},
+		{"of pods", read(observe(autoscaler(1, 10, ofPods("10")), 2, ready(2)), reading{pods: map[string]sample{"web-0": {value: 12000}, "web-1": {value: 16000}}}), "size 3: pods metric requests above target" + active + within},
+		{"of pods, of which one is not known", read(observe(autoscaler(1, 10, ofPods("10")), 2, ready(2)), reading{pods: map[string]sample{"web-0": {value: 12000}}}), "size 2" + active + within},
+		{"of pods, unknown", read(observe(autoscaler(1, 10, ofPods("10")), 2, ready(2)), away), "size 2" + able + "SucceededGetScale\nScalingActive False FailedGetPodsMetric\nevent FailedGetPodsMetric: unable to get metric requests: no answer\nevent FailedComputeMetricsReplicas: invalid metrics (1 invalid out of 1), first error is: failed to get pods metric value: unable to get metric requests: no answer"},
+		{"of an object", read(observe(autoscaler(1, 10, ofObject("10", "")), 2, ready(2)), reading{value: 15000}), "size 3: Service metric hits above target" + active + within},
+		{"of an object, for each pod", read(observe(autoscaler(1, 10, ofObject("", "10")), 2, ready(2)), reading{value: 25000}), "size 3: external metric hits(nil) above target" + active + within},
+		{"of an object, unknown", read(observe(autoscaler(1, 10, ofObject("", "10")), 2, ready(2)), away), "size 2" + able + "SucceededGetScale\nScalingActive False FailedGetObjectMetric\nevent FailedGetObjectMetric: unable to get metric hits on Service default/web: no answer\nevent FailedComputeMetricsReplicas: invalid metrics (1 invalid out of 1), first error is: failed to get object metric value: failed to get hits object metric: unable to get metric hits on Service default/web: no answer"},
+		{"external", read(observe(autoscaler(1, 10, external("10", "")), 2, ready(2)), reading{value: 15000}), "size 3: external metric queue(nil) above target" + active + within},
+		{"external, within the tolerance", read(observe(autoscaler(1, 10, external("10", "")), 2, ready(2)), reading{value: 10500}), "size 2" + active + within},
+		{"external, counted by ready pods", read(observe(autoscaler(1, 10, external("10", "")), 2, []*corev1.Pod{pod(0), pod(1, pending)}), reading{value: 25000}), "size 3: external metric queue(nil) above target" + active + within},
+		{"external, for each pod", read(observe(autoscaler(1, 10, external("", "10")), 2, ready(2)), reading{value: 25000}), "size 3: external metric queue(nil) above target" + active + within},
+		{"to zero", read(observe(autoscaler(0, 10, external("", "10")), 1, ready(1)), reading{}), "size 1\nAbleToScale True ScaleDownStabilized" + "\nScalingActive True ValidMetricFound" + within},
+		{"from zero", read(observe(asleep(autoscaler(0, 10, external("", "10"))), 0, nil), reading{value: 25000}), "size 3: external metric queue(nil) above target\nScaledToZero True \nAbleToScale True ReadyForNewScale\nScalingActive True ValidMetricFound" + within},
+		{"from zero, as a whole", read(observe(asleep(autoscaler(0, 10, external("10", ""))), 0, nil), reading{value: 15000}), "size 2: external metric queue(nil) above target\nScaledToZero True \nAbleToScale True ReadyForNewScale\nScalingActive True ValidMetricFound" + within},
+		{"stays at zero", read(observe(asleep(autoscaler(0, 10, external("", "10"))), 0, nil), reading{}), "size 0\nScaledToZero True \nAbleToScale True ReadyForNewScale\nScalingActive True ValidMetricFound" + within},
+		{"not to stay at zero any more", read(observe(asleep(autoscaler(2, 10, external("", "10"))), 0, nil), reading{}), "size 2: Current number of replicas below Spec.MinReplicas\nScaledToZero True \nAbleToScale True ReadyForNewScale\nScalingActive True ValidMetricFound\nScalingLimited True TooFewReplicas"},
+		{"zero by somebody else", read(observe(autoscaler(0, 10, external("", "10")), 0, nil), reading{value: 25000}), "size 0" + able + "SucceededGetScale\nScalingActive False ScalingDisabled"},
+		{"zero, and pods alone to measure", observe(asleep(autoscaler(0, 10, cpu("50"))), 0, nil), "size 0\nScaledToZero True \nAbleToScale True SucceededGetScale\nScalingActive False ScalingDisabled"},
 		{"no metrics", func() observed {
 			o := observe(autoscaler(1, 10, cpu("50")), 1, ready(1))
 			o.unmeasured = errors.New("no metrics returned from resource metrics API")

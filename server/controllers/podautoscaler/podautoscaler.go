@@ -56,6 +56,8 @@ type Targets interface {
 	Scale(ctx context.Context, namespace string, ref autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, schema.GroupVersionResource, error)
 	Resize(ctx context.Context, resource schema.GroupVersionResource, scale *autoscalingv1.Scale) error
 	Usage(ctx context.Context, namespace string, selector labels.Selector) ([]metricsv1beta1.PodMetrics, error)
+	// Reading is one metric of an API that others bring.
+	Reading(ctx context.Context, namespace string, pods labels.Selector, m autoscalingv2.MetricSpec) reading
 }
 
 type controller struct {
@@ -161,7 +163,15 @@ func (c *controller) observe(ctx context.Context, key loop.Key, o *observed) {
 		o.selectable, o.reason = fmt.Errorf("pods by selector %v are controlled by more than one HPA (e.g. [%s])", text, strings.Join(rivals, " ")), "AmbiguousSelector"
 		return
 	}
-	if !slices.ContainsFunc(o.autoscaler.Spec.Metrics, ofPods) {
+	o.readings = make([]reading, len(o.autoscaler.Spec.Metrics))
+	var asking sync.WaitGroup
+	for n, m := range o.autoscaler.Spec.Metrics {
+		if !ofUsage(m) {
+			asking.Go(func() { o.readings[n] = c.Targets.Reading(ctx, key.Namespace, selector, m) })
+		}
+	}
+	defer asking.Wait()
+	if !slices.ContainsFunc(o.autoscaler.Spec.Metrics, ofUsage) {
 		return
 	}
 	if o.usage, err = c.Targets.Usage(ctx, key.Namespace, selector); err != nil {
@@ -171,8 +181,8 @@ func (c *controller) observe(ctx context.Context, key loop.Key, o *observed) {
 	}
 }
 
-// ofPods says that a metric is of what pods use themselves.
-func ofPods(m autoscalingv2.MetricSpec) bool {
+// ofUsage says that a metric is of what pods use themselves.
+func ofUsage(m autoscalingv2.MetricSpec) bool {
 	return m.Type == autoscalingv2.ResourceMetricSourceType || m.Type == autoscalingv2.ContainerResourceMetricSourceType
 }
 

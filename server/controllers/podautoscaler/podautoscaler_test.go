@@ -62,6 +62,10 @@ func (w *workload) Usage(ctx context.Context, _ string, _ labels.Selector) ([]me
 	return []metricsv1beta1.PodMetrics{uses(0, w.use.Load())}, nil
 }
 
+func (w *workload) Reading(context.Context, string, labels.Selector, autoscalingv2.MetricSpec) reading {
+	return reading{value: w.use.Load()}
+}
+
 // Nobody is asked without an autoscaler; with one, every fifteen seconds, until it is deleted.
 func TestLooksWhileThereIsAnAutoscaler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -185,4 +189,29 @@ func checkFresh(t *rapid.T) {
 	if n := server.Writes() - before; n != 0 {
 		t.Fatalf("%d writes though nothing changed", n)
 	}
+}
+
+// An autoscaler with an external metric makes a workload of nothing to do vanish, and brings it back.
+func TestToZeroAndBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := cachetest.New()
+		client, ctx, w := api.Client(), t.Context(), &workload{}
+		w.size.Store(1)
+		defer api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+			return New(Inputs{Client: client, Events: &record.FakeRecorder{}, Autoscalers: set.HorizontalPodAutoscalers(), Pods: set.Pods(), Targets: w, Log: slog.New(slog.DiscardHandler)})
+		}).Stop()
+		if _, err := client.AutoscalingV2().HorizontalPodAutoscalers("default").Create(ctx, autoscaler(0, 5, external("", "10")), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, step := range []struct {
+			use  int64
+			size int32
+		}{{0, 0}, {25_000, 3}, {0, 0}} {
+			w.use.Store(step.use)
+			time.Sleep(10 * time.Minute)
+			if w.size.Load() != step.size {
+				t.Errorf("%d replicas at %d, want %d", w.size.Load(), step.use, step.size)
+			}
+		}
+	})
 }

@@ -26,29 +26,40 @@ import (
 
 // Find gives the resource of a kind that has a scale.
 func Find(ctx context.Context, client kubernetes.Interface, gv schema.GroupVersion, kind string) (schema.GroupVersionResource, error) {
+	resource, served, err := find(ctx, client, gv, kind)
+	if err == nil && !served[resource.Resource+"/scale"] {
+		return schema.GroupVersionResource{}, fmt.Errorf("%s does not implement the scale subresource", resource.GroupResource())
+	}
+	return resource, err
+}
+
+// Resource gives the resource of a kind.
+func Resource(ctx context.Context, client kubernetes.Interface, gv schema.GroupVersion, kind string) (schema.GroupVersionResource, error) {
+	resource, _, err := find(ctx, client, gv, kind)
+	return resource, err
+}
+
+func find(ctx context.Context, client kubernetes.Interface, gv schema.GroupVersion, kind string) (found schema.GroupVersionResource, names map[string]bool, err error) {
 	unknown := &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: gv.Group, Kind: kind}}
 	served, err := discovery.ToDiscoveryInterfaceWithContext(client.Discovery()).ServerResourcesForGroupVersionWithContext(ctx, gv.String())
 	if apierrors.IsNotFound(err) {
-		return schema.GroupVersionResource{}, unknown
+		return found, nil, unknown
 	}
 	if err != nil {
-		return schema.GroupVersionResource{}, fmt.Errorf("resources of %s: %w", gv, err)
+		return found, nil, fmt.Errorf("resources of %s: %w", gv, err)
 	}
 	resource := ""
-	scales := map[string]bool{}
+	names = map[string]bool{}
 	for _, r := range served.APIResources {
 		if r.Kind == kind && resource == "" && !strings.Contains(r.Name, "/") {
 			resource = r.Name
 		}
-		scales[r.Name] = true
+		names[r.Name] = true
 	}
 	if resource == "" {
-		return schema.GroupVersionResource{}, unknown
+		return found, nil, unknown
 	}
-	if !scales[resource+"/scale"] {
-		return schema.GroupVersionResource{}, fmt.Errorf("%s does not implement the scale subresource", schema.GroupResource{Group: gv.Group, Resource: resource})
-	}
-	return gv.WithResource(resource), nil
+	return gv.WithResource(resource), names, nil
 }
 
 // Get reads a scale.
@@ -78,7 +89,7 @@ func path(r *rest.Request, gvr schema.GroupVersionResource, namespace, name stri
 func answer(ctx context.Context, r *rest.Request) (*autoscalingv1.Scale, error) {
 	body, err := r.DoRaw(ctx)
 	if err != nil {
-		return nil, said(body, err)
+		return nil, Said(body, err)
 	}
 	var scale autoscalingv1.Scale
 	if err := json.Unmarshal(body, &scale); err != nil {
@@ -87,8 +98,8 @@ func answer(ctx context.Context, r *rest.Request) (*autoscalingv1.Scale, error) 
 	return &scale, nil
 }
 
-// said puts the server's own words in place of the client's, which are about the request.
-func said(body []byte, err error) error {
+// Said puts the server's own words in place of the client's, which are about the request.
+func Said(body []byte, err error) error {
 	var s apierrors.StatusError
 	if json.Unmarshal(body, &s.ErrStatus) == nil && s.ErrStatus.Kind == "Status" && s.ErrStatus.Message != "" {
 		return &s
