@@ -150,24 +150,24 @@ func (h route) reads(r *http.Request) bool {
 		}
 		content = "application/octet-stream"
 	}
-	return h.consumes.match(content)
+	return h.consumes.match(content, false)
 }
 
 func (h route) writes(r *http.Request) bool {
 	accept := r.Header.Get("Accept")
-	return accept == "" || h.produces.match(accept)
+	return accept == "" || h.produces.match(accept, true)
 }
 
-// match tells whether one of the types of a header, "a/b;q=1, c/d", is among these.
-func (t mediaTypes) match(header string) bool {
+// match tells whether one of the types of a header, "a/b;q=1, c/d", is among these; what is accepted may be any of them.
+func (t mediaTypes) match(header string, any bool) bool {
 	if t == (mediaTypes{}) {
 		return true
 	}
 	for one := range strings.SplitSeq(header, ",") {
 		one, _, _ = strings.Cut(one, ";")
-		one = strings.TrimSpace(one)
+		one = strings.Trim(one, " ")
 		for mine := range strings.SplitSeq(t.Value(), ", ") {
-			if mine == one || mine == "*/*" || one == "*/*" {
+			if mine == one || mine == "*/*" || any && one == "*/*" {
 				return true
 			}
 		}
