@@ -15,6 +15,7 @@ import (
 	"bramble.dev/internal/durable"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/store"
+	"bramble.dev/server/store/etcd"
 )
 
 // A backup is one gzip'ed tar file: the database and the keys, which are worth nothing without each other. It holds the
@@ -27,12 +28,20 @@ const (
 // ErrInUse says that a restore would lose what a data folder holds.
 var ErrInUse = errors.New("the data folder holds a cluster already")
 
-// Backup writes a verified copy of the cluster in dataDir to a new file, while its server runs or not.
-func Backup(ctx context.Context, dataDir, file string) (err error) {
+// Backup writes a verified copy of the cluster in dataDir to a new file, while its server runs or not. Its objects are in etcd, or,
+// where that is nil, in the folder.
+func Backup(ctx context.Context, dataDir string, objects *etcd.Options, file string) (err error) {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("%s exists: name a new file", file)
 	}
-	if _, err := os.Stat(databasePath(dataDir)); errors.Is(err, fs.ErrNotExist) {
+	of := databasePath(dataDir)
+	if objects != nil {
+		of = pkiDir(dataDir)
+	}
+	if _, err := os.Stat(of); errors.Is(err, fs.ErrNotExist) {
+		if objects == nil && checkNotShared(dataDir) != nil {
+			return fmt.Errorf("backup: the objects of %s are in etcd: name it with --store etcd and --etcd-servers", dataDir)
+		}
 		return fmt.Errorf("backup: no server has been in %s: name the --data-dir of one", dataDir)
 	}
 	if file, err = filepath.Abs(file); err != nil { // the database's library takes a relative name for a host's
@@ -47,7 +56,12 @@ func Backup(ctx context.Context, dataDir, file string) (err error) {
 	if err := os.CopyFS(keys, os.DirFS(pkiDir(dataDir))); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	if err := store.BackupFile(ctx, databasePath(dataDir), copied); err != nil {
+	if objects != nil {
+		err = backupShared(ctx, *objects, keys, copied)
+	} else {
+		err = store.BackupFile(ctx, databasePath(dataDir), copied)
+	}
+	if err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
 	// A key of Secrets may have come, or gone, while the database was copied: that one needs those of both times.
@@ -105,8 +119,9 @@ func addFile(w *tar.Writer, name, path string) error {
 }
 
 // Restore makes dataDir the cluster of a backup, under a new incarnation, so that agents and clients notice and list
-// again. It refuses a folder that holds a cluster, and touches the folder only when the whole backup has been read.
-func Restore(ctx context.Context, file, dataDir string) (err error) {
+// again. Its objects go to etcd, or, where that is nil, into the folder. It refuses a folder and an etcd that hold a cluster, and touches
+// them only when the whole backup has been read.
+func Restore(ctx context.Context, file, dataDir string, objects *etcd.Options) (err error) {
 	if err := checkUnused(dataDir); err != nil {
 		return err
 	}
@@ -148,7 +163,12 @@ func Restore(ctx context.Context, file, dataDir string) (err error) {
 		}
 		return durable.SyncDir(dir)
 	}
-	if err := store.Restore(ctx, filepath.Join(work, databaseEntry), databasePath(dataDir), keys); err != nil {
+	if objects != nil {
+		err = restoreShared(ctx, *objects, dataDir, work, keys)
+	} else {
+		err = store.Restore(ctx, filepath.Join(work, databaseEntry), databasePath(dataDir), keys)
+	}
+	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return nil

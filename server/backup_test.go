@@ -28,11 +28,11 @@ func TestBackupAndRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(t.TempDir())
-	if err := Backup(t.Context(), data, "b"); err != nil {
+	if err := Backup(t.Context(), data, nil, "b"); err != nil {
 		t.Fatal(err)
 	}
 	restored := filepath.Join(t.TempDir(), "a", "b")
-	if err := Restore(t.Context(), "b", restored); err != nil {
+	if err := Restore(t.Context(), "b", restored, nil); err != nil {
 		t.Fatal(err)
 	}
 	for dir, want := range map[string]int{".": 1, filepath.Dir(restored): 1, restored: 1} {
@@ -40,14 +40,14 @@ func TestBackupAndRestore(t *testing.T) {
 			t.Errorf("%s: %v %v", dir, left, err)
 		}
 	}
-	if err := Restore(t.Context(), "b", restored); !errors.Is(err, ErrInUse) {
+	if err := Restore(t.Context(), "b", restored, nil); !errors.Is(err, ErrInUse) {
 		t.Errorf("restored over a cluster: %v", err)
 	}
 }
 
 func TestBackupOfNothing(t *testing.T) {
 	dir := t.TempDir()
-	err := Backup(t.Context(), filepath.Join(dir, "none"), filepath.Join(dir, "b"))
+	err := Backup(t.Context(), filepath.Join(dir, "none"), nil, filepath.Join(dir, "b"))
 	if err == nil || !strings.Contains(err.Error(), "--data-dir") {
 		t.Errorf("error %v", err)
 	}
@@ -99,7 +99,7 @@ func TestRefusedRestore(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			above := t.TempDir()
-			err := Restore(t.Context(), tt.file, filepath.Join(above, "a", "b"))
+			err := Restore(t.Context(), tt.file, filepath.Join(above, "a", "b"), nil)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), tt.file) {
 				t.Errorf("error %v", err)
 			}

@@ -71,3 +71,36 @@ func checkNotShared(dataDir string) error {
 	}
 	return fmt.Errorf("%w: its objects are in etcd (%s says so): start the server with --store etcd, or take them from there with `bramble backup --store etcd` and restore them into an empty folder", ErrInUse, sharedMark(dataDir))
 }
+
+// backupShared copies the objects in etcd to a database file. keys is the folder of those that will lie beside it.
+func backupShared(ctx context.Context, o etcd.Options, keys, file string) error {
+	pki, err := auth.OpenPKI(keys, auth.PKIOptions{})
+	if err != nil {
+		return err
+	}
+	if err := o.Check(); err != nil {
+		return err
+	}
+	cluster, err := etcd.Backup(ctx, o, file)
+	if err == nil && cluster.Authority != pki.CAHash() {
+		err = fmt.Errorf("etcd holds the objects of another cluster: its authority is %s and that of this folder's keys %s", cluster.Authority, pki.CAHash())
+	}
+	return err
+}
+
+// restoreShared puts an unpacked backup into etcd, and its keys in their place.
+func restoreShared(ctx context.Context, o etcd.Options, dataDir, unpacked string, keys func() error) error {
+	if err := o.Check(); err != nil {
+		return err
+	}
+	pki, err := auth.OpenPKI(filepath.Join(unpacked, pkiEntry), auth.PKIOptions{})
+	if err != nil {
+		return err
+	}
+	return etcd.Restore(ctx, o, filepath.Join(unpacked, databaseEntry), pki.CAHash(), func(incarnation string) error {
+		if err := keys(); err != nil {
+			return err
+		}
+		return markShared(dataDir, incarnation)
+	})
+}

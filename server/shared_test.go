@@ -41,8 +41,14 @@ func sharedConfig(t *testing.T, dir, url string) Config {
 
 func join(t *testing.T, dir, url string) member {
 	t.Helper()
+	return joinAt(t, dir, &etcd.Options{Servers: []string{url}})
+}
+
+func joinAt(t *testing.T, dir string, o *etcd.Options) member {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := sharedConfig(t, dir, url)
+	c := sharedConfig(t, dir, "")
+	c.Etcd = o
 	ready, ended := make(chan Info, 1), make(chan error, 1)
 	c.Ready = func(i Info) { ready <- i }
 	go func() { ended <- Run(ctx, c) }()
@@ -201,7 +207,7 @@ func TestSharedRefusals(t *testing.T) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.says)
 		}
 	}
-	if err := Restore(t.Context(), filepath.Join(one, "backup"), one); !errors.Is(err, ErrInUse) {
+	if err := Restore(t.Context(), filepath.Join(one, "backup"), one, nil); !errors.Is(err, ErrInUse) {
 		t.Errorf("a restore over it: %v", err)
 	}
 }

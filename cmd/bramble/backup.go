@@ -16,12 +16,18 @@ func backupCommand() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 	}
 	dir := dataDir(cmd)
+	var objects storeFlags
+	objects.declare(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		d, err := dir()
 		if err != nil {
 			return err
 		}
-		if err := server.Backup(cmd.Context(), d, args[0]); err != nil {
+		shared, err := objects.etcd()
+		if err != nil {
+			return err
+		}
+		if err := server.Backup(cmd.Context(), d, shared, args[0]); err != nil {
 			return err
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), "wrote", args[0])
@@ -33,16 +39,22 @@ func backupCommand() *cobra.Command {
 func restoreCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "restore FILE",
-		Short: "Make an empty data folder the cluster of a backup",
+		Short: "Make an empty data folder, and with --store etcd an empty etcd, the cluster of a backup",
 		Args:  cobra.ExactArgs(1),
 	}
 	dir := dataDir(cmd)
+	var objects storeFlags
+	objects.declare(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		d, err := dir()
 		if err != nil {
 			return err
 		}
-		if err := server.Restore(cmd.Context(), args[0], d); err != nil {
+		shared, err := objects.etcd()
+		if err != nil {
+			return err
+		}
+		if err := server.Restore(cmd.Context(), args[0], d, shared); err != nil {
 			return err
 		}
 		fmt.Fprintln(cmd.OutOrStdout(), "restored into", d, "- start it with: bramble server --data-dir", d)

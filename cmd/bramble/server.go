@@ -40,7 +40,7 @@ func (f *serverFlags) declare(flags *pflag.FlagSet) {
 	flags.StringVar(&f.mqttListen, "mqtt-listen", "0.0.0.0:8883", "host:port of the embedded MQTT broker, to which agents connect")
 	flags.StringVar(&f.broker, "broker", "", "use this MQTT broker in place of the embedded one (mqtts://user:password@host:8883; in BRAMBLE_BROKER or the file ps does not show the password)")
 	flags.StringVar(&f.advertise, "advertise-address", "", "address under which nodes reach the API (default: that of --api-listen, or this machine's first)")
-	flags.StringSliceVar(&f.names, "api-name", nil, "further host names for the API's certificate")
+	flags.StringSliceVar(&f.names, "api-name", nil, "further host names and addresses for the API's certificate")
 	flags.StringVar(&f.domain, "cluster-domain", "cluster.local", "domain of the cluster's DNS names")
 	flags.BoolVar(&f.directRoutes, "direct-routes", false, "hosts on one link (the same IP subnet) reach each other's pods by routes instead of VXLAN: no headers, the link's full MTU")
 	flags.BoolVar(&f.acrossSites, "across-sites", false, "let pods of different sites reach each other: their packets travel between sites unencrypted, unless you encrypt that path yourself (WireGuard, IPsec)")

@@ -82,10 +82,17 @@ func untilStop(h http.Handler) http.Handler {
 
 // certificate is the serving certificate, for every name by which the API is reached.
 func (s *Server) certificate(l net.Listener) (func(*tls.ClientHelloInfo) (*tls.Certificate, error), error) {
-	names := append([]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}, s.config.Names...)
+	names := []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"}
 	ips := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, s.config.AdvertiseAddress.AsSlice(), serviceIP(s.config.ServiceCIDR).AsSlice()}
 	if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsUnspecified() {
 		ips = append(ips, a.IP)
+	}
+	for _, name := range s.config.Names {
+		if ip := net.ParseIP(name); ip != nil { // of what stands in front of several servers, or leads here from outside
+			ips = append(ips, ip)
+		} else {
+			names = append(names, name)
+		}
 	}
 	return s.config.PKI.ServingCertificate(names, ips)
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -16,10 +18,15 @@ type Cluster struct {
 	Incarnation string `json:"incarnation"`
 	// Authority is the hash of the certificate of the cluster's authority (auth.PKI.CAHash): servers of one cluster have the same keys.
 	Authority string `json:"authority"`
+	// Restoring says that the objects are not all there yet.
+	Restoring bool `json:"restoring,omitempty"`
 }
 
 // clusterKey is below the prefix. Objects of a group bramble.dev would lie below its name and a slash.
 const clusterKey = "/bramble.dev"
+
+// ErrRestoring says that a restore is at work below a prefix, or was cut short.
+var ErrRestoring = errors.New("a backup is being restored")
 
 func newCluster(authority string) Cluster {
 	b := make([]byte, 16)
@@ -53,18 +60,33 @@ func (o Options) find(ctx context.Context, c *clientv3.Client) (found Cluster, r
 	if err := json.Unmarshal(got.Kvs[0].Value, &found); err != nil || found.Incarnation == "" {
 		return found, 0, false, refusal{fmt.Errorf("etcd: the key %s holds something else than Bramble writes: %q", o.Prefix+clusterKey, got.Kvs[0].Value)}
 	}
+	if found.Restoring {
+		return found, 0, false, refusal{fmt.Errorf("etcd: %w: run bramble restore again if none is at work", ErrRestoring)}
+	}
 	return found, got.Header.Revision, true, nil
+}
+
+// ask is find for somebody who waits for a command.
+func (o Options) ask(ctx context.Context, c *clientv3.Client) (found Cluster, revision int64, ok bool, err error) {
+	asked, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	found, revision, ok, err = o.find(asked, c)
+	if asked.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("etcd %s does not answer: %w", strings.Join(o.Servers, ","), err)
+	}
+	return found, revision, ok, err
 }
 
 // found writes which cluster's objects these are, unless that is known: of several that try, one succeeds.
 func (o Options) found(ctx context.Context, c *clientv3.Client, cluster Cluster) error {
-	value, err := json.Marshal(cluster)
-	if err != nil {
-		return err
-	}
 	key := o.Prefix + clusterKey
-	_, err = c.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(clientv3.OpPut(key, string(value))).Commit()
+	_, err := c.Txn(ctx).If(clientv3.Compare(clientv3.CreateRevision(key), "=", 0)).Then(clientv3.OpPut(key, cluster.encode())).Commit()
 	return err
+}
+
+func (c Cluster) encode() string {
+	b, _ := json.Marshal(c) // strings and a bool
+	return string(b)
 }
 
 // join finds the cluster, or founds it.

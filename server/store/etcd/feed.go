@@ -20,7 +20,7 @@ const page = 500
 // load copies everything at one revision.
 func (s *Store) load(ctx context.Context) error {
 	var all []store.KeyValue
-	revision, err := s.opts.each(ctx, s.client.Client, func(kv *mvccpb.KeyValue) error {
+	revision, err := s.opts.each(ctx, s.client.Client, 0, func(kv *mvccpb.KeyValue) error {
 		all = append(all, store.KeyValue{Key: s.opts.inside(kv.Key), Revision: kv.ModRevision, Value: kv.Value})
 		return nil
 	})
@@ -36,8 +36,9 @@ func (s *Store) load(ctx context.Context) error {
 	return nil
 }
 
-// each visits what lies below the prefix at one revision, which it returns, in the order of keys.
-func (o Options) each(ctx context.Context, c *clientv3.Client, visit func(*mvccpb.KeyValue) error) (revision int64, err error) {
+// each visits what lies below the prefix at one revision (0: the latest), which it returns, in the order of keys.
+func (o Options) each(ctx context.Context, c *clientv3.Client, at int64, visit func(*mvccpb.KeyValue) error) (revision int64, err error) {
+	revision = at
 	from, end := o.Prefix+"/", clientv3.GetPrefixRangeEnd(o.Prefix+"/")
 	for {
 		got, err := c.Get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(page), clientv3.WithRev(revision))

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 
+	"bramble.dev/test/etcd"
 	"bramble.dev/test/hosts"
 )
 
@@ -27,9 +29,10 @@ func main() {
 	logs := flag.String("logs", "", "copy the logs to this folder at the end")
 	server := flag.String("server-args", "", "more flags of the server, separated by spaces")
 	agent := flag.String("agent-args", "", "more flags of each agent, separated by spaces")
+	shared := flag.Bool("shared", false, "two servers on three etcd, and mosquitto; the command's kubeconfig leads to both servers by turns")
 	pool := flag.Bool("pool", false, "give Services of type LoadBalancer addresses of their own")
 	flag.Parse()
-	err := run(*count, *keep, *pool, *logs, hosts.ClusterOptions{
+	err := run(*count, *keep, *pool, *shared, *logs, hosts.ClusterOptions{
 		Bin: absolute(*bin), Images: archives(*images), ServerArgs: strings.Fields(*server), AgentArgs: strings.Fields(*agent),
 	}, flag.Args())
 	// The command's own exit code is passed on in silence; a program that failed while the lab was made is told of.
@@ -42,7 +45,7 @@ func main() {
 	}
 }
 
-func run(count int, keep, pool bool, logs string, o hosts.ClusterOptions, command []string) (err error) {
+func run(count int, keep, pool, shared bool, logs string, o hosts.ClusterOptions, command []string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	lab, err := hosts.New(hosts.Options{Hosts: count, Keep: keep})
@@ -56,9 +59,31 @@ func run(count int, keep, pool bool, logs string, o hosts.ClusterOptions, comman
 	if pool {
 		o.ServerArgs = append(o.ServerArgs, "--load-balancer-pool", lab.Pool(14))
 	}
+	if shared {
+		binary, err := etcd.Binary(ctx)
+		if err != nil {
+			return err
+		}
+		quorum, err := hosts.StartQuorum(lab, binary)
+		if err != nil {
+			return err
+		}
+		o.ServerArgs, o.Server = append(o.ServerArgs, quorum.ServerArgs()...), quorum.Broker
+	}
 	cluster, err := hosts.StartCluster(ctx, lab, o)
 	if err != nil {
 		return err
+	}
+	kubeconfig := cluster.Kubeconfig
+	if shared {
+		if _, err := cluster.Join(ctx, 1); err != nil {
+			return err
+		}
+		var balancer net.Listener
+		if kubeconfig, balancer, err = cluster.Balance(); err != nil {
+			return err
+		}
+		defer balancer.Close()
 	}
 	if len(command) == 0 {
 		command = []string{"bash"}
@@ -66,7 +91,7 @@ func run(count int, keep, pool bool, logs string, o hosts.ClusterOptions, comman
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+cluster.Kubeconfig, "BRAMBLE_LAB="+lab.Dir(), fmt.Sprintf("BRAMBLE_LAB_NODES=%d", count),
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "BRAMBLE_LAB="+lab.Dir(), fmt.Sprintf("BRAMBLE_LAB_NODES=%d", count),
 		fmt.Sprintf("BRAMBLE_LAB_SERVER_PID=%d", cluster.Server.Pid()), fmt.Sprintf("BRAMBLE_LAB_AGENT_PID=%d", cluster.Agents[0].Pid()))
 	return cmd.Run()
 }
