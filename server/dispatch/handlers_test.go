@@ -3,7 +3,6 @@ package dispatch_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	nodev1 "k8s.io/api/node/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,9 +25,9 @@ func TestHandlers(t *testing.T) {
 	if _, err := c.client.CoreV1().Pods("default").Update(t.Context(), p, metav1.UpdateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the pod is on the node", func() bool { return b.has("node", "pods/default/p") })
+	eventually(t, "the pod is on the node", func() bool { return b.has("node", "pods/default/p") })
 	create(class, "kata")
-	eventually(t, 10*time.Second, "the handler is on the node", func() bool {
+	eventually(t, "the handler is on the node", func() bool {
 		v, _ := b.sets["node"].Get("handlers/sandboxed")
 		return string(v) == "kata"
 	})
@@ -38,5 +37,5 @@ func TestHandlers(t *testing.T) {
 	if err := classes.Delete(t.Context(), class, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "it is gone with its class", func() bool { return !b.has("node", "handlers/sandboxed") })
+	eventually(t, "it is gone with its class", func() bool { return !b.has("node", "handlers/sandboxed") })
 }

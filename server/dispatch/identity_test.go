@@ -90,9 +90,9 @@ func TestTwoBoardsOfOneName(t *testing.T) {
 		c.start()
 		first := c.board("raspberrypi")
 		first.start(c, c.token)
-		eventually(t, 10*time.Second, "first board", first.u.Connected)
+		eventually(t, "first board", first.u.Connected)
 		c.pod("p", "raspberrypi")
-		eventually(t, 10*time.Second, "pod", func() bool { return first.has("node", "pods/default/p") })
+		eventually(t, "pod", func() bool { return first.has("node", "pods/default/p") })
 		second := c.board("raspberrypi")
 		second.start(c, c.token)
 		second.refusal(t, "--node-name")
@@ -107,17 +107,17 @@ func TestTwoBoardsOfOneName(t *testing.T) {
 			t.Error(err)
 		}
 		first.wires.set(false)
-		eventually(t, 20*time.Second, "first board is offline", func() bool {
+		eventually(t, "first board is offline", func() bool {
 			online, _ := c.dispatcher.Online("raspberrypi")
 			return !online
 		})
 		third := c.board("raspberrypi")
 		third.start(c, c.token)
-		eventually(t, 10*time.Second, "reflashed board", third.u.Connected)
+		eventually(t, "reflashed board", third.u.Connected)
 		if c.instance("raspberrypi") != third.u.Instance() {
 			t.Error("the Node is not the new board's")
 		}
-		eventually(t, 5*time.Second, "synced", func() bool { return third.u.Synced("node") })
+		eventually(t, "synced", func() bool { return third.u.Synced("node") })
 		if third.has("node", "pods/default/p") {
 			t.Error("the new board got the old one's pod")
 		}
@@ -139,13 +139,13 @@ func TestNodeThatWasDeletedComesBack(t *testing.T) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	eventually(t, "connected", b.u.Connected)
 	_ = b.stop()
 	if err := c.client.CoreV1().Nodes().Delete(context.Background(), "pi1", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	b.start(c, "")
-	eventually(t, 10*time.Second, "connected and registered", func() bool { return b.u.Connected() && c.instance("pi1") == b.u.Instance() })
+	eventually(t, "connected and registered", func() bool { return b.u.Connected() && c.instance("pi1") == b.u.Instance() })
 }
 
 func TestCopiedCard(t *testing.T) {
@@ -153,7 +153,7 @@ func TestCopiedCard(t *testing.T) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	eventually(t, "connected", b.u.Connected)
 	_ = b.stop()
 	// A copy of the data folder, older than the board's newest session.
 	twin := c.board("pi1")
@@ -162,7 +162,7 @@ func TestCopiedCard(t *testing.T) {
 	}
 	for range 2 {
 		b.start(c, "")
-		eventually(t, 10*time.Second, "connected", b.u.Connected)
+		eventually(t, "connected", b.u.Connected)
 		_ = b.stop()
 	}
 	if err := os.WriteFile(filepath.Join(twin.dir, "session"), []byte("1\n"), 0o600); err != nil {
@@ -175,7 +175,7 @@ func TestCopiedCard(t *testing.T) {
 	}
 	_ = twin.stop()
 	b.start(c, "")
-	eventually(t, 10*time.Second, "the board itself", b.u.Connected)
+	eventually(t, "the board itself", b.u.Connected)
 }
 
 func TestFolderOfAnotherNode(t *testing.T) {
@@ -183,7 +183,7 @@ func TestFolderOfAnotherNode(t *testing.T) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	eventually(t, "connected", b.u.Connected)
 	_ = b.stop()
 	load := func(string) (*link.Set, error) { return link.NewSet(), nil }
 	_, err := uplink.Open(context.Background(), uplink.Config{Brokers: []string{c.url}, Dir: b.dir, NodeName: "pi2", Load: load})
@@ -206,20 +206,20 @@ func TestRenewal(t *testing.T) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	eventually(t, "connected", b.u.Connected)
 	_ = b.stop()
 	path := filepath.Join(b.dir, "node.crt")
 	before := must[[]byte](t)(os.ReadFile(path))
 	b.floor = func() time.Time { return time.Now().Add(300 * 24 * time.Hour) } // it believes that the end is near
 	b.start(c, "")
-	eventually(t, 10*time.Second, "renewed", func() bool {
+	eventually(t, "renewed", func() bool {
 		after, err := os.ReadFile(path)
 		return err == nil && !bytes.Equal(before, after)
 	})
 	_ = b.stop()
 	b.floor = nil
 	b.start(c, "")
-	eventually(t, 10*time.Second, "connected with the new one", b.u.Connected)
+	eventually(t, "connected with the new one", b.u.Connected)
 }
 
 // TestRejoin: a node whose certificate the server does not take any more joins again if it has a token.
@@ -228,7 +228,7 @@ func TestRejoin(t *testing.T) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	eventually(t, "connected", b.u.Connected)
 	_ = b.stop()
 	if err := os.WriteFile(filepath.Join(b.dir, "session"), []byte("0\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -240,5 +240,5 @@ func TestRejoin(t *testing.T) {
 	}
 	_ = b.stop()
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "joined again", b.u.Connected)
+	eventually(t, "joined again", b.u.Connected)
 }

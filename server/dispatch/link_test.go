@@ -26,16 +26,16 @@ func mainJob(t *testing.T, c *cluster) {
 	b.start(c, c.token)
 	pod := c.pod("p", "pi1", "motd")
 	c.pod("elsewhere", "pi2", "other")
-	eventually(t, 10*time.Second, "pod, ConfigMap and Service are on the node", func() bool {
+	eventually(t, "pod, ConfigMap and Service are on the node", func() bool {
 		return b.has("node", "pods/default/p") && b.has("node", "configmaps/default/motd") && b.has("shared", "services/default/web") && b.has("node", "node/pi1") && b.has("shared", link.ClusterKey)
 	})
 	if b.has("node", "configmaps/default/other") || b.has("node", "pods/default/elsewhere") {
 		t.Error("the node has what it does not need")
 	}
-	eventually(t, 5*time.Second, "synced", func() bool { return b.u.Synced("node") && b.u.Synced("shared") && b.u.Connected() })
+	eventually(t, "synced", func() bool { return b.u.Synced("node") && b.u.Synced("shared") && b.u.Connected() })
 
 	c.configMap("motd", "bonjour")
-	eventually(t, 5*time.Second, "change", func() bool {
+	eventually(t, "change", func() bool {
 		v, _ := b.sets["node"].Get("configmaps/default/motd")
 		var cm corev1.ConfigMap
 		return cm.Unmarshal(v) == nil && cm.Data["data"] == "bonjour"
@@ -51,7 +51,7 @@ func mainJob(t *testing.T, c *cluster) {
 	b.put(link.NodeReportKey, must[[]byte](t)(node.Encode()))
 	event := corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "p.1"}, Reason: "Started", Count: 1}
 	b.put("events/default/p.1", must[[]byte](t)(event.Marshal()))
-	eventually(t, 5*time.Second, "status and event arrive", func() bool {
+	eventually(t, "status and event arrive", func() bool {
 		p, err := c.client.CoreV1().Pods("default").Get(context.Background(), "p", metav1.GetOptions{})
 		if err != nil || p.Status.Phase != corev1.PodRunning || p.Status.PodIP != "10.42.0.5" {
 			return false
@@ -63,7 +63,7 @@ func mainJob(t *testing.T, c *cluster) {
 		_, err = c.client.CoreV1().Events("default").Get(context.Background(), "p.1", metav1.GetOptions{})
 		return err == nil
 	})
-	eventually(t, 5*time.Second, "acknowledged", func() bool {
+	eventually(t, "acknowledged", func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		return b.acked[key] == link.VersionOf(value) && len(b.acked) == 3
@@ -72,7 +72,7 @@ func mainJob(t *testing.T, c *cluster) {
 	// What is known of images no longer holds.
 	node.Platforms = nil
 	b.put(link.NodeReportKey, must[[]byte](t)(node.Encode()))
-	eventually(t, 5*time.Second, "platforms are taken back", func() bool {
+	eventually(t, "platforms are taken back", func() bool {
 		n, err := c.client.CoreV1().Nodes().Get(context.Background(), "pi1", metav1.GetOptions{})
 		_, told := n.Annotations[link.PlatformsAnnotation]
 		return err == nil && !told
@@ -82,14 +82,14 @@ func mainJob(t *testing.T, c *cluster) {
 	if err := c.client.CoreV1().Pods("default").Delete(context.Background(), "p", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 5*time.Second, "deletion is told", func() bool {
+	eventually(t, "deletion is told", func() bool {
 		v, _ := b.sets["node"].Get("pods/default/p")
 		var p corev1.Pod
 		return p.Unmarshal(v) == nil && p.DeletionTimestamp != nil
 	})
 	report.Terminated, report.Status.Phase = true, corev1.PodSucceeded
 	b.put(key, must[[]byte](t)(report.Encode()))
-	eventually(t, 5*time.Second, "pod and what it named are gone", func() bool {
+	eventually(t, "pod and what it named are gone", func() bool {
 		return !b.has("node", "pods/default/p") && !b.has("node", "configmaps/default/motd")
 	})
 }
@@ -100,7 +100,7 @@ func streams(t *testing.T, c *cluster) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	eventually(t, "connected", b.u.Connected)
 	dials := map[string]func() (net.Conn, error){
 		"to the node": func() (net.Conn, error) { return c.dispatcher.DialNode(context.Background(), "pi1", "kubelet") },
 		"to the API":  func() (net.Conn, error) { return b.u.Dial(context.Background(), "api") },

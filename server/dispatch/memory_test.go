@@ -34,7 +34,7 @@ func TestIdleMemory(t *testing.T) {
 	before := heap()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 20*time.Second, "synced", func() bool { return b.u.Synced("node") && b.u.Synced("shared") && b.sets["shared"].Len() > 300 })
+	eventually(t, "synced", func() bool { return b.u.Synced("node") && b.u.Synced("shared") && b.sets["shared"].Len() > 300 })
 	time.Sleep(200 * time.Millisecond)
 	grown := heap() - before
 	t.Logf("a connected node with 301 items costs %d KiB of heap, both ends and the board's own copy of the sets included", grown>>10)

@@ -88,7 +88,7 @@ func startMosquitto(t testing.TB) *mosquitto {
 			t.Logf("%s", m.log.Bytes())
 		}
 	})
-	eventually(t, 10*time.Second, "mosquitto listens", func() bool {
+	eventually(t, "mosquitto listens", func() bool {
 		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", plain), time.Second)
 		if err == nil {
 			_ = conn.Close()

@@ -116,7 +116,7 @@ func TestPolicies(t *testing.T) {
 	// A server that is started again tells the same.
 	c.stop()
 	c.start()
-	eventually(t, 20*time.Second, "the board is back", func() bool { online, _ := c.dispatcher.Online("pi2"); return online })
+	eventually(t, "the board is back", func() bool { online, _ := c.dispatcher.Online("pi2"); return online })
 	pi1.eventuallyKnows("namespaces/ns networkpolicies/ns/web policypeers/ns/front policypeers/ns/other policypeers/ns/web")
 	front.Status.Phase = corev1.PodSucceeded
 	must[*corev1.Pod](t)(c.client.CoreV1().Pods("ns").UpdateStatus(ctx, front, metav1.UpdateOptions{}))

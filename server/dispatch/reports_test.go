@@ -32,7 +32,7 @@ func TestWhatHappenedMeanwhileArrivesOnceInOrder(t *testing.T) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	eventually(t, "connected", b.u.Connected)
 	var want []string
 	post := func(n int) {
 		name := fmt.Sprintf("e-%03d", n)
@@ -62,13 +62,13 @@ func TestWhatHappenedMeanwhileArrivesOnceInOrder(t *testing.T) {
 			n++
 			time.Sleep(time.Millisecond)
 		}
-		eventually(t, 20*time.Second, "all events", func() bool {
+		eventually(t, "all events", func() bool {
 			mu.Lock()
 			defer mu.Unlock()
 			return len(posted) >= n
 		})
 	}
-	eventually(t, 10*time.Second, "acknowledged", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.acked) == n })
+	eventually(t, "acknowledged", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.acked) == n })
 	mu.Lock()
 	defer mu.Unlock()
 	if !slices.Equal(posted, want) {
@@ -84,7 +84,7 @@ func TestReturnOfANode(t *testing.T) {
 	b := c.board("pi1")
 	b.start(c, c.token)
 	pod := c.pod("p", "pi1")
-	eventually(t, 10*time.Second, "connected", b.u.Connected)
+	eventually(t, "connected", b.u.Connected)
 	ready := link.PodReport{UID: pod.UID, Status: corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{
 		{Type: corev1.PodReady, Status: corev1.ConditionTrue}, {Type: corev1.ContainersReady, Status: corev1.ConditionTrue}}}}
 	b.put("pods/default/p/"+string(pod.UID), must[[]byte](t)(ready.Encode()))
@@ -98,10 +98,10 @@ func TestReturnOfANode(t *testing.T) {
 		}
 		return fmt.Sprint(p.Status.Conditions[0].Status, " ", n.Status.Conditions[0].Status)
 	}
-	eventually(t, 10*time.Second, "ready", func() bool { return state() == "True True" })
+	eventually(t, "ready", func() bool { return state() == "True True" })
 	changes := c.dispatcher.Changes()
 	b.wires.set(true)
-	eventually(t, 10*time.Second, "away", func() bool { online, _ := c.dispatcher.Online("pi1"); return !online })
+	eventually(t, "away", func() bool { online, _ := c.dispatcher.Online("pi1"); return !online })
 	if name := <-changes; name != "pi1" {
 		t.Error(name)
 	}
@@ -118,7 +118,7 @@ func TestReturnOfANode(t *testing.T) {
 		t.Fatal(state())
 	}
 	b.wires.set(false)
-	eventually(t, 10*time.Second, "ready again", func() bool { return state() == "True True" })
+	eventually(t, "ready again", func() bool { return state() == "True True" })
 	contradict() // as who decided when the node was away, and comes late
-	eventually(t, 10*time.Second, "put right", func() bool { return state() == "True True" })
+	eventually(t, "put right", func() bool { return state() == "True True" })
 }

@@ -42,7 +42,7 @@ func TestReturnByDifference(t *testing.T) {
 		whole := func() bool {
 			return b.u.Synced("node") && b.u.Synced("shared") && b.sets["shared"].Len() >= 301 && b.sets["node"].Len() >= 19
 		}
-		eventually(t, 30*time.Second, "everything is on the node", whole)
+		eventually(t, "everything is on the node", whole)
 		t.Logf("first contact: %d bytes", b.wires.in.Load())
 		change := func(n int) {
 			c.configMap("small", fmt.Sprint("after ", n))
@@ -61,7 +61,7 @@ func TestReturnByDifference(t *testing.T) {
 		}
 		for n, what := range []string{"cut", "agent restarted", "server restarted", "both restarted"} {
 			b.wires.set(true)
-			eventually(t, 20*time.Second, "node is offline", func() bool { online, _ := c.dispatcher.Online("pi1"); return !online })
+			eventually(t, "node is offline", func() bool { online, _ := c.dispatcher.Online("pi1"); return !online })
 			if strings.Contains(what, "agent") || strings.Contains(what, "both") {
 				if err := b.stop(); err != nil {
 					t.Error(err)
@@ -77,7 +77,7 @@ func TestReturnByDifference(t *testing.T) {
 			if strings.Contains(what, "agent") || strings.Contains(what, "both") {
 				b.start(c, "")
 			}
-			eventually(t, 30*time.Second, what, arrived(n))
+			eventually(t, what, arrived(n))
 			time.Sleep(200 * time.Millisecond)
 			bytes := b.wires.in.Load() - before
 			t.Logf("%s: %d bytes, %d items", what, bytes, b.applied.Load()-applied)
@@ -104,13 +104,13 @@ func TestOneChange(t *testing.T) {
 	c.start()
 	b := c.board("pi1")
 	b.start(c, c.token)
-	eventually(t, 10*time.Second, "synced", func() bool {
+	eventually(t, "synced", func() bool {
 		return b.has("node", "configmaps/default/m") && b.u.Synced("node") && b.u.Synced("shared")
 	})
 	time.Sleep(200 * time.Millisecond)
 	before := b.wires.in.Load()
 	c.configMap("m", data.String())
-	eventually(t, 5*time.Second, "change", func() bool { v, _ := b.sets["node"].Get("configmaps/default/m"); return len(v) > 20_000 })
+	eventually(t, "change", func() bool { v, _ := b.sets["node"].Get("configmaps/default/m"); return len(v) > 20_000 })
 	time.Sleep(200 * time.Millisecond)
 	bytes := b.wires.in.Load() - before
 	v, _ := b.sets["node"].Get("configmaps/default/m")

@@ -25,7 +25,7 @@ func (c *cluster) sited(name, site string, number int) *board {
 		report.Labels[link.SiteLabel] = site
 	}
 	b.put(link.NodeReportKey, must[[]byte](c.t)(report.Encode()))
-	eventually(c.t, 10*time.Second, "the node's labels", func() bool {
+	eventually(c.t, "the node's labels", func() bool {
 		n, err := c.client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{})
 		if err != nil || n.Labels[link.SiteLabel] != site || len(n.Status.Addresses) == 0 {
 			return false
@@ -87,7 +87,7 @@ func (b *board) eventuallyShares(want string) {
 // carryOver labels a node with another site; the server writes to nodes too, so the write may have to be made again.
 func (c *cluster) carryOver(name, site string) {
 	c.t.Helper()
-	eventually(c.t, 10*time.Second, "the node's site", func() bool {
+	eventually(c.t, "the node's site", func() bool {
 		n := must[*corev1.Node](c.t)(c.client.CoreV1().Nodes().Get(context.Background(), name, metav1.GetOptions{}))
 		n.Labels[link.SiteLabel] = site
 		_, err := c.client.CoreV1().Nodes().Update(context.Background(), n, metav1.UpdateOptions{})
@@ -158,7 +158,7 @@ func TestSites(t *testing.T) {
 	// A server that is started again tells the same.
 	c.stop()
 	c.start()
-	eventually(t, 20*time.Second, "the board is back", func() bool { online, _ := c.dispatcher.Online("pi2"); return online })
+	eventually(t, "the board is back", func() bool { online, _ := c.dispatcher.Online("pi2"); return online })
 	pi2.eventuallyShares(all)
 }
 

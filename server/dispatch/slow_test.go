@@ -127,7 +127,7 @@ func TestStreamDoesNotDelaySets(t *testing.T) {
 				}
 			}
 			b.start(c, c.token)
-			eventually(t, 30*time.Second, "synced", func() bool { return b.u.Synced("node") && b.has("node", "configmaps/default/m") })
+			eventually(t, "synced", func() bool { return b.u.Synced("node") && b.has("node", "configmaps/default/m") })
 			heapBefore, brokerBefore := heap(), resident(t, m.cmd.Process.Pid)
 			conn := must[net.Conn](t)(c.dispatcher.DialNode(context.Background(), "pi1", "kubelet"))
 			moved := make(chan int64, 1)
@@ -147,7 +147,7 @@ func TestStreamDoesNotDelaySets(t *testing.T) {
 				data := fmt.Sprint("after ", i, strings.Repeat("x", 2000))
 				c.configMap("m", data)
 				at := time.Now()
-				eventually(t, 10*time.Second, "change", func() bool {
+				eventually(t, "change", func() bool {
 					v, _ := b.sets["node"].Get("configmaps/default/m")
 					var cm corev1.ConfigMap
 					return cm.Unmarshal(v) == nil && cm.Data["data"] == data

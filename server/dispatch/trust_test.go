@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -93,7 +92,7 @@ func TestBrokerIsNotTrusted(t *testing.T) {
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "hidden-pod"}, Spec: corev1.PodSpec{NodeName: "pi1",
 		Containers: []corev1.Container{{Name: "c", Image: "i", EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "hidden-secret"}}}}}}}}
 	pod = must[*corev1.Pod](t)(c.client.CoreV1().Pods("default").Create(ctx, pod, metav1.CreateOptions{}))
-	eventually(t, 10*time.Second, "pod and Secret are on the node", func() bool {
+	eventually(t, "pod and Secret are on the node", func() bool {
 		return b.has("node", "secrets/default/hidden-secret") && b.has("node", "pods/default/hidden-pod")
 	})
 	running := link.PodReport{UID: pod.UID, Status: corev1.PodStatus{Phase: corev1.PodRunning, Message: "hidden-message"}}
@@ -113,7 +112,7 @@ func TestBrokerIsNotTrusted(t *testing.T) {
 		p := must[*corev1.Pod](t)(c.client.CoreV1().Pods("default").Get(ctx, "hidden-pod", metav1.GetOptions{}))
 		return p.Status.Phase
 	}
-	eventually(t, 10*time.Second, "status", func() bool { return phase() == corev1.PodRunning })
+	eventually(t, "status", func() bool { return phase() == corev1.PodRunning })
 
 	recorded := s.all()
 	if len(recorded) < 10 {
@@ -132,11 +131,11 @@ func TestBrokerIsNotTrusted(t *testing.T) {
 	}
 
 	// The pod is deleted and gone; then the spy says all again, in order, at random, and bent.
-	eventually(t, 5*time.Second, "acknowledged", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.acked) > 0 })
+	eventually(t, "acknowledged", func() bool { b.mu.Lock(); defer b.mu.Unlock(); return len(b.acked) > 0 })
 	if err := c.client.CoreV1().Pods("default").Delete(ctx, "hidden-pod", metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "pod is gone", func() bool { return !b.has("node", "pods/default/hidden-pod") })
+	eventually(t, "pod is gone", func() bool { return !b.has("node", "pods/default/hidden-pod") })
 	attack := func(when string) {
 		t.Helper()
 		root, shared := b.sets["node"].Root(), b.sets["shared"].Root()
@@ -157,15 +156,15 @@ func TestBrokerIsNotTrusted(t *testing.T) {
 		}
 		c.configMap("after", when)
 		c.pod("after-"+when, "pi1", "after")
-		eventually(t, 30*time.Second, "the node is still served "+when, func() bool { return b.has("node", "pods/default/after-"+when) })
+		eventually(t, "the node is still served "+when, func() bool { return b.has("node", "pods/default/after-"+when) })
 		if err := c.client.CoreV1().Pods("default").Delete(ctx, "after-"+when, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, 30*time.Second, "no more and no less "+when, func() bool { return b.sets["node"].Root() == root && b.sets["shared"].Root() == shared })
+		eventually(t, "no more and no less "+when, func() bool { return b.sets["node"].Root() == root && b.sets["shared"].Root() == shared })
 		if b.has("node", "pods/default/hidden-pod") || b.has("node", "secrets/default/hidden-secret") {
 			t.Error("an old set came back")
 		}
-		eventually(t, 30*time.Second, "status still flows "+when, func() bool {
+		eventually(t, "status still flows "+when, func() bool {
 			event := corev1.Event{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "e." + when}, Count: 1}
 			b.put("events/default/e."+when, must[[]byte](t)(event.Marshal()))
 			_, err := c.client.CoreV1().Events("default").Get(ctx, "e."+when, metav1.GetOptions{})
@@ -180,6 +179,6 @@ func TestBrokerIsNotTrusted(t *testing.T) {
 	c.stop()
 	c.start()
 	b.start(c, "")
-	eventually(t, 30*time.Second, "connected again", b.u.Connected)
+	eventually(t, "connected again", b.u.Connected)
 	attack("tomorrow")
 }

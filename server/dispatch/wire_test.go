@@ -21,7 +21,7 @@ func TestIdleOnTheWire(t *testing.T) {
 	c.start()
 	b := c.board("raspberrypi")
 	b.start(c, c.token)
-	eventually(t, 20*time.Second, "synced", func() bool { return b.u.Synced("node") && b.u.Synced("shared") })
+	eventually(t, "synced", func() bool { return b.u.Synced("node") && b.u.Synced("shared") })
 	time.Sleep(35 * time.Second)
 	before := loopback(t)
 	time.Sleep(wait)
