@@ -31,6 +31,7 @@ import (
 	"k8s.io/apiserver/pkg/storage/value/encrypt/identity"
 
 	"bramble.dev/server/store"
+	shared "bramble.dev/server/store/etcd"
 	"bramble.dev/test/etcd"
 )
 
@@ -88,10 +89,19 @@ var measuredStores = map[string]func(b *testing.B) measured{
 		b.Cleanup(s.Close)
 		return measured{s, server.PID, func() {}}
 	},
+	"shared": func(b *testing.B) measured {
+		server := etcd.Start(b)
+		s, err := shared.Open(b.Context(), shared.Options{Servers: []string{server.URL}}, "authority")
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { s.Close() })
+		return measured{s.Storage(store.Resource{Prefix: "/configmaps", Codec: protobuf, New: newConfigMap}), server.PID, func() {}}
+	},
 }
 
 func BenchmarkCreate(b *testing.B) {
-	for _, name := range []string{"sqlite", "etcd"} {
+	for _, name := range []string{"sqlite", "etcd", "shared"} {
 		for _, writers := range []int{1, 16} {
 			b.Run(fmt.Sprintf("store=%s/writers=%d", name, writers), func(b *testing.B) {
 				s := measuredStores[name](b)
@@ -105,7 +115,7 @@ func BenchmarkCreate(b *testing.B) {
 
 func BenchmarkUpdate(b *testing.B) {
 	const objects = 256
-	for _, name := range []string{"sqlite", "etcd"} {
+	for _, name := range []string{"sqlite", "etcd", "shared"} {
 		for _, writers := range []int{1, 16} {
 			b.Run(fmt.Sprintf("store=%s/writers=%d", name, writers), func(b *testing.B) {
 				s := measuredStores[name](b)

@@ -107,22 +107,22 @@ func (c *cluster) changeDuringStream(t *testing.T, argv []string, in io.Reader) 
 
 // anonymous memory of server and agent, in KiB.
 func (c *cluster) anonymous(t *testing.T) map[string]int {
-	m := map[string]int{}
-	for who, p := range map[string]*hosts.Process{"server": c.Server, "agent": c.Agents[0]} {
-		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, line := range strings.Split(string(data), "\n") {
-			if v, ok := strings.CutPrefix(line, "RssAnon:"); ok {
-				var kb int
-				if _, err := fmt.Sscan(v, &kb); err == nil {
-					m[who] = kb
-				}
-			}
+	return map[string]int{"server": anonymousOf(t, c.Server), "agent": anonymousOf(t, c.Agents[0])}
+}
+
+// anonymousOf a program: its anonymous memory, in KiB.
+func anonymousOf(t *testing.T, p *hosts.Process) (kb int) {
+	t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if v, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+			fmt.Sscan(v, &kb)
 		}
 	}
-	return m
+	return kb
 }
 
 // startMosquitto runs Debian's broker on the switch's address in the root namespace, with a password and no TLS: it is

@@ -71,14 +71,20 @@ func (o Options) inside(key []byte) string {
 // outside is the key in etcd.
 func (o Options) outside(key string) string { return o.Prefix + strings.TrimPrefix(key, DefaultPrefix) }
 
+// quiet is for how long nothing is said of a watch that ends again and again.
+const quiet = time.Minute
+
 // feed keeps the copy current until Close.
 func (s *Store) feed() {
-	for s.watching.Err() == nil {
+	for told := (time.Time{}); s.watching.Err() == nil; {
 		err := s.watch()
 		if s.watching.Err() != nil {
 			return
 		}
-		s.opts.Logger.Warn("the watch on etcd has ended and is begun again", "err", err)
+		if time.Since(told) > quiet {
+			told = time.Now()
+			s.opts.Logger.Warn("the watch on etcd has ended and is begun again", "err", err)
+		}
 		if errors.Is(err, rpctypes.ErrCompacted) { // it was away for longer than etcd remembers
 			if err := s.opts.patiently(s.watching, s.load); err != nil {
 				continue
