@@ -14,13 +14,13 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 
 	"bramble.dev/server/api/audit"
+	"bramble.dev/server/api/fairness"
 )
 
 const (
-	requestTimeout      = time.Minute
-	maxRequests         = 400 // in flight at once, without watches and streams; beyond, clients are told to come back
-	maxMutatingRequests = 200
-	maxBodyBytes        = 3 << 20
+	requestTimeout = time.Minute
+	maxRequests    = 600 // worked on at once, without streams and what watches do after their beginning; upstream's number
+	maxBodyBytes   = 3 << 20
 )
 
 // longRunning tells requests that have no deadline and count for no limit.
@@ -33,9 +33,9 @@ var upstreamLongRunning = serverfilters.BasicLongRunningRequestCheck(sets.NewStr
 var requestInfo = &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
 
 // remote is the chain in front of the API for requests from the network, upstream's order from the inside out.
-func remote(api http.Handler, authn authenticator.Request, authz authorizer.Authorizer, log *audit.Log, patience time.Duration) http.Handler {
+func remote(api http.Handler, authn authenticator.Request, authz authorizer.Authorizer, turns *fairness.Fairness, log *audit.Log, patience time.Duration) http.Handler {
 	h := filters.WithAuthorization(api, authz, legacyscheme.Codecs)
-	h = serverfilters.WithMaxInFlightLimit(h, maxRequests, maxMutatingRequests, longRunning)
+	h = turns.Requests(h, longRunning)
 	h = impersonation.WithConstrainedImpersonation(h, authz, legacyscheme.Codecs)
 	h = log.Requests(h, longRunning)
 	h = filters.WithAuthentication(h, authn, log.Unauthorized(filters.Unauthorized(legacyscheme.Codecs)), audiences, nil)

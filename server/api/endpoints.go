@@ -56,6 +56,7 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 	}
 	slices.Sort(index)
 	body, _ := json.MarshalIndent(map[string]any{"paths": slices.Compact(index)}, "", "  ")
+	waiting := s.turns.Debug()
 	paths["/"] = func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(body)
@@ -64,6 +65,10 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if h := paths[r.URL.Path]; h != nil {
 			h(w, r)
+			return
+		}
+		if strings.HasPrefix(r.URL.Path, "/debug/api_priority_and_fairness/") {
+			waiting.ServeHTTP(w, r)
 			return
 		}
 		if strings.HasPrefix(r.URL.Path, "/openapi/v3/") {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -15,7 +16,10 @@ import (
 )
 
 // keptKinds are read on every request, so they stay decoded in memory.
-var keptKinds = []runtime.Object{&rbacv1.Role{}, &rbacv1.RoleBinding{}, &rbacv1.ClusterRole{}, &rbacv1.ClusterRoleBinding{}}
+var keptKinds = []runtime.Object{
+	&rbacv1.Role{}, &rbacv1.RoleBinding{}, &rbacv1.ClusterRole{}, &rbacv1.ClusterRoleBinding{},
+	&flowcontrolv1.FlowSchema{}, &flowcontrolv1.PriorityLevelConfiguration{},
+}
 
 // newAuthorizer asks, in this order: is it the administrator, is it a node that reads what its own pods need, do roles allow it.
 func newAuthorizer(f informers.SharedInformerFactory) (authorizer.Authorizer, authorizer.RuleResolver, error) {

@@ -35,6 +35,7 @@ func (s *Server) seed(ctx context.Context) error {
 		{"namespaces", s.seedNamespaces},
 		{"roles", s.seedRoles},
 		{"priority classes", s.seedPriorityClasses},
+		{"flow schemas", s.turns.Seed},
 		{"storage class", s.seedStorageClass},
 		{"ingress class", s.seedIngressClass},
 		{"kubernetes service", s.seedKubernetesService},

@@ -34,6 +34,7 @@ import (
 	"bramble.dev/server/api/aggregator"
 	"bramble.dev/server/api/audit"
 	"bramble.dev/server/api/customresources"
+	"bramble.dev/server/api/fairness"
 	"bramble.dev/server/api/informer"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/store"
@@ -71,6 +72,7 @@ type Server struct {
 	inProcess *inProcess
 	admit     *admission.Admission
 	audit     *audit.Log
+	turns     *fairness.Fairness
 	custom    *customresources.Server
 	others    *aggregator.Server
 	local     []aggregator.Local // the group versions that are built in
@@ -179,6 +181,9 @@ func (s *Server) build(ctx context.Context) (err error) {
 	if s.admit, err = s.newAdmission(ctx); err != nil {
 		return err
 	}
+	s.turns = fairness.New(fairness.Config{
+		Informers: w.informers, Client: w.client.FlowcontrolV1(), Seats: maxRequests, Wait: requestTimeout / 4, Size: w.stores.size, Logger: s.log,
+	})
 	routes := &router{}
 	i := &installer{
 		wiring: w, admit: s.admit.Chain, schemes: map[*runtime.Scheme]*encoding{}, routes: routes, discovery: newDiscovery(s.address(), routes),
@@ -197,7 +202,8 @@ func (s *Server) build(ctx context.Context) (err error) {
 	s.others = s.newAggregator(i.discovery)
 	mux := s.mux(routes, i.groupVersions())
 	s.inProcess.handler = local(mux, w.authorizer, s.audit)
-	s.handler = remote(mux, w.authenticator, w.authorizer, s.audit, c.Patience)
+	s.turns.Start(ctx)
+	s.handler = remote(mux, w.authenticator, w.authorizer, s.turns, s.audit, c.Patience)
 	return nil
 }
 
@@ -279,6 +285,9 @@ func (s *Server) Close() {
 	if w.clusterIPs != nil {
 		w.clusterIPs.Destroy()
 		w.clusterIPs = nil
+	}
+	if s.turns != nil {
+		s.turns.Wait()
 	}
 	if w.informers != nil {
 		w.informers.Wait()

@@ -24,6 +24,7 @@ import (
 
 	"bramble.dev/server/api/aggregator"
 	"bramble.dev/server/api/customresources"
+	"bramble.dev/server/api/fairness"
 	"bramble.dev/server/store"
 )
 
@@ -94,6 +95,9 @@ func (s *stores) prefix(gr schema.GroupResource) string {
 	return root + "/" + strings.TrimPrefix(s.factory.ResourcePrefix(gr), "/")
 }
 
+// size is what the store holds of a resource.
+func (s *stores) size(gr schema.GroupResource) (objects, bytes int64) { return s.db.Size(s.prefix(gr)) }
+
 // defined tells custom resources and their definitions from the kinds that upstream's storage factory knows.
 func defined(gr schema.GroupResource) bool {
 	return gr == customresources.Resource || !builtIn(gr.Group)
@@ -127,7 +131,7 @@ func (s *stores) options(gr schema.GroupResource, config *storagebackend.ConfigF
 		Decorator: func(config *storagebackend.ConfigForResource, prefix string, _ func(runtime.Object) (string, error),
 			newObject, _ func() runtime.Object, _ storage.AttrFunc, _ storage.IndexerFuncs, _ *cache.Indexers,
 		) (storage.Interface, factory.DestroyFunc, error) {
-			return s.db.Storage(store.Resource{Codec: config.Codec, Prefix: prefix, New: newObject, Volatile: volatileOf(gr), Transformer: s.transformer(gr)}), func() {}, nil
+			return s.db.Storage(store.Resource{Codec: config.Codec, Prefix: prefix, New: newObject, Volatile: volatileOf(gr), Transformer: s.transformer(gr), Started: fairness.WatchStarted}), func() {}, nil
 		},
 	}
 }

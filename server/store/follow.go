@@ -70,6 +70,16 @@ func (d *DB) Stand(prefix string) (objects int, changed int64) {
 	return r.tree.Len(), r.ring.last()
 }
 
+// Size says how many objects lie under a resource's whole prefix, and how many bytes these have as they were written.
+func (d *DB) Size(prefix string) (objects, bytes int64) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if r := d.resources[cleanPrefix(prefix)]; r != nil {
+		return int64(r.tree.Len()), r.bytes
+	}
+	return 0, 0
+}
+
 // Snapshot gives the objects that the follower began with, once.
 func (f *Follower) Snapshot() []KeyValue {
 	s := f.snapshot

@@ -22,6 +22,8 @@ type Resource struct {
 	Volatile VolatileFunc
 	// Transformer, when set, encrypts what memory and disk hold.
 	Transformer value.Transformer
+	// Started, when set, is told the context of each watch that has sent what was there when it began.
+	Started func(context.Context)
 }
 
 // objects is upstream's storage.Interface for one resource.

@@ -129,6 +129,9 @@ func (w *watcher) follow(ctx context.Context, tree *btree.BTreeG[*item], end boo
 			return err
 		}
 	}
+	if w.Started != nil {
+		w.Started(ctx)
+	}
 	w.bookmarks = time.NewTimer(w.untilBookmark())
 	defer w.bookmarks.Stop()
 	for {

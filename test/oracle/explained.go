@@ -14,7 +14,6 @@ var reasons = []reason{
 	{`.`, `no answer: <nil>; upstream: .*EOF`, "Upstream's code panics (the same code here): its server closes the connection, and here the answer is a 500 that says so."},
 	{`services/kubernetes`, `targetPort`, "The API's own Service leads to the port on which the server listens, another one on each side."},
 	{`validatingadmissionpolicies`, `managedFields|observedGeneration|typeChecking`, "The types in a ValidatingAdmissionPolicy are checked by the server itself; upstream's controller manager does that, which doesn't run here."},
-	{`flowschemas|prioritylevelconfigurations`, `managedFields|status\.conditions|cells\[\d\]|Dangling|items\..*(is missing|autoupdate)`, "FlowSchemas and PriorityLevelConfigurations are kept and change nothing (requests are limited in number, and not by them), so that nobody writes a FlowSchema's condition `Dangling`."},
 	{`resourceVersion=1( |&|$)`, `(?s)410|too old`, "The history that lists and watches go back to is bounded in memory: an old revision is gone (410) where upstream, freshly started, still has it in etcd."},
 	{`resourceVersion=0.*limit=|limit=.*resourceVersion=0`, `items|rows|continue|remainingItemCount`, "A list from revision 0 is given in pages where pages are asked for; upstream's watch cache gives all at once."},
 	{`^watch: resourceVersion=9{9,}`, `504|Too large`, "A watch from a revision that has not been is refused at once; upstream holds it open in silence."},
