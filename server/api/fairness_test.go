@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -283,7 +284,7 @@ func TestAFloodWaitsForItself(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "the flood fills its queues", func() bool { return refused.Load() != nil && c.waiting(t, level) >= 300 })
+	eventually(t, "the flood fills its queues", func() bool { return refused.Load() != nil && c.column(t, level, "WaitingRequests") >= 300 })
 	a := *refused.Load()
 	if after, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || after < 1 || c.flow(t, a) != level+"/"+level {
 		t.Errorf("a refusal: %v, of %s", a.header, c.flow(t, a))
@@ -329,17 +330,21 @@ func TestAFloodWaitsForItself(t *testing.T) {
 	}
 }
 
-// waiting is how many requests wait in a level, by upstream's table for debugging.
-func (c *cluster) waiting(t *testing.T, level string) int {
+// column is a number of upstream's table of levels, for debugging.
+func (c *cluster) column(t *testing.T, level, name string) int {
 	t.Helper()
 	a := ask(t, c.config, "GET", "/debug/api_priority_and_fairness/dump_priority_levels", "")
+	at := -1
 	for line := range strings.Lines(a.body) {
-		cells := strings.Split(line, ",")
-		if strings.TrimSpace(cells[0]) == level {
-			return must(strconv.Atoi(strings.TrimSpace(cells[4])))(t)
+		cells := strings.Split(strings.ReplaceAll(strings.TrimSpace(line), " ", ""), ",")
+		if at < 0 {
+			at = slices.Index(cells, name)
+		}
+		if at >= 0 && cells[0] == level {
+			return must(strconv.Atoi(cells[at]))(t)
 		}
 	}
-	t.Fatalf("no level %s: %s", level, a.body)
+	t.Fatalf("no %s of %s: %d %s", name, level, a.code, a.body)
 	return 0
 }
 

@@ -12,7 +12,7 @@ import (
 // clientMistakes begin the messages by which upstream logs, as errors, what a client did wrong or how a connection ended. The
 // client is told; to an operator they say nothing that can be acted upon.
 var clientMistakes = []string{
-	"Unable to authenticate the request", "Couldn't parse request", "Error - ", "unable to match the audience",
+	"Unable to authenticate the request", "Failed to convert options while estimating work", "Couldn't parse request", "Error - ", "unable to match the audience",
 	"Timeout or abort while handling", "Post-timeout activity", "Failed to flush watch response", "Failed to encode watch event",
 	"apiserver was unable to write", "apiserver was unable to close cleanly", "Error proxying response from backend",
 	"apiserver received an error that is not an metav1.Status: &tls.", // how a connection ended while it was written to

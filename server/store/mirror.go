@@ -54,6 +54,9 @@ func (m *Mirror) Stand(prefix string) (objects int, changed int64) {
 	return m.db.Stand(prefix)
 }
 
+// Size says how many objects lie under a resource's whole prefix, and how many bytes these have as they were written.
+func (m *Mirror) Size(prefix string) (objects, bytes int64) { return m.db.Size(prefix) }
+
 // Remembers says whether every change under a resource's whole prefix after a revision is known here.
 func (m *Mirror) Remembers(prefix string, rev int64) bool {
 	r := m.db.resource(cleanPrefix(prefix))

@@ -18,6 +18,8 @@ type Store interface {
 	Follow(prefix string) (*Follower, error)
 	// Stand says how many objects lie under a resource's whole prefix, and the revision of their latest change.
 	Stand(prefix string) (objects int, changed int64)
+	// Size says how many objects lie under a resource's whole prefix, and how many bytes these have as they were written.
+	Size(prefix string) (objects, bytes int64)
 	// Ready says why nothing can be written.
 	Ready() error
 	// Incarnation tells these objects from any others, and from themselves after a restore.
