@@ -16,6 +16,7 @@ import (
 	"bramble.dev/link"
 	"bramble.dev/server/api"
 	"bramble.dev/server/api/audit"
+	"bramble.dev/server/api/openid"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/broker"
 	"bramble.dev/server/cache"
@@ -50,6 +51,8 @@ type Config struct {
 	LoadBalancers loadbalancer.Pool
 	// Audit is the log of who asked the API for what; off by default.
 	Audit audit.Options
+	// OpenID names issuers outside of the cluster whose tokens let in; none by default.
+	OpenID openid.Options
 	// Ready is called once, when the API answers and everything works behind it; optional.
 	Ready  func(Info)
 	Logger *slog.Logger
@@ -162,7 +165,7 @@ func run(ctx context.Context, c Config, objects store.Store, pki *auth.PKI, apiL
 	serving, err := api.New(ctx, api.Config{
 		Store: objects, PKI: pki, Listener: apiListener, AdvertiseAddress: address, ServiceCIDR: c.ServiceCIDR,
 		Names:      append([]string{"kubernetes.default.svc." + c.Domain}, c.Names...), // "cluster.local" is always there
-		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Leads: leads, Audit: c.Audit, Logger: c.Logger.With("part", "api"),
+		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Leads: leads, Audit: c.Audit, OpenID: c.OpenID, Logger: c.Logger.With("part", "api"),
 	})
 	if err != nil {
 		return err

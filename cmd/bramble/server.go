@@ -20,6 +20,7 @@ import (
 	"bramble.dev/link"
 	"bramble.dev/server"
 	"bramble.dev/server/api/audit"
+	"bramble.dev/server/api/openid"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/controllers/loadbalancer"
 )
@@ -31,6 +32,7 @@ type serverFlags struct {
 	names, loadBalancers                             []string
 	acrossSites, directRoutes                        bool
 	audit                                            audit.Options
+	openID                                           openid.Options
 	store                                            storeFlags
 }
 
@@ -51,6 +53,16 @@ func (f *serverFlags) declare(flags *pflag.FlagSet) {
 	flags.IntVar(&f.audit.MaxSize, "audit-log-maxsize", 10, "MiB at which the audit log begins a new file")
 	flags.IntVar(&f.audit.MaxBackups, "audit-log-maxbackup", 3, "how many older files of the audit log are kept (0: all)")
 	flags.IntVar(&f.audit.MaxAge, "audit-log-maxage", 0, "days for which older files of the audit log are kept (0: for ever)")
+	flags.StringVar(&f.openID.File, "authentication-config", "", "file with an AuthenticationConfiguration of apiserver.config.k8s.io/v1: issuers outside of the cluster whose tokens let in (OpenID Connect), and where who shows nothing is let in")
+	flags.StringVar(&f.openID.IssuerURL, "oidc-issuer-url", "", "https://... of an issuer whose tokens let in (OpenID Connect); these flags are for one, --authentication-config is for several (default: none)")
+	flags.StringVar(&f.openID.ClientID, "oidc-client-id", "", "the client that the issuer's tokens must be for")
+	flags.StringVar(&f.openID.CAFile, "oidc-ca-file", "", "PEM file with the authorities that the issuer's certificate comes from (default: this machine's)")
+	flags.StringVar(&f.openID.UsernameClaim, "oidc-username-claim", openid.DefaultUsernameClaim, "what of a token is its user's name")
+	flags.StringVar(&f.openID.UsernamePrefix, "oidc-username-prefix", "", "what users' names begin with here; - for nothing (default: the issuer's URL and #, but for the claim email)")
+	flags.StringVar(&f.openID.GroupsClaim, "oidc-groups-claim", "", "what of a token names its user's groups (default: none)")
+	flags.StringVar(&f.openID.GroupsPrefix, "oidc-groups-prefix", "", "what groups' names begin with here")
+	flags.StringToStringVar(&f.openID.RequiredClaims, "oidc-required-claim", nil, "claim=value that a token must have; several by commas")
+	flags.StringSliceVar(&f.openID.SigningAlgs, "oidc-signing-algs", nil, "how tokens may be signed (default: RS256)")
 	flags.StringSliceVar(&f.loadBalancers, "load-balancer-pool", nil, "addresses of the nodes' own network that Services of type LoadBalancer get, and that nodes announce by ARP (192.168.1.240-192.168.1.250, or 192.168.1.240/28); without, they get the nodes' own addresses")
 }
 
@@ -77,7 +89,7 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 		return server.Config{}, err
 	}
 	return server.Config{DataDir: dir, Etcd: shared, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
-		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Audit: f.audit, Logger: log}, nil
+		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Audit: f.audit, OpenID: f.openID, Logger: log}, nil
 }
 
 func prefix(flag, s, example string) (netip.Prefix, error) {

@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	groupadder "k8s.io/apiserver/pkg/authentication/group"
-	"k8s.io/apiserver/pkg/authentication/request/anonymous"
 	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
 	"k8s.io/apiserver/pkg/authentication/request/union"
 	"k8s.io/apiserver/pkg/authentication/request/websocket"
@@ -29,6 +28,7 @@ import (
 	"k8s.io/kubernetes/plugin/pkg/auth/authenticator/token/bootstrap"
 
 	"bramble.dev/link"
+	"bramble.dev/server/api/openid"
 	"bramble.dev/server/auth"
 )
 
@@ -40,19 +40,25 @@ const knownFor = 10 * time.Second
 
 var audiences = authenticator.Audiences{Issuer}
 
-// newAuthenticator knows who sends a request: client certificates of our authority, tokens of service accounts or of who is
-// about to join, or nobody in particular.
-func newAuthenticator(pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f informers.SharedInformerFactory, client kubernetes.Interface) (authenticator.Request, error) {
+// newAuthenticator knows who sends a request: client certificates of our authority, tokens of service accounts, of who is about to
+// join or of issuers outside, or nobody in particular. It asks those issuers until ctx is done.
+func newAuthenticator(ctx context.Context, pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f informers.SharedInformerFactory, client kubernetes.Interface, outside *openid.Config) (authenticator.Request, error) {
 	getter := tokenObjects{f}
 	legacy, err := serviceaccount.NewLegacyValidator(true, getter, client.CoreV1())
 	if err != nil {
 		return nil, fmt.Errorf("authentication: %w", err)
 	}
-	tokens := tokencache.New(tokenunion.New(
+	all := []authenticator.Token{
 		serviceaccount.JWTTokenAuthenticator([]string{serviceaccount.LegacyIssuer}, keys, audiences, legacy),
 		serviceaccount.JWTTokenAuthenticator([]string{Issuer}, keys, audiences, serviceaccount.NewValidator(getter)),
 		bootstrap.NewTokenAuthenticator(f.Core().V1().Secrets().Lister().Secrets(metav1.NamespaceSystem)),
-	), true, knownFor, 0)
+	}
+	if others, err := outside.Tokens(ctx, audiences); err != nil {
+		return nil, fmt.Errorf("authentication: %w", err)
+	} else if others != nil {
+		all = append(all, others)
+	}
+	tokens := tokencache.New(tokenunion.New(all...), true, knownFor, 0)
 	options := x509.VerifyOptions{Roots: pki.CAPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	known := groupadder.NewAuthenticatedGroupAdder(union.New(
 		oncePerConnection{ownKey{
@@ -62,7 +68,10 @@ func newAuthenticator(pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f inf
 		bearertoken.New(tokens), websocket.NewProtocolAuthenticator(tokens),
 	))
 	// A bad credential is an error and not an anonymous request.
-	return union.NewFailOnError(known, anonymous.NewAuthenticator(nil)), nil
+	if nobody := outside.Anonymous(); nobody != nil {
+		return union.NewFailOnError(known, nobody), nil
+	}
+	return known, nil
 }
 
 // SignToken makes a token of an account that is good for as long as the Secret which holds it, and the account, are there.

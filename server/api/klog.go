@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 
 	"k8s.io/klog/v2"
 )
@@ -20,16 +21,43 @@ var clientMistakes = []string{
 }
 
 // upstreamLog passes on what upstream's parts say through klog: warnings and errors, and clients' mistakes at the debug level.
-type upstreamLog struct{ slog.Handler }
+type upstreamLog struct {
+	slog.Handler
+	repeated *repeated
+}
 
-func routeKlog(log *slog.Logger) { klog.SetSlogLogger(slog.New(upstreamLog{log.Handler()})) }
+func newUpstreamLog(h slog.Handler) upstreamLog {
+	return upstreamLog{h, &repeated{said: map[string]bool{}}}
+}
+
+func routeKlog(log *slog.Logger) { klog.SetSlogLogger(slog.New(newUpstreamLog(log.Handler()))) }
+
+// trying begins the messages by which upstream says, every 10 seconds, that an issuer of tokens is not there yet.
+const trying = "oidc authenticator: initializing plugin"
+
+// repeated remembers what was said while something is tried again and again: a site that is cut off must not fill its log. It remembers 64
+// messages; what is new after these is not said.
+type repeated struct {
+	mu   sync.Mutex
+	said map[string]bool
+}
+
+func (o *repeated) heard(message string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.said[message] || len(o.said) == 64 {
+		return true
+	}
+	o.said[message] = true
+	return false
+}
 
 func (u upstreamLog) Enabled(ctx context.Context, l slog.Level) bool {
 	return l >= slog.LevelWarn && u.Handler.Enabled(ctx, l)
 }
 
 func (u upstreamLog) Handle(ctx context.Context, r slog.Record) error {
-	if clients(r) {
+	if clients(r) || strings.HasPrefix(r.Message, trying) && u.repeated.heard(r.Message) {
 		if !u.Handler.Enabled(ctx, slog.LevelDebug) {
 			return nil
 		}
@@ -55,8 +83,8 @@ func clientMistake(text string) bool {
 }
 
 func (u upstreamLog) WithAttrs(a []slog.Attr) slog.Handler {
-	return upstreamLog{u.Handler.WithAttrs(a)}
+	return upstreamLog{u.Handler.WithAttrs(a), u.repeated}
 }
 func (u upstreamLog) WithGroup(name string) slog.Handler {
-	return upstreamLog{u.Handler.WithGroup(name)}
+	return upstreamLog{u.Handler.WithGroup(name), u.repeated}
 }

@@ -36,6 +36,7 @@ import (
 	"bramble.dev/server/api/customresources"
 	"bramble.dev/server/api/fairness"
 	"bramble.dev/server/api/informer"
+	"bramble.dev/server/api/openid"
 	"bramble.dev/server/auth"
 	"bramble.dev/server/store"
 )
@@ -53,8 +54,9 @@ type Config struct {
 	PodDialer  func(ctx context.Context, network, address string) (net.Conn, error)
 	// Leads says whether this server is, of several on one store, the one that does what is to be done once; nil: it is alone.
 	Leads    func() bool
-	Audit    audit.Options // the log of who asked for what
-	Patience time.Duration // how long what a client is sent may lie unread, until it is cut off; 0: a minute
+	Audit    audit.Options  // the log of who asked for what
+	OpenID   openid.Options // issuers outside of the cluster whose tokens let in
+	Patience time.Duration  // how long what a client is sent may lie unread, until it is cut off; 0: a minute
 	Logger   *slog.Logger
 }
 
@@ -164,7 +166,11 @@ func (s *Server) build(ctx context.Context) (err error) {
 	if w.lasting, err = serviceaccount.JWTTokenGenerator(serviceaccount.LegacyIssuer, c.PKI.ServiceAccountKey()); err != nil {
 		return fmt.Errorf("service account tokens: %w", err)
 	}
-	if w.authenticator, err = newAuthenticator(c.PKI, w.keys, w.informers, w.client); err != nil {
+	outside, err := c.OpenID.Load(Issuer, serviceaccount.LegacyIssuer)
+	if err != nil {
+		return err
+	}
+	if w.authenticator, err = newAuthenticator(ctx, c.PKI, w.keys, w.informers, w.client, outside); err != nil {
 		return err
 	}
 	if w.authorizer, w.rules, err = newAuthorizer(w.informers); err != nil {

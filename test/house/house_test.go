@@ -122,6 +122,7 @@ var parts = map[string][]string{
 	"server/api/customresources": {"server/store", "server/ondemand", "server/api/informer", "server/api/openapi"},
 	"server/api/audit":           nil,
 	"server/api/fairness":        nil,
+	"server/api/openid":          nil,
 	"server/api/resourcemetrics": {"link"},
 	"server/api/informer":        {"server/store"},
 	"server/api/fields":          nil,
