@@ -80,6 +80,7 @@ var shared = map[string]bool{
 	"data-dir": true, "log-level": true, "node-name": true,
 	// of the server
 	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "audit-log-maxage": true, "audit-log-maxbackup": true, "audit-log-maxsize": true, "audit-log-path": true, "audit-policy-file": true, "authentication-config": true,
+	"audit-webhook-batch-buffer-size": true, "audit-webhook-batch-max-size": true, "audit-webhook-batch-max-wait": true, "audit-webhook-batch-throttle-burst": true, "audit-webhook-batch-throttle-qps": true, "audit-webhook-config-file": true, "audit-webhook-initial-backoff": true, "audit-webhook-mode": true,
 	"broker": true, "cluster-domain": true, "direct-routes": true,
 	"etcd-cafile": true, "etcd-certfile": true, "etcd-keyfile": true, "etcd-prefix": true, "etcd-servers": true, "store": true,
 	"load-balancer-pool": true, "mqtt-listen": true,

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"k8s.io/klog/v2"
 )
@@ -20,35 +21,56 @@ var clientMistakes = []string{
 	"Error on socket receive", "Error closing", "Unable to upgrade",
 }
 
-// upstreamLog passes on what upstream's parts say through klog: warnings and errors, and clients' mistakes at the debug level.
+// upstreamLog passes on what upstream's parts say through klog: warnings and errors, and clients' mistakes and repetitions at the debug level.
 type upstreamLog struct {
 	slog.Handler
 	repeated *repeated
 }
 
 func newUpstreamLog(h slog.Handler) upstreamLog {
-	return upstreamLog{h, &repeated{said: map[string]bool{}}}
+	return upstreamLog{h, &repeated{said: map[string]time.Time{}}}
 }
 
 func routeKlog(log *slog.Logger) { klog.SetSlogLogger(slog.New(newUpstreamLog(log.Handler()))) }
 
-// trying begins the messages by which upstream says, every 10 seconds, that an issuer of tokens is not there yet.
-const trying = "oidc authenticator: initializing plugin"
+// tries begin the messages by which upstream says, again and again, what it tries in vain: an issuer of tokens is not there, a receiver
+// of audit events is not.
+var tries = []string{"oidc authenticator: initializing plugin", "Error in audit plugin"}
 
-// repeated remembers what was said while something is tried again and again: a site that is cut off must not fill its log. It remembers 64
-// messages; what is new after these is not said.
+// untilSaidAgain is when what is tried in vain is said the next time: a site that is cut off must not fill its log.
+const untilSaidAgain = time.Hour
+
+// repeated remembers when something was said, but for its numbers. It remembers 64 things; what is new after these is not said.
 type repeated struct {
 	mu   sync.Mutex
-	said map[string]bool
+	said map[string]time.Time
 }
 
 func (o *repeated) heard(message string) bool {
+	message = strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, message)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.said[message] || len(o.said) == 64 {
+	last, known := o.said[message]
+	if time.Since(last) < untilSaidAgain || !known && len(o.said) == 64 {
 		return true
 	}
-	o.said[message] = true
+	o.said[message] = time.Now()
+	return false
+}
+
+// vain says whether a record is about what is tried again and was said not long ago. What it lists is left out of it.
+func (u upstreamLog) vain(r *slog.Record) bool {
+	for _, m := range tries {
+		if strings.HasPrefix(r.Message, m) {
+			r.Message, _, _ = strings.Cut(r.Message, "\n")
+			return u.repeated.heard(r.Message)
+		}
+	}
 	return false
 }
 
@@ -57,7 +79,7 @@ func (u upstreamLog) Enabled(ctx context.Context, l slog.Level) bool {
 }
 
 func (u upstreamLog) Handle(ctx context.Context, r slog.Record) error {
-	if clients(r) || strings.HasPrefix(r.Message, trying) && u.repeated.heard(r.Message) {
+	if u.vain(&r) || clients(r) {
 		if !u.Handler.Enabled(ctx, slog.LevelDebug) {
 			return nil
 		}

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 )
@@ -22,10 +23,11 @@ func TestUpstreamsLogIsQuietAboutClients(t *testing.T) {
 	log.Error("Unhandled Error", "err", "apiserver was unable to write a JSON response: write tcp: i/o timeout")
 	log.Warn("Stream rejected: websocket: close 1006 (abnormal closure)")
 	log.Error("disk is gone")
-	for range 3 { // what is tried again is said once
+	for n := range 3 { // what is tried again is said once
 		log.Error("oidc authenticator: initializing plugin: connection refused")
+		log.Error(fmt.Sprintf("Error in audit plugin 'buffered' affecting %d audit events: audit buffer queue blocked\nImpacted events:\nthis one\n", n))
 	}
-	if got, want := out.String(), "level=ERROR msg=\"disk is gone\" part=api\nlevel=ERROR msg=\"oidc authenticator: initializing plugin: connection refused\" part=api\n"; got != want {
+	if got, want := out.String(), "level=ERROR msg=\"disk is gone\" part=api\nlevel=ERROR msg=\"oidc authenticator: initializing plugin: connection refused\" part=api\nlevel=ERROR msg=\"Error in audit plugin 'buffered' affecting 0 audit events: audit buffer queue blocked\" part=api\n"; got != want {
 		t.Errorf("got %q", got)
 	}
 }

@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 
@@ -18,25 +19,26 @@ import (
 
 // Options say what is written, and where. The zero value stands for none.
 type Options struct {
-	Path       string // of the log; empty: off
-	Policy     string // file with a Policy of audit.k8s.io/v1; empty: changes and what is run in pods, without what was sent
-	MaxSize    int    // MiB, at which a new file is begun; 0: 10
-	MaxBackups int    // older files that are kept; 0: all
-	MaxAge     int    // days for which they are kept; 0: for ever
+	Path       string  // of the log; empty: off
+	Policy     string  // file with a Policy of audit.k8s.io/v1; empty: changes and what is run in pods, without what was sent
+	MaxSize    int     // MiB, at which a new file is begun; 0: 10
+	MaxBackups int     // older files that are kept; 0: all
+	MaxAge     int     // days for which they are kept; 0: for ever
+	Webhook    Webhook // a receiver of the same
 }
 
 // Log is an open audit log. A nil one is off.
 type Log struct {
 	sink   upstream.Backend
 	policy upstream.PolicyRuleEvaluator
-	out    *grouped
+	out    []io.Closer
 }
 
 // Open reads the policy and tries the file. It returns nil if no log is asked for.
 func Open(o Options, log *slog.Logger) (*Log, error) {
-	if o.Path == "" {
+	if o.Path == "" && o.Webhook.Config == "" {
 		if o.Policy != "" {
-			return nil, errors.New("--audit-policy-file says what to write down, but not where: add --audit-log-path")
+			return nil, errors.New("--audit-policy-file says what to write down, but not where: add --audit-log-path or --audit-webhook-config-file")
 		}
 		return nil, nil
 	}
@@ -47,6 +49,28 @@ func Open(o Options, log *slog.Logger) (*Log, error) {
 			return nil, fmt.Errorf("--audit-policy-file: %w", err)
 		}
 	}
+	l := &Log{policy: policy.NewPolicyRuleEvaluator(p)}
+	var sinks []upstream.Backend
+	if o.Path != "" {
+		out, err := o.file(log)
+		if err != nil {
+			return nil, err
+		}
+		sinks, l.out = append(sinks, logbackend.NewBackend(out, logbackend.FormatJson, auditv1.SchemeGroupVersion)), append(l.out, out)
+	}
+	if o.Webhook.Config != "" {
+		r, err := o.Webhook.open()
+		if err != nil {
+			return nil, errors.Join(err, l.Close())
+		}
+		sinks, l.out = append(sinks, r), append(l.out, r)
+	}
+	l.sink = upstream.Union(sinks...)
+	return l, nil
+}
+
+// file opens the log.
+func (o Options) file(log *slog.Logger) (*grouped, error) {
 	if o.MaxSize == 0 {
 		o.MaxSize = 10
 	}
@@ -54,8 +78,7 @@ func Open(o Options, log *slog.Logger) (*Log, error) {
 	if _, err := file.Write(nil); err != nil {
 		return nil, fmt.Errorf("--audit-log-path: %w", err)
 	}
-	out := newGrouped(file, log)
-	return &Log{sink: logbackend.NewBackend(out, logbackend.FormatJson, auditv1.SchemeGroupVersion), policy: policy.NewPolicyRuleEvaluator(p), out: out}, nil
+	return newGrouped(file, log), nil
 }
 
 // changes is the policy where none is given. What renews itself by the second, and what only tells, is left out.
@@ -94,5 +117,9 @@ func (l *Log) Close() error {
 	if l == nil {
 		return nil
 	}
-	return l.out.Close()
+	var err error
+	for _, o := range l.out {
+		err = errors.Join(err, o.Close())
+	}
+	return err
 }

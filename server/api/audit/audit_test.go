@@ -36,6 +36,14 @@ func TestOptions(t *testing.T) {
 		{"a policy that is none", Options{Path: filepath.Join(dir, "l"), Policy: file("bad", "kind: Policy\napiVersion: audit.k8s.io/v1\nrules: [{level: Loud}]\n")}, "Loud"},
 		{"a place that cannot be", Options{Path: filepath.Join(file("plain", ""), "l")}, "--audit-log-path: "},
 		{"a policy", Options{Path: filepath.Join(dir, "deep/er/l"), Policy: file("good", "kind: Policy\napiVersion: audit.k8s.io/v1\nrules: [{level: Request}]\n")}, ""},
+		{"no file that names a receiver", webhookTo(filepath.Join(dir, "none"), func(*Webhook) {}), "--audit-webhook-config-file: "},
+		{"an unknown mode", webhookTo("f", func(w *Webhook) { w.Mode = "loud" }), `--audit-webhook-mode "loud": want batch, blocking or blocking-strict`},
+		{"no buffer", webhookTo("f", func(w *Webhook) { w.BufferSize = 0 }), "--audit-webhook-batch-buffer-size: "},
+		{"batches of none", webhookTo("f", func(w *Webhook) { w.MaxSize = 0 }), "--audit-webhook-batch-max-size: "},
+		{"batches larger than the buffer", webhookTo("f", func(w *Webhook) { w.MaxSize = 2000 }), "--audit-webhook-batch-max-size 2000: want no more than the 1000"},
+		{"no wait", webhookTo("f", func(w *Webhook) { w.MaxWait = 0 }), "--audit-webhook-batch-max-wait: "},
+		{"no batches a second", webhookTo("f", func(w *Webhook) { w.ThrottleQPS = 0 }), "--audit-webhook-batch-throttle-qps: "},
+		{"no batches at once", webhookTo("f", func(w *Webhook) { w.ThrottleBurst = 0 }), "--audit-webhook-batch-throttle-burst: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l, err := Open(tt.options, slog.New(slog.DiscardHandler))
