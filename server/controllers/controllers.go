@@ -54,6 +54,7 @@ import (
 	"bramble.dev/server/controllers/serviceaccounttoken"
 	"bramble.dev/server/controllers/servicecidr"
 	"bramble.dev/server/controllers/statefulset"
+	"bramble.dev/server/controllers/storagemigration"
 	"bramble.dev/server/controllers/tainteviction"
 	"bramble.dev/server/controllers/tokencleaner"
 	"bramble.dev/server/controllers/ttlafterfinished"
@@ -244,6 +245,9 @@ func (k kit) house() []runner {
 		certificates.New(certificates.Inputs{Client: k.Client("certificate-controller"), Caches: s, Sign: k.SignRequest, Log: log}),
 		certificates.NewCleaner(certificates.CleanerInputs{Client: k.Client("podcertificaterequestcleaner"), Caches: s, Log: log}),
 		tokencleaner.New(tokencleaner.Inputs{Client: k.Client("token-cleaner"), Caches: s, Log: log}),
+		storagemigration.New(storagemigration.Inputs{
+			Client: k.Client("storage-version-migrator-controller"), Metadata: k.Metadata("storage-version-migrator-controller"), Caches: s, Log: log,
+		}),
 		clusterrole.New(clusterrole.Inputs{Client: k.Client("clusterrole-aggregation-controller"), ClusterRoles: s.ClusterRoles(), Log: log}),
 	}
 }
