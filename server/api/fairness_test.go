@@ -378,3 +378,41 @@ func TestWatchesLeaveTheirSeats(t *testing.T) {
 		return err == nil
 	})
 }
+
+// Nor does it where another server answers it, which tells nothing of its beginning.
+func TestWatchesOfOthersLeaveTheirSeats(t *testing.T) {
+	c, ns, f, client := aggregating(t)
+	publish(t, c, ns)
+	a := must(client.Create(t.Context(), apiService("wardle.example.com/v1", ns), metav1.CreateOptions{}))(t)
+	condition(t, client, a.Name, "Passed")
+	const name = "watcher"
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name}, Rules: []rbacv1.PolicyRule{{APIGroups: []string{"wardle.example.com"}, Resources: []string{"*"}, Verbs: []string{"*"}}}}
+	must(c.client.RbacV1().ClusterRoles().Create(t.Context(), role, metav1.CreateOptions{}))(t)
+	must(c.client.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{ObjectMeta: role.ObjectMeta, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+		Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: name}}}, metav1.CreateOptions{}))(t)
+	c.level(t, name, 1, nil)
+	c.schema(t, name, name, 900, name)
+	config := must(c.as(name))(t)
+	eventually(t, "the FlowSchema counts", func() bool { return c.flow(t, ask(t, config, "GET", "/version", "")) == name+"/"+name })
+
+	path := "/apis/wardle.example.com/v1/namespaces/" + ns + "/flunders"
+	f.serve(path, metav1.WatchEvent{Type: "BOOKMARK"})
+	f.hold.Store(true)
+	before := c.column(t, name, "DispatchedRequests")
+	ended := make(chan int, 1)
+	go func() {
+		ended <- ask(t, config, "GET", path+"?watch=true", "").code
+	}()
+	eventually(t, "the watch has come and left its seat", func() bool {
+		return c.column(t, name, "DispatchedRequests") == before+1 && c.column(t, name, "ExecutingRequests") == 0
+	})
+	select {
+	case code := <-ended:
+		t.Errorf("the watch has ended: %d", code)
+	default:
+	}
+	f.hold.Store(false)
+	if code := <-ended; code != http.StatusOK {
+		t.Errorf("the watch: %d", code)
+	}
+}

@@ -6,6 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/util/flowcontrol"
 	upstream "k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/client-go/transport"
 	"k8s.io/streaming/pkg/httpstream"
@@ -39,6 +40,7 @@ func (m *remote) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	through := transport.NewAuthProxyRoundTripper(u.GetName(), u.GetUID(), u.GetGroups(), u.GetExtra(), m.transport)
 	h := proxy.NewUpgradeAwareHandler(location, through, true, upgrade, responder{m, w})
 	h.RejectForwardingRedirects = true
+	flowcontrol.RequestDelegated(req.Context()) // a watch of it takes no seat here
 	h.ServeHTTP(w, passed)
 }
 
