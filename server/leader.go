@@ -2,10 +2,12 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,9 +22,8 @@ import (
 	"bramble.dev/server/broker"
 )
 
-// Of several servers on one store, one leads: it alone runs the controllers, the scheduler and the links to the nodes. It holds a Lease,
-// whose holder is where its API is reached (host:port), which no other server has. One that cannot renew it ends its process before
-// another can have it.
+// Of several servers on one store, one leads: it alone runs the controllers, the scheduler and the links to the nodes. It holds a Lease.
+// One that cannot renew it ends its process before another can have it.
 const (
 	leaderLease = "bramble-controllers"
 
@@ -36,7 +37,7 @@ var errNotLeading = errors.New("this server does not lead any more: the Lease " 
 
 // election is one server's part in who leads.
 type election struct {
-	identity string // host:port
+	identity string // where the API is reached, "_", and what no other process has: two servers may take the same address for theirs
 	log      *slog.Logger
 
 	leads   atomic.Bool
@@ -47,8 +48,9 @@ type election struct {
 	leader string
 }
 
-func newElection(identity string, log *slog.Logger) *election {
-	return &election{identity: identity, log: log, started: time.Now()}
+// newElection makes that of a server whose API others reach at host:port.
+func newElection(address string, log *slog.Logger) *election {
+	return &election{identity: address + "_" + rand.Text(), log: log, started: time.Now()}
 }
 
 // holds says whether this server may act as the one that leads, at this moment. A process that was stopped for a while finds that it may
@@ -57,14 +59,15 @@ func (e *election) holds() bool {
 	return e.leads.Load() && time.Since(e.started) < time.Duration(e.until.Load())
 }
 
-// elsewhere is the server that leads, if it is another one.
+// elsewhere is where the API of the server that leads is reached, if that is another one.
 func (e *election) elsewhere() (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.leader == "" || e.leader == e.identity {
 		return "", errors.New("no server leads at the moment: try again")
 	}
-	return e.leader, nil
+	address, _, _ := strings.Cut(e.leader, "_")
+	return address, nil
 }
 
 // dial asks the server that leads for connections through its links.

@@ -91,7 +91,13 @@ func leader(t *testing.T, client kubernetes.Interface) string {
 	if err != nil || lease.Spec.HolderIdentity == nil {
 		return ""
 	}
-	return *lease.Spec.HolderIdentity
+	address, _, _ := strings.Cut(*lease.Spec.HolderIdentity, "_")
+	return address
+}
+
+// leads says whether a server does.
+func (m member) leads(t *testing.T) func() bool {
+	return func() bool { return leader(t, m) == strings.TrimPrefix(m.APIURL, "https://") }
 }
 
 // Of two servers one leads, both serve, and the other takes over.
@@ -102,8 +108,7 @@ func TestTwoServers(t *testing.T) {
 	copyKeys(t, one, two)
 	b := join(t, two, url)
 	ctx := t.Context()
-	first := strings.TrimPrefix(a.APIURL, "https://")
-	eventually(t, "the first leads", func() bool { return leader(t, b) == first })
+	eventually(t, "the first leads", a.leads(t))
 
 	accounts := func(client kubernetes.Interface, namespace string) func() bool {
 		return func() bool { // made by a controller
@@ -162,7 +167,7 @@ func TestTwoServers(t *testing.T) {
 	if err := a.stop(); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the second leads", func() bool { return leader(t, b) == strings.TrimPrefix(b.APIURL, "https://") })
+	eventually(t, "the second leads", b.leads(t))
 	if _, err := b.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "later"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}

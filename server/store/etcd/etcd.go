@@ -100,8 +100,13 @@ func (s *Store) revision(ctx context.Context) (int64, error) {
 // fail ends the process: the copy is not one any more.
 func (s *Store) fail(err error) { s.fatal.Do(func() { s.opts.Fatal(err) }) }
 
+// freshness is how long a read waits for the copy to be as new as etcd. Upstream's watch cache waits 3 seconds.
+const freshness = 10 * time.Second
+
 // present waits until the copy has all that etcd has at this moment.
 func (s *Store) present(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, freshness)
+	defer cancel()
 	revision, err := s.revision(ctx)
 	if err != nil {
 		return err
