@@ -124,12 +124,14 @@ func (q *Quorum) ServerArgs() []string {
 	return append(q.StoreArgs(), "--broker", q.Broker, "--api-name", q.lab.Root.String())
 }
 
-// Join starts a second server on a host, with the keys of the first, as an operator would give it them. What it returns is the cluster
-// by way of that server.
+// Join starts a second server on a host, or starts it again, with the keys of the first, as an operator would give it them. What it
+// returns is the cluster by way of that server.
 func (c *Cluster) Join(ctx context.Context, host int) (*Cluster, error) {
 	h := c.Hosts[host]
-	if err := os.CopyFS(h.Data("server", "pki"), os.DirFS(c.Hosts[0].Data("server", "pki"))); err != nil {
-		return nil, err
+	if _, err := os.Stat(h.Data("server", "pki")); err != nil {
+		if err := os.CopyFS(h.Data("server", "pki"), os.DirFS(c.Hosts[0].Data("server", "pki"))); err != nil {
+			return nil, err
+		}
 	}
 	other := *c
 	other.Kubeconfig = c.Kubeconfig + "." + h.Name
@@ -200,5 +202,40 @@ func relay(near net.Conn, addresses ...string) {
 		go func() { io.Copy(far, near); far.(*net.TCPConn).CloseWrite() }()
 		io.Copy(near, far)
 		return
+	}
+}
+
+// Disturb kills, again and again until ctx is done, by turns an etcd, the first server and the second one, each some time after the one
+// before is back. It tells of each.
+func (q *Quorum) Disturb(ctx context.Context, first, second *Cluster, every time.Duration, tell func(string)) error {
+	turns := []struct {
+		what        string
+		kill, again func() error
+	}{
+		{"an etcd", func() error { return q.Members[2].Kill() }, func() error { return q.StartMember(2) }},
+		{"the server on host1", func() error { return first.Server.Kill() }, func() error { return first.StartServer(ctx) }},
+		{"the server on host2", func() error { return second.Server.Kill() }, func() (err error) {
+			second, err = first.Join(ctx, 1)
+			return err
+		}},
+	}
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(every):
+		}
+		turn := turns[n%len(turns)]
+		tell("killing " + turn.what)
+		err := turn.kill()
+		if err == nil {
+			err = turn.again()
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", turn.what, err)
+		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"bramble.dev/test/etcd"
 	"bramble.dev/test/hosts"
@@ -30,9 +31,10 @@ func main() {
 	server := flag.String("server-args", "", "more flags of the server, separated by spaces")
 	agent := flag.String("agent-args", "", "more flags of each agent, separated by spaces")
 	shared := flag.Bool("shared", false, "two servers on three etcd, and mosquitto; the command's kubeconfig leads to both servers by turns")
+	disturb := flag.Duration("disturb", 0, "with -shared: kill an etcd, a server and the other one by turns, this often, and start each again")
 	pool := flag.Bool("pool", false, "give Services of type LoadBalancer addresses of their own")
 	flag.Parse()
-	err := run(*count, *keep, *pool, *shared, *logs, hosts.ClusterOptions{
+	err := run(*count, *keep, *pool, *shared, *disturb, *logs, hosts.ClusterOptions{
 		Bin: absolute(*bin), Images: archives(*images), ServerArgs: strings.Fields(*server), AgentArgs: strings.Fields(*agent),
 	}, flag.Args())
 	// The command's own exit code is passed on in silence; a program that failed while the lab was made is told of.
@@ -45,7 +47,7 @@ func main() {
 	}
 }
 
-func run(count int, keep, pool, shared bool, logs string, o hosts.ClusterOptions, command []string) (err error) {
+func run(count int, keep, pool, shared bool, disturb time.Duration, logs string, o hosts.ClusterOptions, command []string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	lab, err := hosts.New(hosts.Options{Hosts: count, Keep: keep})
@@ -59,13 +61,13 @@ func run(count int, keep, pool, shared bool, logs string, o hosts.ClusterOptions
 	if pool {
 		o.ServerArgs = append(o.ServerArgs, "--load-balancer-pool", lab.Pool(14))
 	}
+	var quorum *hosts.Quorum
 	if shared {
 		binary, err := etcd.Binary(ctx)
 		if err != nil {
 			return err
 		}
-		quorum, err := hosts.StartQuorum(lab, binary)
-		if err != nil {
+		if quorum, err = hosts.StartQuorum(lab, binary); err != nil {
 			return err
 		}
 		o.ServerArgs, o.Server = append(o.ServerArgs, quorum.ServerArgs()...), quorum.Broker
@@ -76,7 +78,8 @@ func run(count int, keep, pool, shared bool, logs string, o hosts.ClusterOptions
 	}
 	kubeconfig := cluster.Kubeconfig
 	if shared {
-		if _, err := cluster.Join(ctx, 1); err != nil {
+		second, err := cluster.Join(ctx, 1)
+		if err != nil {
 			return err
 		}
 		var balancer net.Listener
@@ -84,6 +87,11 @@ func run(count int, keep, pool, shared bool, logs string, o hosts.ClusterOptions
 			return err
 		}
 		defer balancer.Close()
+		if disturb > 0 {
+			defer disturbing(ctx, func(ctx context.Context) error {
+				return quorum.Disturb(ctx, cluster, second, disturb, func(s string) { fmt.Println(time.Now().Format(time.TimeOnly), s) })
+			})()
+		}
 	}
 	if len(command) == 0 {
 		command = []string{"bash"}
@@ -94,6 +102,19 @@ func run(count int, keep, pool, shared bool, logs string, o hosts.ClusterOptions
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "BRAMBLE_LAB="+lab.Dir(), fmt.Sprintf("BRAMBLE_LAB_NODES=%d", count),
 		fmt.Sprintf("BRAMBLE_LAB_SERVER_PID=%d", cluster.Server.Pid()), fmt.Sprintf("BRAMBLE_LAB_AGENT_PID=%d", cluster.Agents[0].Pid()))
 	return cmd.Run()
+}
+
+// disturbing runs beside the command until what it returns is called.
+func disturbing(ctx context.Context, run func(context.Context) error) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	return func() {
+		cancel()
+		if err := <-ended; err != nil {
+			fmt.Fprintln(os.Stderr, "lab: disturbing:", err)
+		}
+	}
 }
 
 func copyLogs(lab, to string) error {
