@@ -156,6 +156,9 @@ func TestFlowsOfOnesOwn(t *testing.T) {
 	first, second := ns+"-first", ns+"-second"
 	c.level(t, second, 1, nil)
 	c.schema(t, second, second, 1000, "jane-"+ns)
+	if a := ask(t, c.config, "GET", "/metrics", ""); !strings.Contains(a.body, `apiserver_flowcontrol_nominal_limit_seats{priority_level="`+second+`"} `) {
+		t.Errorf("the metrics know no seats of %s", second)
+	}
 	eventually(t, "the new FlowSchema counts", is(second+"/"+second))
 	c.schema(t, first, first, 999, "jane-"+ns)
 	c.dangling(t, first, flowcontrolv1.ConditionTrue, `This FlowSchema references the PriorityLevelConfiguration object named "`+first+`" but there is no such object`)

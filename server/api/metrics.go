@@ -18,13 +18,16 @@ var requests = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Name: "apiserver_request_total", Help: "Requests from the network by verb and status code.",
 }, []string{"verb", "code"})
 
-var metricsHandler = sync.OnceValue(func() http.Handler {
-	r := prometheus.NewRegistry()
-	r.MustRegister(requests, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
-})
-
-func serveMetrics(w http.ResponseWriter, r *http.Request) { metricsHandler().ServeHTTP(w, r) }
+// metrics serves what is counted. Nothing is made for it before somebody asks.
+func metrics(more ...prometheus.Collector) http.HandlerFunc {
+	handler := sync.OnceValue(func() http.Handler {
+		r := prometheus.NewRegistry()
+		r.MustRegister(requests, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		r.MustRegister(more...)
+		return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+	})
+	return func(w http.ResponseWriter, r *http.Request) { handler().ServeHTTP(w, r) }
+}
 
 // counted counts requests.
 func counted(h http.Handler) http.Handler {

@@ -29,11 +29,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Fairness decides whose turn it is.
+// Fairness decides whose turn it is. It is a prometheus.Collector.
 type Fairness struct {
 	flows     flowcontrol.Interface
 	estimate  work.WorkEstimatorFunc
 	wait      time.Duration
+	seats     int
 	bootstrap *bootstrap
 	running   sync.WaitGroup
 }
@@ -46,7 +47,7 @@ func New(c Config) *Fairness {
 		return storage.Stats{ObjectCount: objects, EstimatedAverageObjectSizeBytes: bytes / max(objects, 1)}, nil
 	}
 	return &Fairness{
-		flows: flows, wait: c.Wait, bootstrap: newBootstrap(c),
+		flows: flows, wait: c.Wait, seats: c.Seats, bootstrap: newBootstrap(c),
 		estimate: work.NewWorkEstimator(stats, flows.GetInterestedWatchCount, work.DefaultWorkEstimatorConfig(), flows.GetMaxSeats),
 	}
 }
