@@ -34,22 +34,27 @@ spec:
 ---
 `
 
-// definitions: what the server holds with ten of them and an object of each.
-func (b *bench) definitions() error {
+// tenDefinitions are manifests of ten, and of an object of each.
+func tenDefinitions() (definitions, objects string) {
 	const count = 10
-	var all, objects strings.Builder
 	for n := range count {
 		group := fmt.Sprintf("bench%d.example.com", n)
-		all.WriteString(strings.ReplaceAll(definition, "GROUP", group))
-		fmt.Fprintf(&objects, "apiVersion: %s/v1\nkind: Thing\nmetadata: {name: one}\nspec: {size: 1}\n---\n", group)
+		definitions += strings.ReplaceAll(definition, "GROUP", group)
+		objects += fmt.Sprintf("apiVersion: %s/v1\nkind: Thing\nmetadata: {name: one, namespace: default}\nspec: {size: 1}\n---\n", group)
 	}
-	if err := b.c.Apply(b.ctx, all.String()); err != nil {
+	return definitions, objects
+}
+
+// definitions: what the server holds with ten of them and an object of each.
+func (b *bench) definitions() error {
+	all, objects := tenDefinitions()
+	if err := b.c.Apply(b.ctx, all); err != nil {
 		return err
 	}
 	if _, err := b.c.Kubectl(b.ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"); err != nil {
 		return err
 	}
-	if err := b.c.Apply(b.ctx, objects.String()); err != nil {
+	if err := b.c.Apply(b.ctx, objects); err != nil {
 		return err
 	}
 	if err := b.sleep(settleTime); err != nil {

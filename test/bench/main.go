@@ -6,6 +6,7 @@
 // that every sector that is written can be counted. scripts/bench prepares what it needs and calls it.
 //
 //	scripts/bench --idle 600s --only 'idle|creates'
+//	scripts/bench api
 //	scripts/bench scale --nodes 1000
 //	scripts/bench network
 package main
@@ -52,7 +53,7 @@ func main() {
 	flag.IntVar(&o.nodes, "nodes", 1000, "scale: how many simulated nodes")
 	flag.IntVar(&o.scalePods, "scale-pods", 10_000, "scale: how many pods")
 	flag.DurationVar(&o.patience, "patience", 20*time.Minute, "scale: how long all may take")
-	flag.StringVar(&o.server, "server", "", "scale: another server than that of --bin, as one that is profiled")
+	flag.StringVar(&o.server, "server", "", "scale, api: another server than that of --bin, as one that is profiled")
 	flag.StringVar(&o.profiles, "profiles", "", "scale: where profiles of the simulated nodes can be read, like 127.0.0.1:6061")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -60,6 +61,8 @@ func main() {
 	do := run
 	switch flag.Arg(0) {
 	case "":
+	case "api":
+		do = api
 	case "scale":
 		do = scale
 	case "network":
@@ -67,7 +70,7 @@ func main() {
 	case "answer":
 		do = answer
 	default:
-		fmt.Fprintf(os.Stderr, "bench: %q: want scale, network, or nothing\n", flag.Arg(0))
+		fmt.Fprintf(os.Stderr, "bench: %q: want api, scale, network, or nothing\n", flag.Arg(0))
 		os.Exit(2)
 	}
 	if err := do(ctx, o); err != nil {
