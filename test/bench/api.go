@@ -81,6 +81,8 @@ var apiRows = []apiRow{
 	{what: "a change for 500 watchers, CPU", unit: "ms"},
 	{what: "durable creates, 1 writers", unit: "/s", least: 2},
 	{what: "durable creates, 16 writers", unit: "/s", least: 3},
+	{what: "CPU of each create, 1 writers", unit: "ms"},
+	{what: "CPU of each create, 16 writers", unit: "ms"},
 	{what: "bytes to disk of each create, 1 writers", unit: "bytes", mostOf: 1},
 	{what: "bytes to disk of each create, 16 writers", unit: "bytes", mostOf: 1},
 }
@@ -544,11 +546,13 @@ func (s *apiServer) cpu() (sum float64) {
 
 func (s *apiServer) creates(f figures) error {
 	for _, writers := range []int{1, 16} {
+		cpu := s.cpu()
 		r, err := createFor(s.bench.ctx, s.client, fmt.Sprintf("bench-%d", writers), writers, createTime, s.pids...)
 		if err != nil {
 			return err
 		}
 		f[fmt.Sprintf("durable creates, %d writers", writers)] = r.perSecond
+		f[fmt.Sprintf("CPU of each create, %d writers", writers)] = (s.cpu() - cpu) * 1000 / r.count
 		f[fmt.Sprintf("bytes to disk of each create, %d writers", writers)] = r.bytesEach
 	}
 	return nil

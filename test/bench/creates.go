@@ -59,7 +59,7 @@ func untilRunning(ctx context.Context, client kubernetes.Interface, manifest str
 }
 
 // rate is what writers reached.
-type rate struct{ perSecond, bytesEach float64 }
+type rate struct{ count, perSecond, bytesEach float64 }
 
 // createFor lets writers create ConfigMaps of 1.5 KB for some seconds. pids are the processes whose writes count.
 func createFor(ctx context.Context, client kubernetes.Interface, prefix string, writers int, d time.Duration, pids ...int) (rate, error) {
@@ -87,7 +87,7 @@ func createFor(ctx context.Context, client kubernetes.Interface, prefix string, 
 	if err, is := failed.Load().(error); is {
 		return rate{}, err
 	}
-	return rate{perSecond: float64(made.Load()) / took, bytesEach: float64(written(pids)-before) / float64(made.Load())}, nil
+	return rate{count: float64(made.Load()), perSecond: float64(made.Load()) / took, bytesEach: float64(written(pids)-before) / float64(made.Load())}, nil
 }
 
 // configMap is 1.5 KB that a compressor shortens about as much as it does real configuration.
