@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -99,5 +100,70 @@ spec:
 	if err != nil || len(out) != size {
 		t.Errorf("a large output: %v, %d bytes of %d", err, len(out), size)
 	}
-	c.kubectl("delete", "pod", "shell")
+	c.copies(t, program)
+	c.attaches(t, program)
+	if program == c.Program("kubectl") { // Debian's has it as an alpha, by an API that is gone
+		out, err := c.KubectlWith(c.ctx, program, "", "debug", "shell", "--image=busybox", "--image-pull-policy=IfNotPresent", "--target=main", "-i", "--quiet", "--", "cat", "/proc/1/cmdline")
+		if err != nil || !strings.Contains(out, "sleep\x001000000") {
+			t.Errorf("debug beside the pod's process: %v, %q", err, out)
+		}
+	}
+	c.drains(t, program)
+}
+
+// copies files to a pod and back.
+func (c *cluster) copies(t *testing.T, program string) {
+	dir := t.TempDir()
+	text := strings.Repeat("a line of a file\n", 100_000)
+	if err := os.MkdirAll(filepath.Join(dir, "in"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "in", "file"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"cp", filepath.Join(dir, "in"), "shell:/tmp/in"}, {"cp", "shell:/tmp/in", filepath.Join(dir, "out")}} {
+		if out, err := c.KubectlWith(c.ctx, program, "", args...); err != nil {
+			t.Errorf("%v: %v %s", args, err, out)
+		}
+	}
+	if got, err := os.ReadFile(filepath.Join(dir, "out", "file")); err != nil || string(got) != text {
+		t.Errorf("what was copied to a pod and back: %v, %d bytes of %d", err, len(got), len(text))
+	}
+}
+
+// attaches to what runs: it reads what is said, and its answer comes back.
+func (c *cluster) attaches(t *testing.T, program string) {
+	if err := c.Apply(c.ctx, `
+apiVersion: v1
+kind: Pod
+metadata: {name: reader, labels: {app: reader}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 0
+  containers: [{name: main, image: busybox, imagePullPolicy: IfNotPresent, stdin: true, stdinOnce: true, command: [sh, -c, "read line; echo heard: $line"]}]
+`); err != nil {
+		t.Fatal(err)
+	}
+	c.ready("app=reader", 1, time.Minute)
+	out, err := c.KubectlWith(c.ctx, program, "a word\n", "attach", "-i", "reader")
+	if err != nil || !strings.Contains(out, "heard: a word") {
+		t.Errorf("attach: %v, %q", err, out)
+	}
+	c.kubectl("delete", "pod", "reader")
+}
+
+// drains the node of the pod, which has no owner, and takes it back.
+func (c *cluster) drains(t *testing.T, program string) {
+	node := c.pods("app=shell")[0].Spec.NodeName
+	if _, err := c.KubectlWith(c.ctx, program, "", "drain", node, "--ignore-daemonsets"); err == nil || !strings.Contains(err.Error(), "--force") {
+		t.Errorf("drain without --force: %v", err)
+	}
+	out, err := c.KubectlWith(c.ctx, program, "", "drain", node, "--ignore-daemonsets", "--force", "--timeout=90s")
+	if err != nil || !strings.Contains(out, "pod/shell evicted") {
+		t.Errorf("drain: %v, %s", err, out)
+	}
+	c.ready("app=shell", 0, time.Minute)
+	if out, err := c.KubectlWith(c.ctx, program, "", "uncordon", node); err != nil || !strings.Contains(out, "uncordoned") {
+		t.Errorf("uncordon: %v, %s", err, out)
+	}
 }
