@@ -51,6 +51,8 @@ type Config struct {
 	LoadBalancers loadbalancer.Pool
 	// Audit is the log of who asked the API for what; off by default.
 	Audit audit.Options
+	// Starting is told when a large part of the API starts, after the server is ready, with the first object that needs it; nil: nobody.
+	Starting func()
 	// OpenID names issuers outside of the cluster whose tokens let in; none by default.
 	OpenID openid.Options
 	// Ready is called once, when the API answers and everything works behind it; optional.
@@ -165,7 +167,7 @@ func run(ctx context.Context, c Config, objects store.Store, pki *auth.PKI, apiL
 	serving, err := api.New(ctx, api.Config{
 		Store: objects, PKI: pki, Listener: apiListener, AdvertiseAddress: address, ServiceCIDR: c.ServiceCIDR,
 		Names:      append([]string{"kubernetes.default.svc." + c.Domain}, c.Names...), // "cluster.local" is always there
-		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Leads: leads, Audit: c.Audit, OpenID: c.OpenID, Logger: c.Logger.With("part", "api"),
+		NodeDialer: dialer.kubelet, PodDialer: dialer.pod, Leads: leads, Audit: c.Audit, OpenID: c.OpenID, Starting: c.Starting, Logger: c.Logger.With("part", "api"),
 	})
 	if err != nil {
 		return err

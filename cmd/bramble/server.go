@@ -98,7 +98,7 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 		return server.Config{}, err
 	}
 	return server.Config{DataDir: dir, Etcd: shared, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
-		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Audit: f.audit, OpenID: f.openID, Logger: log}, nil
+		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Audit: f.audit, OpenID: f.openID, Starting: footprint.ThriftyAgain, Logger: log}, nil
 }
 
 func prefix(flag, s, example string) (netip.Prefix, error) {

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,7 +21,27 @@ const (
 	least = 20               // percent, however large the heap is
 	often = time.Second      // between two collections: the process is busy
 	calm  = 10 * time.Second // without a collection: it no longer is
+
+	// thrift is how long a part that starts late makes what stays.
+	thrift = 15 * time.Second
 )
+
+var thriftyUntil atomic.Int64 // Unix nanoseconds
+
+// ThriftyAgain collects often for a while, as while the program started: a part of it starts now, and what it makes, which stays, would
+// be spread among garbage. Ten definitions of custom resources leave 5 MiB less in memory with it (scripts/bench api).
+func ThriftyAgain() {
+	thriftyUntil.Store(time.Now().Add(thrift).UnixNano())
+	debug.SetGCPercent(startupGC)
+	time.AfterFunc(thrift, func() { settle(0) })
+}
+
+// settle sets what the heap may grow by, unless that is to be little for now.
+func settle(room uint64) {
+	if time.Now().UnixNano() >= thriftyUntil.Load() {
+		debug.SetGCPercent(percentFor(live(), room))
+	}
+}
 
 // stretch is the state of a heap that may grow further. It does nothing, not even look, while nothing is collected.
 type stretch struct {
@@ -67,7 +88,7 @@ func (s *stretch) collected() {
 	default:
 		return
 	}
-	debug.SetGCPercent(percentFor(live(), room))
+	settle(room)
 }
 
 // relax ends the busy phase.
@@ -77,7 +98,7 @@ func (s *stretch) relax() {
 	over := s.over
 	s.mu.Unlock()
 	if !over {
-		debug.SetGCPercent(percentFor(live(), 0))
+		settle(0)
 		debug.FreeOSMemory()
 	}
 }

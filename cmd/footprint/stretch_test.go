@@ -58,3 +58,18 @@ func TestPercentFor(t *testing.T) {
 		}
 	}
 }
+
+// A part that starts late is collected for often, also while the process is busy, and only for a while.
+func TestThriftyAgain(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(steadyGC))
+	ThriftyAgain()
+	settle(room) // as a busy process does
+	if got := gcPercent(); got != startupGC {
+		t.Errorf("%d %% while a part starts", got)
+	}
+	thriftyUntil.Store(time.Now().UnixNano())
+	settle(0)
+	if got := gcPercent(); got != steadyGC {
+		t.Errorf("%d %% after that", got)
+	}
+}

@@ -71,7 +71,7 @@ func (s *Server) newCustomResources(d *discovery) *customresources.Server {
 	return customresources.New(customresources.Config{
 		DB: s.config.Store, Prefix: w.stores.prefix(customresources.Resource), Options: definedStores{w.stores}, Client: s.dynamicConfig(), Admit: s.admit.Chain, Authorizer: w.authorizer,
 		Services: services{w.informers}, Credentials: s.webhookCredentials(),
-		Groups: d.groups.of(fromDefinitions), Discovery: d.apis, Register: registrar.Run, BuiltIn: builtIn, NotFound: http.HandlerFunc(http.NotFound),
+		Groups: d.groups.of(fromDefinitions), Discovery: d.apis, Register: registrar.Run, BuiltIn: builtIn, NotFound: http.HandlerFunc(http.NotFound), Starting: s.config.Starting,
 		RequestTimeout: requestTimeout, MinWatch: minWatch, MaxBodyBytes: maxBodyBytes, Logger: s.log,
 	})
 }

@@ -56,6 +56,7 @@ type Config struct {
 	Leads    func() bool
 	Audit    audit.Options  // the log of who asked for what
 	OpenID   openid.Options // issuers outside of the cluster whose tokens let in
+	Starting func()         // told when what serves custom resources starts, which makes much that stays; nil: nobody
 	Patience time.Duration  // how long what a client is sent may lie unread, until it is cut off; 0: a minute
 	Logger   *slog.Logger
 }

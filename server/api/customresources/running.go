@@ -38,6 +38,9 @@ const workers = 2
 // start makes upstream's handler and controllers, and tells them of the definitions when all of them are made. Discovery listens
 // after them, so that what it announces is served.
 func (c *Config) start() (*running, error) {
+	if c.Starting != nil {
+		c.Starting()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &running{definitions: c.follow(ctx), cancel: cancel}
 	api, err := client.NewForConfig(c.Client)

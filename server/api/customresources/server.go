@@ -42,6 +42,8 @@ type Config struct {
 	BuiltIn  func(group string) bool // whether a group is the API's own
 	NotFound http.Handler            // for what is not there
 
+	Starting func() // told when what serves them starts; nil: nobody
+
 	RequestTimeout time.Duration
 	MinWatch       time.Duration
 	MaxBodyBytes   int64
