@@ -2,12 +2,17 @@ package hosts
 
 import (
 	"context"
-	"crypto/tls"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/netip"
 	"os"
@@ -15,8 +20,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-
-	"bramble.dev/server/auth"
 )
 
 // Quorum is what several servers share: three etcd, one on each of a lab's hosts, that talk to whoever shows a certificate of their
@@ -54,40 +57,49 @@ func StartQuorum(lab *Lab, etcd string) (*Quorum, error) {
 
 // writeCertificates makes an authority of etcd's own, a certificate for all members, and one for clients.
 func (q *Quorum) writeCertificates() error {
-	authority, err := auth.OpenPKI(filepath.Join(q.dir, "authority"), auth.PKIOptions{})
-	if err != nil {
+	if err := os.MkdirAll(q.dir, 0o700); err != nil {
 		return err
 	}
-	var ips []net.IP
+	member := &x509.Certificate{Subject: pkix.Name{CommonName: "etcd"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
 	for _, h := range q.lab.Hosts {
-		ips = append(ips, h.IP.AsSlice())
+		member.IPAddresses = append(member.IPAddresses, h.IP.AsSlice())
 	}
-	serving, err := authority.ServingCertificate([]string{"etcd"}, ips)
-	if err != nil {
-		return err
-	}
-	member, err := serving(&tls.ClientHelloInfo{})
-	if err != nil {
-		return err
-	}
-	key, err := x509.MarshalPKCS8PrivateKey(member.PrivateKey)
-	if err != nil {
-		return err
-	}
-	certPEM, keyPEM, err := authority.ClientCertificate("bramble")
-	if err != nil {
-		return err
-	}
-	for name, data := range map[string][]byte{
-		"ca.crt": authority.CACertPEM(), "client.crt": certPEM, "client.key": keyPEM,
-		"member.crt": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: member.Certificate[0]}),
-		"member.key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
-	} {
-		if err := os.WriteFile(filepath.Join(q.dir, name), data, 0o600); err != nil {
-			return err
+	authority := &x509.Certificate{Subject: pkix.Name{CommonName: "etcd's authority"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	client := &x509.Certificate{Subject: pkix.Name{CommonName: "bramble"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+	by, err := q.writeCertificate("ca", authority, authority, nil)
+	for name, template := range map[string]*x509.Certificate{"member": member, "client": client} {
+		if err == nil {
+			_, err = q.writeCertificate(name, template, authority, by)
 		}
 	}
-	return nil
+	return err
+}
+
+// writeCertificate writes NAME.crt and NAME.key; without the parent's key it is signed by its own, which is returned.
+func (q *Quorum) writeCertificate(name string, template, parent *x509.Certificate, by crypto.Signer) (crypto.Signer, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if by == nil {
+		by = key
+	}
+	template.SerialNumber = big.NewInt(time.Now().UnixNano())
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(365*24*time.Hour)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), by)
+	if err != nil {
+		return nil, err
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	for file, block := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "PRIVATE KEY", Bytes: private}} {
+		if err := os.WriteFile(filepath.Join(q.dir, name+file), pem.EncodeToMemory(block), 0o600); err != nil {
+			return nil, err
+		}
+	}
+	return key, nil
 }
 
 func (q *Quorum) url(scheme string, i int, port uint16) string {
