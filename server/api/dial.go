@@ -55,9 +55,27 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
 	}
 	ended := make(chan struct{}, 2)
 	go func() { io.Copy(far, buffered); closeWrite(far); ended <- struct{}{} }()
-	go func() { io.Copy(near, far); closeWrite(near); ended <- struct{}{} }()
+	go func() {
+		if _, err := io.Copy(near, far); err != nil { // the node is lost: the other server must not take it for an end
+			abort(near)
+		}
+		closeWrite(near)
+		ended <- struct{}{}
+	}()
 	<-ended
 	<-ended
+}
+
+// abort ends a connection so that its other side gets an error and no end: TLS takes one without a farewell for an end, TCP a reset for
+// none.
+func abort(c net.Conn) {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		t.SetLinger(0)
+	}
+	c.Close()
 }
 
 // closeWrite says that no more comes, and leaves the way back open where the connection can.

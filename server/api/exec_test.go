@@ -145,3 +145,38 @@ func TestExecOnANodeThatIsLost(t *testing.T) {
 		t.Errorf("the command ended with %v", err)
 	}
 }
+
+// What another server reaches through this one tells an end from a loss.
+func TestDialThroughAServerWhoseNodeIsLost(t *testing.T) {
+	for name, lose := range map[string]bool{"an end": false, "a loss": true} {
+		t.Run(name, func(t *testing.T) {
+			lost := make(chan struct{})
+			dial := listening(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				io.WriteString(w, "half of it")
+				w.(http.Flusher).Flush()
+				<-lost
+			}))
+			c := start(t, t.TempDir(), func(c *Config) {
+				c.Leads = func() bool { return true }
+				c.NodeDialer = func(ctx context.Context, _ string) (net.Conn, error) {
+					conn, err := dial(ctx)
+					if lose {
+						conn = &breaking{conn, lost}
+					}
+					return conn, err
+				}
+			})
+			conn := must(DialThrough(t.Context(), c.pki, strings.TrimPrefix(c.url, "https://"), "pi", ""))(t)
+			defer conn.Close()
+			io.WriteString(conn, "GET / HTTP/1.1\r\nHost: pi\r\nConnection: close\r\n\r\n")
+			head := make([]byte, 1)
+			if _, err := io.ReadFull(conn, head); err != nil {
+				t.Fatal(err)
+			}
+			close(lost)
+			if _, err := io.Copy(io.Discard, conn); (err != nil) != lose {
+				t.Errorf("it ended with %v", err)
+			}
+		})
+	}
+}

@@ -31,7 +31,8 @@ func upgraded(ctx context.Context) net.Conn {
 
 // bound is a connection to a node that shares its fate with a client's: if it is lost, so is that. Upstream's translation from
 // WebSocket to SPDY would tell the client of success instead, since an error stream that ends empty is how SPDY says that a
-// command ended with 0.
+// command ended with 0. That is also what a client that speaks SPDY itself (kubectl before 1.31) makes of a connection that is lost,
+// however it ends.
 type bound struct {
 	net.Conn
 	client net.Conn
