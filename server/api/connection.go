@@ -2,11 +2,14 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"sync/atomic"
+	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 )
 
@@ -24,7 +27,18 @@ type certified struct {
 
 type connectionKey struct{}
 
+// maxUnsent is what the kernel takes of a connection beyond what is on its way, in bytes. Otherwise it takes megabytes, and a writer
+// would not learn for minutes whether a slow client reads.
+const maxUnsent = 128 << 10
+
 func withConnection(ctx context.Context, conn net.Conn) context.Context {
+	if t, ok := conn.(*tls.Conn); ok {
+		if raw, ok := t.NetConn().(syscall.Conn); ok { // not a stream of a node's link
+			if c, err := raw.SyscallConn(); err == nil {
+				_ = c.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent) })
+			}
+		}
+	}
 	return context.WithValue(ctx, connectionKey{}, &connection{Conn: conn})
 }
 

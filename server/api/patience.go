@@ -14,6 +14,8 @@ import (
 const (
 	// defaultPatience is how long what a client is sent may lie unread. Then its request ends, and with HTTP/1.1 its connection.
 	defaultPatience = time.Minute
+	// piece is what of a write has to be taken in that time, in bytes: who reads, however slowly, is not cut off.
+	piece = 16 << 10
 	// restOfBody is how long a connection waits for what its client said that it would send, and that nobody reads any more.
 	restOfBody = 5 * time.Second
 )
@@ -50,15 +52,29 @@ type patientWriter struct {
 
 	mu      sync.Mutex
 	writing bool
+	since   time.Time // of writing
 	timer   *time.Timer
 }
 
 func (w *patientWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *patientWriter) Write(b []byte) (int, error) {
-	w.begin()
-	defer w.end()
-	return w.ResponseWriter.Write(b)
+	return inPieces(b, func(b []byte) (int, error) {
+		w.begin()
+		defer w.end()
+		return w.ResponseWriter.Write(b)
+	})
+}
+
+// inPieces writes all of b, of which each piece has a deadline of its own.
+func inPieces(b []byte, write func([]byte) (int, error)) (written int, err error) {
+	for {
+		n, err := write(b[:min(len(b), piece)])
+		written += n
+		if b = b[n:]; err != nil || len(b) == 0 {
+			return written, err
+		}
+	}
 }
 
 func (w *patientWriter) Flush() {
@@ -88,7 +104,7 @@ func (w *patientWriter) begin() {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.writing = true
+	w.writing, w.since = true, time.Now()
 	if w.timer == nil {
 		w.timer = time.AfterFunc(w.patience, w.giveUp)
 		return
@@ -109,7 +125,7 @@ func (w *patientWriter) end() {
 func (w *patientWriter) giveUp() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.writing {
+	if w.writing && time.Since(w.since) >= w.patience { // else the timer is of the write before
 		w.control.SetWriteDeadline(time.Unix(1, 0)) // it was long ago: the write fails now
 	}
 }
@@ -121,8 +137,10 @@ type patientConn struct {
 }
 
 func (c *patientConn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(b)
+	return inPieces(b, func(b []byte) (int, error) {
+		if err := c.SetWriteDeadline(time.Now().Add(c.patience)); err != nil {
+			return 0, err
+		}
+		return c.Conn.Write(b)
+	})
 }

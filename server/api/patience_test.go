@@ -100,6 +100,36 @@ func TestSilentWatchesAreCutOff(t *testing.T) {
 	}
 }
 
+// TestSlowWatch: a client that reads less of a change in the time that a silent one has, is told all the same.
+func TestSlowWatch(t *testing.T) {
+	c := start(t, t.TempDir(), func(c *Config) { c.Patience = 2 * time.Second })
+	ns := c.namespace(t)
+	const objects, size = 8, 1000 << 10
+	for n := range objects {
+		must(c.client.CoreV1().ConfigMaps(ns).Create(t.Context(), configMap(fmt.Sprint("m", n), "rest", strings.Repeat("x", size)), metav1.CreateOptions{}))(t)
+	}
+	for _, protocol := range []string{"http/1.1", "a WebSocket"} {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			conn := c.connection(t, "http/1.1")
+			upgrade := ""
+			if protocol == "a WebSocket" {
+				upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nOrigin: https://x\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+			}
+			fmt.Fprintf(conn, "GET /api/v1/namespaces/%s/configmaps?watch=1&resourceVersion=0 HTTP/1.1\r\nHost: x\r\n%s\r\n", ns, upgrade)
+			began, buf := time.Now(), make([]byte, 64<<10)
+			for read := 0; read < objects*size; {
+				n, err := conn.Read(buf)
+				if err != nil {
+					t.Fatalf("cut off after %d bytes and %v, though it read: %v", read, time.Since(began), err)
+				}
+				read += n
+				time.Sleep(time.Duration(n) * time.Second / (400 << 10)) // 400 KB a second: 2.5 seconds a change
+			}
+		})
+	}
+}
+
 // TestRestOfABody: a body that never comes whole holds its connection no longer than its request.
 func TestRestOfABody(t *testing.T) {
 	c, _ := shared(t)

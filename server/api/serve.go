@@ -36,7 +36,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 			// Certificates are asked for and judged by the authenticator, so that a token works beside a certificate it does not know.
 			ClientAuth: tls.RequestClientCert, ClientCAs: s.config.PKI.CAPool(),
 		},
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, WriteByteTimeout: s.config.Patience},
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReceiveBufferPerStream: 256 << 10, SendPingTimeout: 30 * time.Second, PingTimeout: s.config.Patience, WriteByteTimeout: s.config.Patience},
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.ServeTLS(l, "", "") }()
