@@ -18,6 +18,8 @@ var clientMistakes = []string{
 	"Timeout or abort while handling", "Post-timeout activity", "Failed to flush watch response", "Failed to encode watch event",
 	"apiserver was unable to write", "apiserver was unable to close cleanly", "Error proxying response from backend",
 	"apiserver received an error that is not an metav1.Status: &tls.", // how a connection ended while it was written to
+	`apiserver received an error that is not an metav1.Status: &errors.errorString{s:"http: Handler timeout"}`,
+	`apiserver received an error that is not an metav1.Status: &errors.errorString{s:"http: invalid Read on closed Body"}`,
 	"Error on socket receive", "Error closing", "Unable to upgrade",
 }
 

@@ -40,6 +40,9 @@ func Open(o Options, log *slog.Logger) (*Log, error) {
 		if o.Policy != "" {
 			return nil, errors.New("--audit-policy-file says what to write down, but not where: add --audit-log-path or --audit-webhook-config-file")
 		}
+		if o.Webhook.Mode == Blocking || o.Webhook.Mode == BlockingStrict {
+			return nil, fmt.Errorf("--audit-webhook-mode %s says how events are sent, but not where: add --audit-webhook-config-file", o.Webhook.Mode)
+		}
 		return nil, nil
 	}
 	p := changes

@@ -38,6 +38,8 @@ func TestOptions(t *testing.T) {
 		{"a policy", Options{Path: filepath.Join(dir, "deep/er/l"), Policy: file("good", "kind: Policy\napiVersion: audit.k8s.io/v1\nrules: [{level: Request}]\n")}, ""},
 		{"no file that names a receiver", webhookTo(filepath.Join(dir, "none"), func(*Webhook) {}), "--audit-webhook-config-file: "},
 		{"an unknown mode", webhookTo("f", func(w *Webhook) { w.Mode = "loud" }), `--audit-webhook-mode "loud": want batch, blocking or blocking-strict`},
+		{"a mode and no receiver", webhookTo("", func(w *Webhook) { w.Mode = BlockingStrict }), "add --audit-webhook-config-file"},
+		{"no pause before the next try", webhookTo("f", func(w *Webhook) { w.InitialBackoff = -time.Second }), "--audit-webhook-initial-backoff: "},
 		{"no buffer", webhookTo("f", func(w *Webhook) { w.BufferSize = 0 }), "--audit-webhook-batch-buffer-size: "},
 		{"batches of none", webhookTo("f", func(w *Webhook) { w.MaxSize = 0 }), "--audit-webhook-batch-max-size: "},
 		{"batches larger than the buffer", webhookTo("f", func(w *Webhook) { w.MaxSize = 2000 }), "--audit-webhook-batch-max-size 2000: want no more than the 1000"},

@@ -44,6 +44,8 @@ func (w Webhook) check() error {
 	switch {
 	case !slices.Contains([]string{Batch, Blocking, BlockingStrict}, w.Mode):
 		return fmt.Errorf("--audit-webhook-mode %q: want %s, %s or %s", w.Mode, Batch, Blocking, BlockingStrict)
+	case w.InitialBackoff <= 0:
+		return errors.New("--audit-webhook-initial-backoff: want more than none")
 	case w.Mode != Batch:
 		return nil
 	case w.BufferSize < 1:

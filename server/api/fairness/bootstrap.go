@@ -15,6 +15,7 @@ import (
 
 const (
 	again   = time.Minute      // after a failure the objects are looked at again
+	pause   = 2 * time.Second  // between a change and a look
 	settles = 10 * time.Second // for conditions to be written; a server that cannot write them starts all the same
 )
 
@@ -110,6 +111,12 @@ func (b *bootstrap) run(ctx context.Context) {
 			return
 		}
 		retry = nil
+		// Two servers of different releases on one store would each take back what the other writes as fast as they can.
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
 		if err := b.ensure(ctx); err != nil && ctx.Err() == nil {
 			b.log.Warn("the FlowSchemas and PriorityLevelConfigurations of the beginning are not all there", "err", err)
 			retry = time.After(again)
