@@ -51,7 +51,11 @@ func TestCustomResources(t *testing.T) {
 		}
 	}()
 	c.apply(widgets)
-	c.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+	c.eventually(time.Minute, "the definitions are established", func() error {
+		// kubectl wait gives up at once on a definition that has no conditions yet: they are null then, upstream's as well.
+		_, err := c.Kubectl(c.ctx, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+		return err
+	})
 	c.apply(owned("Widget", "first", ""))
 	for _, wrong := range []struct{ manifest, want string }{
 		{"apiVersion: shop.example.com/v1\nkind: Widget\nmetadata: {name: bad}\nspec: {size: 11}", "ten are too many"},
