@@ -15,6 +15,7 @@ import (
 
 	"k8s.io/apiserver/pkg/authentication/user"
 
+	"bramble.dev/link"
 	"bramble.dev/server/auth"
 )
 
@@ -53,17 +54,7 @@ func (s *Server) dial(w http.ResponseWriter, r *http.Request) {
 	if _, err := fmt.Fprintf(near, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", dialProtocol); err != nil {
 		return
 	}
-	ended := make(chan struct{}, 2)
-	go func() { io.Copy(far, buffered); closeWrite(far); ended <- struct{}{} }()
-	go func() {
-		if _, err := io.Copy(near, far); err != nil { // the node is lost: the other server must not take it for an end
-			abort(near)
-		}
-		closeWrite(near)
-		ended <- struct{}{}
-	}()
-	<-ended
-	<-ended
+	link.Splice(&stream{near, buffered.Reader}, &watched{far, func() { abort(near) }})
 }
 
 // abort ends a connection so that its other side gets an error and no end: TLS takes one without a farewell for an end, TCP a reset for
@@ -74,15 +65,6 @@ func abort(c net.Conn) {
 	}
 	if t, ok := c.(*net.TCPConn); ok {
 		t.SetLinger(0)
-	}
-	c.Close()
-}
-
-// closeWrite says that no more comes, and leaves the way back open where the connection can.
-func closeWrite(c net.Conn) {
-	if half, ok := c.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite()
-		return
 	}
 	c.Close()
 }
@@ -169,9 +151,4 @@ type stream struct {
 func (s *stream) Read(b []byte) (int, error) { return s.in.Read(b) }
 
 // CloseWrite says that no more comes.
-func (s *stream) CloseWrite() error {
-	if half, ok := s.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
-}
+func (s *stream) CloseWrite() error { return closeWrite(s.Conn) }

@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/util/retry"
 	"k8s.io/kubernetes/pkg/controlplane/reconcilers"
 )
 
@@ -37,9 +36,6 @@ func (s *Server) seedKubernetesService(ctx context.Context) error {
 				SessionAffinity: corev1.ServiceAffinityNone, Type: corev1.ServiceTypeClusterIP,
 			},
 		}, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) { // by another server, meanwhile
-			err = nil
-		}
 	case err == nil && (len(have.Spec.Ports) != 1 || have.Spec.Ports[0] != port):
 		have.Spec.Ports = []corev1.ServicePort{port}
 		_, err = services.Update(ctx, have, metav1.UpdateOptions{})
@@ -80,7 +76,7 @@ func (s *Server) withoutEndpoint(ctx context.Context) error {
 
 // Lead does at once what this server keeps while it leads.
 func (s *Server) Lead(ctx context.Context) error {
-	return retry.RetryOnConflict(retry.DefaultBackoff, func() error { return s.seedKubernetesService(ctx) })
+	return settled(func() error { return s.seedKubernetesService(ctx) })
 }
 
 // keepKubernetesService puts the service back when somebody has deleted it. It only reads while nobody has.
@@ -93,7 +89,7 @@ func (s *Server) keepKubernetesService(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		if err := s.seedKubernetesService(ctx); err != nil && ctx.Err() == nil {
+		if err := settled(func() error { return s.seedKubernetesService(ctx) }); err != nil && ctx.Err() == nil {
 			s.log.Warn("keeping the service default/kubernetes failed", "err", err)
 		}
 	}

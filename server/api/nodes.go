@@ -54,7 +54,7 @@ func newKubelets(nodes corelisters.NodeLister, dial func(context.Context, string
 			}
 			conn, err := dial(ctx, node)
 			if client := upgraded(ctx); err == nil && client != nil {
-				conn = &bound{Conn: conn, client: client}
+				conn = &watched{conn, func() { _ = client.Close() }}
 			}
 			return conn, err
 		},

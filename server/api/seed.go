@@ -42,12 +42,16 @@ func (s *Server) seed(ctx context.Context) error {
 		{"API services", s.seedAPIServices},
 		{"authentication of other API servers", s.seedAuthentication},
 	} {
-		// Another server may be about the same: who comes second looks again.
-		if err := retry.RetryOnConflict(retry.DefaultBackoff, func() error { return step.do(ctx) }); err != nil {
+		if err := settled(func() error { return step.do(ctx) }); err != nil {
 			return fmt.Errorf("seed %s: %w", step.what, err)
 		}
 	}
 	return nil
+}
+
+// settled does what another server may be about at the same moment: who comes second looks again.
+func settled(do func() error) error {
+	return retry.OnError(retry.DefaultBackoff, func(err error) bool { return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) }, do)
 }
 
 func (s *Server) seedNamespaces(ctx context.Context) error {
@@ -151,9 +155,7 @@ func (s *Server) seedAuthentication(ctx context.Context) error {
 	have, err := maps.Get(ctx, want.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err):
-		if _, err = maps.Create(ctx, want, metav1.CreateOptions{}); apierrors.IsAlreadyExists(err) {
-			err = nil // what another server of this cluster makes is the same
-		}
+		_, err = maps.Create(ctx, want, metav1.CreateOptions{})
 	case err == nil && !equality.Semantic.DeepEqual(have.Data, want.Data):
 		have.Data = want.Data
 		_, err = maps.Update(ctx, have, metav1.UpdateOptions{})
@@ -168,9 +170,6 @@ func (s *Server) seedServiceCIDR(ctx context.Context) error {
 	have, err := cidrs.Get(ctx, "kubernetes", metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		have, err = cidrs.Create(ctx, &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{want}}}, metav1.CreateOptions{})
-		if apierrors.IsAlreadyExists(err) { // by another server, meanwhile
-			have, err = cidrs.Get(ctx, "kubernetes", metav1.GetOptions{})
-		}
 	}
 	if err != nil {
 		return err

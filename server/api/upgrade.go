@@ -29,19 +29,30 @@ func upgraded(ctx context.Context) net.Conn {
 	return conn
 }
 
-// bound is a connection to a node that shares its fate with a client's: if it is lost, so is that. Upstream's translation from
-// WebSocket to SPDY would tell the client of success instead, since an error stream that ends empty is how SPDY says that a
-// command ended with 0. That is also what a client that speaks SPDY itself (kubectl before 1.31) makes of a connection that is lost,
-// however it ends.
-type bound struct {
+// watched is a connection to a node that tells when it is lost. Who has it then breaks what hangs on it: an end would be taken for the
+// command's. Upstream's translation from WebSocket to SPDY would tell the client of success, since an error stream that ends empty is
+// how SPDY says that a command ended with 0. That is also what a client that speaks SPDY itself (kubectl before 1.31) makes of a
+// connection that is lost, however it ends.
+type watched struct {
 	net.Conn
-	client net.Conn
+	lost func()
 }
 
-func (b *bound) Read(p []byte) (int, error) {
-	n, err := b.Conn.Read(p)
+func (c *watched) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
 	if err != nil && err != io.EOF && !errors.Is(err, net.ErrClosed) {
-		_ = b.client.Close()
+		c.lost()
 	}
 	return n, err
+}
+
+// CloseWrite says that no more comes.
+func (c *watched) CloseWrite() error { return closeWrite(c.Conn) }
+
+// closeWrite leaves the way back open, where the connection can.
+func closeWrite(c net.Conn) error {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }

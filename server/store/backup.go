@@ -178,7 +178,7 @@ func renew(path, replaced string) error {
 	if err != nil {
 		return err
 	}
-	err = c.exec("update meta set incarnation = ?, reserved = ?", newIncarnation(), reserved)
+	err = c.exec("update meta set incarnation = ?, reserved = ?", NewIncarnation(), reserved)
 	if e := c.close(); err == nil {
 		err = e
 	}

@@ -106,7 +106,7 @@ func create(c *conn, path string, first int64) error {
 	if err := c.exec(fmt.Sprintf("begin immediate; %s pragma application_id = %d; pragma user_version = %d;", schema, applicationID, schemaVersion)); err != nil {
 		return err
 	}
-	if err := c.exec("insert into meta values(1, ?, ?)", newIncarnation(), first); err != nil {
+	if err := c.exec("insert into meta values(1, ?, ?)", NewIncarnation(), first); err != nil {
 		return err
 	}
 	if err := c.exec("commit"); err != nil {
@@ -151,7 +151,8 @@ func quickCheck(c *conn) error {
 	return nil
 }
 
-func newIncarnation() string {
+// NewIncarnation makes a name that no other set of objects has.
+func NewIncarnation() string {
 	b := make([]byte, 16)
 	rand.Read(b)
 	return hex.EncodeToString(b)

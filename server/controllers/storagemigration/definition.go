@@ -4,9 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -53,11 +53,10 @@ const definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 // marked is the generation at which the mark was set; 0 if there is none.
 func (d *definition) marked() int64 {
-	i := slices.IndexFunc(d.Status.Conditions, func(c metav1.Condition) bool { return c.Type == storageMigrating })
-	if i < 0 {
-		return 0
+	if mark := meta.FindStatusCondition(d.Status.Conditions, storageMigrating); mark != nil {
+		return mark.ObservedGeneration
 	}
-	return d.Status.Conditions[i].ObservedGeneration
+	return 0
 }
 
 // stored is the version that objects are written in.

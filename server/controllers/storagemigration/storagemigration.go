@@ -128,7 +128,7 @@ func (c *controller) begin(ctx context.Context, m *migration) (*migration, error
 			return nil, err
 		}
 	}
-	setCondition(m, running, "MigrationRunning", "The migration is running")
+	progress(m, "")
 	return c.write(ctx, m)
 }
 
@@ -163,22 +163,23 @@ func (c *controller) run(ctx context.Context, m *migration) error {
 	old := slices.DeleteFunc(slices.Clone(objects), func(o object) bool { return o.revision > since })
 	for n, o := range old {
 		err := c.rewrite(ctx, found, o)
+		left := fmt.Sprintf("%d/%d", len(old)-n, len(objects))
 		switch {
 		case apierrors.IsConflict(err) || apierrors.IsNotFound(err): // somebody has written it, or it is gone
 		case ctx.Err() != nil || passing(err):
-			setCondition(m, running, "MigrationRunning", fmt.Sprintf("The migration is running, %d/%d objects not yet migrated; transient error: %v", len(old)-n, len(objects), err))
+			progress(m, fmt.Sprintf(", %s objects not yet migrated; transient error: %v", left, err))
 			_, _ = c.write(ctx, m) // the error itself comes back
 			return fmt.Errorf("migrate %s %s/%s: %w", found, o.namespace, o.name, err)
 		case err != nil:
-			setCondition(m, running, "MigrationRunning", fmt.Sprintf("The migration is running, %d/%d objects not yet migrated", len(old)-n, len(objects)))
-			return c.fail(ctx, m, fmt.Sprintf("%d/%d not yet migrated. migration encountered unhandled error: %v", len(old)-n, len(objects), err))
+			progress(m, fmt.Sprintf(", %s objects not yet migrated", left))
+			return c.fail(ctx, m, fmt.Sprintf("%s not yet migrated. migration encountered unhandled error: %v", left, err))
 		}
 	}
-	done := "The migration is running"
+	done := ""
 	if len(objects) > 0 {
-		done += fmt.Sprintf(", %d objects verified migrated", len(objects))
+		done = fmt.Sprintf(", %d objects verified migrated", len(objects))
 	}
-	setCondition(m, running, "MigrationRunning", done)
+	progress(m, done)
 	setCondition(m, succeeded, "StorageVersionMigrationSucceeded", "Migration completed")
 	_, err = c.write(ctx, m)
 	return err
@@ -218,6 +219,11 @@ func (c *controller) fail(ctx context.Context, m *migration, message string) err
 	setCondition(m, failed, "StorageVersionMigrationFailed", message)
 	_, err := c.write(ctx, m)
 	return err
+}
+
+// progress says that the migration runs, and how far it is.
+func progress(m *migration, far string) {
+	setCondition(m, running, "MigrationRunning", "The migration is running"+far)
 }
 
 func setCondition(m *migration, condition, reason, message string) {

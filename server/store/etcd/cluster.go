@@ -2,14 +2,14 @@ package etcd
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"bramble.dev/server/store"
 )
 
 // Cluster says which cluster's objects lie below a prefix. It is written once, by the first server or by a restore.
@@ -29,9 +29,7 @@ const clusterKey = "/bramble.dev"
 var ErrRestoring = errors.New("a backup is being restored")
 
 func newCluster(authority string) Cluster {
-	b := make([]byte, 16)
-	rand.Read(b)
-	return Cluster{Incarnation: hex.EncodeToString(b), Authority: authority}
+	return Cluster{Incarnation: store.NewIncarnation(), Authority: authority}
 }
 
 // Find says whose objects lie below a prefix; ok is false when no cluster has been there. It waits for an etcd that does not answer.
