@@ -495,6 +495,24 @@ func TestJobWithSidecarSucceeds(t *testing.T) {
 	})
 }
 
+// TestJobWithSidecars: the sidecars end one after the other, and the first that has ended is not started again while the
+// other still ends.
+func TestJobWithSidecars(t *testing.T) {
+	simulate(t, func(n *node) {
+		n.runtime.Behave("app", fake.Behavior{ExitAfter: 5 * time.Second})
+		for _, name := range []string{"proxy", "logger"} {
+			n.runtime.Behave(name, fake.Behavior{StopAfter: 2 * time.Second})
+		}
+		n.m.Set([]*corev1.Pod{pod(withSidecar, withSidecar, policy(corev1.RestartPolicyNever), func(p *corev1.Pod) { p.Spec.InitContainers[1].Name = "logger" })})
+		n.after(4 * time.Second)
+		n.expect("u1", "Running proxy:running/0+ logger:running/0+ app:running/0+")
+		n.after(4 * time.Second)
+		n.expect("u1", "Running proxy:running/0+ logger:Error(143)/0 app:Completed(0)/0")
+		n.after(4 * time.Second)
+		n.expect("u1", "Succeeded proxy:Error(143)/0 logger:Error(143)/0 app:Completed(0)/0")
+	})
+}
+
 func TestInitContainers(t *testing.T) {
 	simulate(t, func(n *node) {
 		n.runtime.Behave("setup", fake.Behavior{ExitAfter: 2 * time.Second, ExitCode: 1})

@@ -129,14 +129,15 @@ func (p *planner) run() {
 		return
 	}
 	p.ephemeral()
-	if !p.initialize() {
-		return
-	}
-	if !p.apps() {
-		// No app container runs or will run: what is left (sidecars) has nobody to serve.
+	if p.served() {
+		// Before the sidecars are looked at: one that has ended must not start again while another still ends.
 		p.end(false)
 		return
 	}
+	if !p.initialize() {
+		return
+	}
+	p.apps()
 	p.prune()
 }
 
@@ -377,9 +378,19 @@ func lastStatus(pod *corev1.PodStatus, id string) *corev1.ContainerStatus {
 	return nil
 }
 
-// apps keeps the app containers and says whether any of them runs or is to run.
-func (p *planner) apps() bool {
-	alive, blocked := false, false
+// served says that no app container runs or will run: what is left (sidecars) has nobody to serve.
+func (p *planner) served() bool {
+	for i := range p.d.Pod.Spec.Containers {
+		if !p.done(podspec.Container{Container: &p.d.Pod.Spec.Containers[i], Kind: podspec.App}) {
+			return false
+		}
+	}
+	return true
+}
+
+// apps keeps the app containers.
+func (p *planner) apps() {
+	blocked := false
 	for i := range p.d.Pod.Spec.Containers {
 		c := podspec.Container{Container: &p.d.Pod.Spec.Containers[i], Kind: podspec.App}
 		o, ok := p.inSandbox(c.Name)
@@ -394,9 +405,7 @@ func (p *planner) apps() bool {
 			// not keep the images of the others from being fetched.
 			blocked = p.prepare(c, !blocked) || blocked
 		}
-		alive = true
 	}
-	return alive
 }
 
 // replace ends a running container that must not go on, and says whether it does.
