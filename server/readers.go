@@ -24,7 +24,7 @@ func controllerDependencies(c Config, pki *auth.PKI, caches *cache.Set, s *api.S
 		Metadata: func(name string) metadata.Interface {
 			return metadata.NewForConfigOrDie(s.ClientConfig(systemAccount(name)))
 		},
-		Caches: caches, Presence: d, PodCIDR: c.PodCIDR, CACertPEM: pki.CACertPEM(), SignToken: s.SignToken, SignRequest: pki.SignRequest, LoadBalancers: c.LoadBalancers,
+		Elsewhere: s.Elsewhere, Caches: caches, Presence: d, PodCIDR: c.PodCIDR, CACertPEM: pki.CACertPEM(), SignToken: s.SignToken, SignRequest: pki.SignRequest, LoadBalancers: c.LoadBalancers,
 		Logger: c.Logger.With("part", "controllers"),
 	}
 }

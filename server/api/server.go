@@ -222,6 +222,9 @@ func newSerializer(s *runtime.Scheme) runtime.NegotiatedSerializer {
 // Prefix is the store's key prefix of a resource, for caches: "/registry/deployments".
 func (s *Server) Prefix(gr schema.GroupResource) string { return s.wiring.stores.prefix(gr) }
 
+// Elsewhere gives the group versions that APIServices give to other servers.
+func (s *Server) Elsewhere() map[schema.GroupVersion]bool { return s.others.GroupVersions() }
+
 // Run serves the listener until ctx is done, and returns when every request has ended. What requests need runs as long.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.Close()

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/tools/record"
@@ -64,9 +65,11 @@ import (
 type Dependencies struct {
 	// Client and Metadata give a client that acts as the service account of this
 	// name in kube-system.
-	Client    func(name string) kubernetes.Interface
-	Metadata  func(name string) metadata.Interface
-	Caches    *cache.Set
+	Client   func(name string) kubernetes.Interface
+	Metadata func(name string) metadata.Interface
+	Caches   *cache.Set
+	// Elsewhere gives the group versions that other servers answer.
+	Elsewhere func() map[schema.GroupVersion]bool
 	Presence  nodes.Presence
 	PodCIDR   netip.Prefix
 	CACertPEM []byte
@@ -227,7 +230,7 @@ func (k kit) house() []runner {
 		}),
 		garbage.New(garbage.Inputs{
 			Metadata: k.Metadata("generic-garbage-collector"), Discovery: collector.Discovery(),
-			Events: k.events("garbage-collector-controller", collector), Source: s.Source(), Prefix: s.Prefix, Log: log,
+			Events: k.events("garbage-collector-controller", collector), Source: s.Source(), Prefix: s.Prefix, Elsewhere: k.Elsewhere, Log: log,
 		}),
 		serviceaccount.New(serviceaccount.Inputs{
 			Client: k.Client("service-account-controller"), Namespaces: s.Namespaces(), ServiceAccounts: s.ServiceAccounts(), Log: log,

@@ -96,6 +96,24 @@ func (s *Server) needed() bool {
 	return s.needs
 }
 
+// GroupVersions are those that other servers answer, whether they are there or away.
+func (s *Server) GroupVersions() map[schema.GroupVersion]bool {
+	if !s.needed() {
+		return nil
+	}
+	all, err := s.lister.List(labels.Everything())
+	if err != nil {
+		return nil // the store is about to end
+	}
+	out := map[schema.GroupVersion]bool{}
+	for _, a := range all {
+		if a.Spec.Service != nil && !s.c.BuiltIn(a.Spec.Group) {
+			out[schema.GroupVersion{Group: a.Spec.Group, Version: a.Spec.Version}] = true
+		}
+	}
+	return out
+}
+
 // current gives what runs, after it has taken in all APIServices that the store holds; nil when there is nothing to run.
 func (s *Server) current(ctx context.Context) (*running, error) {
 	r, _, err := s.part.Current(ctx, func(ctx context.Context, r *running) error { return r.current(ctx) })

@@ -7,8 +7,8 @@
 //
 // The graph holds only objects that have an owner, are one, or are being
 // deleted with a finalizer of ours: ten thousand ConfigMaps cost nothing. It is
-// fed from the store's changes and reads no more of an object than its
-// metadata.
+// fed from the store's changes, and for what other servers have (APIServices)
+// from a watch of the API, and reads no more of an object than its metadata.
 //
 //	c := garbage.New(garbage.Inputs{...})
 //	c.Run(ctx)

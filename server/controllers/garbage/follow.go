@@ -70,11 +70,7 @@ func (c *Controller) start(resource schema.GroupResource, prefix string) (cache.
 			c.graph.observe(resource, m)
 		}
 	}
-	for _, id := range c.graph.of(resource) {
-		if !present[id.uid] {
-			c.graph.remove(id.uid)
-		}
-	}
+	c.graph.only(resource, present)
 	return f, nil
 }
 

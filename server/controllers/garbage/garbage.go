@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,20 +33,31 @@ type Inputs struct {
 	Events    record.EventRecorder
 	Source    cache.Source
 	Prefix    func(schema.GroupResource) string
+	// Elsewhere gives the group versions that other servers answer (APIServices that name a Service). Nil: there are none.
+	Elsewhere func() map[schema.GroupVersion]bool
 	Log       *slog.Logger
 }
 
 // Controller follows all resources and decides about objects with owners.
 type Controller struct {
 	Inputs
-	loop  *loop.Loop
-	graph *graph
-	kinds kinds
+	loop      *loop.Loop
+	far       atomic.Pointer[loop.Loop] // for what other servers have a part in; made with the first of them
+	graph     *graph
+	kinds     kinds
+	following map[schema.GroupResource]following // used by Run alone
+}
+
+// following is a resource that feeds the graph.
+type following struct {
+	version schema.GroupVersion // that it is read in
+	far     bool                // from another server, and not from the store
+	stop    context.CancelFunc
 }
 
 // New makes the controller.
 func New(in Inputs) *Controller {
-	c := &Controller{Inputs: in}
+	c := &Controller{Inputs: in, following: map[schema.GroupResource]following{}}
 	c.loop = loop.New("generic-garbage-collector", in.Log, c.reconcile)
 	c.graph = newGraph(func(w work) { c.loop.Enqueue(keyOf(w)) })
 	return c
@@ -65,8 +77,7 @@ func keyOf(w work) loop.Key {
 func (c *Controller) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	following := map[schema.GroupResource]context.CancelFunc{}
-	c.refresh(ctx, &wg, following)
+	c.refresh(ctx, &wg)
 	wg.Go(func() { c.loop.Run(ctx) })
 	changed := c.served(ctx, &wg)
 	for {
@@ -74,17 +85,18 @@ func (c *Controller) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-changed:
-			c.refresh(ctx, &wg, following)
+		case <-c.lookAgain():
 		}
+		c.refresh(ctx, &wg)
 	}
 }
 
 // refresh follows the resources that are served now.
-func (c *Controller) refresh(ctx context.Context, wg *sync.WaitGroup, following map[schema.GroupResource]context.CancelFunc) {
-	var resources []schema.GroupResource
+func (c *Controller) refresh(ctx context.Context, wg *sync.WaitGroup) {
+	var now offered
 	for {
 		var err error
-		if resources, err = c.kinds.discover(c.Discovery); err == nil {
+		if now, err = c.kinds.discover(c.Discovery, c.elsewhere()); err == nil {
 			break
 		}
 		c.Log.Warn("garbage collection cannot discover what is served", "err", err)
@@ -94,20 +106,36 @@ func (c *Controller) refresh(ctx context.Context, wg *sync.WaitGroup, following 
 		case <-time.After(retryAfter):
 		}
 	}
-	for gr, stop := range following {
-		if !slices.Contains(resources, gr) {
-			stop()
-			delete(following, gr)
+	for gr, f := range c.following {
+		t, served := now.followed[gr]
+		switch {
+		case served && t.far == f.far && (!t.far || t.version == f.version):
+			continue
+		case !served && now.silent[f.version]:
+			continue // its server is away: what it has is there yet
+		}
+		f.stop()
+		delete(c.following, gr)
+		// Of what another server has that is announced no more, nothing is known: not that it is gone, either.
+		if !served && !f.far {
 			c.lookOnce(gr)
 		}
 	}
-	for _, gr := range resources {
+	for gr, t := range now.followed {
+		if _, is := c.following[gr]; is {
+			continue
+		}
 		prefix := c.Prefix(gr)
-		if following[gr] != nil || prefix == "" {
+		if !t.far && prefix == "" {
 			continue
 		}
 		one, stop := context.WithCancel(ctx)
-		following[gr] = stop
+		c.following[gr] = following{version: t.version, far: t.far, stop: stop}
+		if t.far {
+			c.startFar(ctx, wg)
+			wg.Go(func() { c.followFar(one, gr.WithVersion(t.version.Version)) })
+			continue
+		}
 		f, err := c.start(gr, prefix)
 		wg.Go(func() { c.follow(one, gr, prefix, f, err) })
 	}
@@ -124,20 +152,30 @@ func (c *Controller) lookOnce(gr schema.GroupResource) {
 	f.Close()
 }
 
-// served tells when definitions of custom resources changed.
+// served tells when definitions of custom resources changed, or what other servers have.
 func (c *Controller) served(ctx context.Context, wg *sync.WaitGroup) <-chan struct{} {
 	changed := make(chan struct{}, 1)
-	prefix := c.Prefix(schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"})
+	always := func() bool { return true }
+	c.tell(ctx, wg, changed, schema.GroupResource{Group: "apiextensions.k8s.io", Resource: "customresourcedefinitions"}, always)
+	if c.Elsewhere != nil {
+		c.tell(ctx, wg, changed, schema.GroupResource{Group: "apiregistration.k8s.io", Resource: "apiservices"}, c.othersMatter())
+	}
+	return changed
+}
+
+// tell does so for the changes of one resource that matter.
+func (c *Controller) tell(ctx context.Context, wg *sync.WaitGroup, changed chan<- struct{}, gr schema.GroupResource, matter func() bool) {
+	prefix := c.Prefix(gr)
 	if prefix == "" {
-		return changed
+		return
 	}
 	wg.Go(func() {
 		for ctx.Err() == nil {
 			f, err := c.Source.Follow(prefix)
-			// What was defined before this follower began may be news too.
+			// What was there before this follower began may be news too.
 			news := err == nil && len(f.Snapshot()) > 0
 			for err == nil {
-				if news {
+				if news && matter() {
 					select {
 					case <-ctx.Done():
 					case <-time.After(settle):
@@ -159,7 +197,6 @@ func (c *Controller) served(ctx context.Context, wg *sync.WaitGroup) <-chan stru
 			}
 		}
 	})
-	return changed
 }
 
 func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
@@ -167,6 +204,15 @@ func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
 	switch {
 	case !ok || !n.known || n.gone:
 		return nil
+	case c.handOver(key, n, dependents):
+		return nil
+	}
+	return c.decide(ctx, key, n, dependents)
+}
+
+// decide moves the object of a key one step.
+func (c *Controller) decide(ctx context.Context, key loop.Key, n node, dependents []node) error {
+	switch {
 	case key.Namespace == orphanMark:
 		return c.orphan(ctx, n, dependents)
 	case n.foreground:

@@ -24,6 +24,7 @@ type node struct {
 	// somebody merely refers to it. gone: it was seen to be deleted, which no
 	// later answer can undo, because UIDs are never used again.
 	known, gone bool
+	answered    bool // known by an answer of the API alone: who follows the resource has not come to it yet
 	owners      []metav1.OwnerReference
 	dependents  map[types.UID]*node
 	deleting    bool // it is being deleted
@@ -41,7 +42,7 @@ type work struct {
 type graph struct {
 	mu    sync.Mutex
 	nodes map[types.UID]*node
-	ask   func(work) // called with mu held; only enqueues
+	ask   func(work) // called also with mu held; only enqueues
 }
 
 func newGraph(ask func(work)) *graph { return &graph{nodes: map[types.UID]*node{}, ask: ask} }
@@ -54,6 +55,10 @@ func has(m metav1.Object, finalizer string) bool {
 func (g *graph) observe(resource schema.GroupResource, m metav1.Object) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.take(resource, m, false)
+}
+
+func (g *graph) take(resource schema.GroupResource, m metav1.Object, answered bool) {
 	deleting := m.GetDeletionTimestamp() != nil
 	foreground := deleting && has(m, metav1.FinalizerDeleteDependents)
 	orphaning := deleting && has(m, metav1.FinalizerOrphanDependents)
@@ -67,7 +72,7 @@ func (g *graph) observe(resource schema.GroupResource, m metav1.Object) {
 	if n.gone {
 		return
 	}
-	n.known = true
+	n.known, n.answered = true, answered
 	n.id = identity{resource: resource, namespace: m.GetNamespace(), name: m.GetName(), uid: m.GetUID()}
 	g.setOwners(n, m.GetOwnerReferences())
 	n.deleting = deleting
@@ -161,11 +166,23 @@ func (g *graph) drop(n *node) {
 // confirm takes in what the API answered about an owner that was unknown.
 func (g *graph) confirm(id identity, m metav1.Object) {
 	g.mu.Lock()
-	n := g.nodes[id.uid]
-	known := n == nil || n.known || n.gone
-	g.mu.Unlock()
-	if !known {
-		g.observe(id.resource, m)
+	defer g.mu.Unlock()
+	if n := g.nodes[id.uid]; n != nil && !n.known && !n.gone {
+		g.take(id.resource, m, true)
+	}
+}
+
+// only takes in that of a resource no other objects are there than those that were observed. What the API answered about one meanwhile may
+// be newer than that, so it is asked again.
+func (g *graph) only(resource schema.GroupResource, present map[types.UID]bool) {
+	for _, id := range g.of(resource) {
+		switch n, _, ok := g.get(id.uid); {
+		case !ok || present[id.uid]:
+		case n.answered:
+			g.ask(work{uid: id.uid})
+		default:
+			g.remove(id.uid)
+		}
 	}
 }
 

@@ -20,6 +20,7 @@ func ignored(gr schema.GroupResource) bool {
 type target struct {
 	resource   schema.GroupResource
 	namespaced bool
+	far        bool // another server has it
 }
 
 // kinds knows what is served: the resource of a kind that an owner reference names, and the version to ask for one in.
@@ -27,14 +28,32 @@ type kinds struct {
 	mu       sync.Mutex
 	byKind   map[schema.GroupVersionKind]target
 	versions map[schema.GroupResource]string
+	far      map[schema.GroupResource]bool
+}
+
+// offered is what is served at a time.
+type offered struct {
+	followed map[schema.GroupResource]source
+	silent   map[schema.GroupVersion]bool // announced, but their server does not say what it has of them
+}
+
+// source says how a resource is read.
+type source struct {
+	version schema.GroupVersion
+	far     bool // from another server
 }
 
 // discover reads which resources are served, and returns those to follow. A resource is one, whatever versions it has and
 // in whatever order discovery names them.
-func (k *kinds) discover(client discovery.DiscoveryInterface) ([]schema.GroupResource, error) {
+func (k *kinds) discover(client discovery.DiscoveryInterface, elsewhere map[schema.GroupVersion]bool) (offered, error) {
 	groups, lists, err := client.ServerGroupsAndResources()
 	if len(lists) == 0 && err != nil {
-		return nil, err
+		return offered{}, err
+	}
+	now := offered{followed: map[schema.GroupResource]source{}, silent: map[schema.GroupVersion]bool{}}
+	failed, _ := discovery.GroupDiscoveryFailedErrorGroups(err)
+	for gv := range failed {
+		now.silent[gv] = true
 	}
 	rank := map[string]int{} // of a group's version: the preferred one is 0
 	for _, g := range groups {
@@ -43,34 +62,42 @@ func (k *kinds) discover(client discovery.DiscoveryInterface) ([]schema.GroupRes
 		}
 	}
 	slices.SortStableFunc(lists, func(a, b *metav1.APIResourceList) int { return rank[a.GroupVersion] - rank[b.GroupVersion] })
-	byKind := map[schema.GroupVersionKind]target{}
-	versions := map[schema.GroupResource]string{}
-	var followed []schema.GroupResource
+	known := kinds{byKind: map[schema.GroupVersionKind]target{}, versions: map[schema.GroupResource]string{}, far: map[schema.GroupResource]bool{}}
 	for _, list := range lists {
-		gv, err := schema.ParseGroupVersion(list.GroupVersion)
-		if err != nil {
-			continue
-		}
-		for _, r := range list.APIResources {
-			// A subresource ("replicasets/status") has the kind of its object, but no objects of its own.
-			if !slices.Contains(r.Verbs, "get") || strings.Contains(r.Name, "/") {
-				continue
-			}
-			gr := schema.GroupResource{Group: gv.Group, Resource: r.Name}
-			byKind[gv.WithKind(r.Kind)] = target{resource: gr, namespaced: r.Namespaced}
-			if _, seen := versions[gr]; seen {
-				continue
-			}
-			versions[gr] = gv.Version
-			if !ignored(gr) && slices.Contains(r.Verbs, "delete") && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "watch") {
-				followed = append(followed, gr)
-			}
+		if gv, err := schema.ParseGroupVersion(list.GroupVersion); err == nil {
+			known.take(gv, list.APIResources, elsewhere[gv], now.followed)
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.byKind, k.versions = byKind, versions
-	return followed, nil
+	k.byKind, k.versions, k.far = known.byKind, known.versions, known.far
+	return now, nil
+}
+
+// take takes in what is served in one version, and adds what is to be followed.
+func (k *kinds) take(gv schema.GroupVersion, resources []metav1.APIResource, far bool, followed map[schema.GroupResource]source) {
+	for _, r := range resources {
+		// A subresource ("replicasets/status") has the kind of its object, but no objects of its own.
+		if !slices.Contains(r.Verbs, "get") || strings.Contains(r.Name, "/") {
+			continue
+		}
+		gr := schema.GroupResource{Group: gv.Group, Resource: r.Name}
+		k.byKind[gv.WithKind(r.Kind)] = target{resource: gr, namespaced: r.Namespaced, far: far}
+		if _, seen := k.versions[gr]; seen {
+			continue
+		}
+		k.versions[gr], k.far[gr] = gv.Version, far
+		if !ignored(gr) && slices.Contains(r.Verbs, "delete") && slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "watch") {
+			followed[gr] = source{version: gv, far: far}
+		}
+	}
+}
+
+// isFar says whether another server has a resource.
+func (k *kinds) isFar(gr schema.GroupResource) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.far[gr]
 }
 
 // version is the one to ask for a resource in.

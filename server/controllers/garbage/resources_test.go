@@ -3,6 +3,7 @@ package garbage
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -43,8 +44,8 @@ func TestDiscoverInAnyOrder(t *testing.T) {
 	want := schema.GroupResource{Group: "apps", Resource: "replicasets"}
 	for _, lists := range [][]*metav1.APIResourceList{{v1, old}, {old, v1}} {
 		var k kinds
-		followed, err := k.discover(&offer{groups: groups, lists: lists})
-		if err != nil || !slices.Equal(followed, []schema.GroupResource{want}) {
+		now, err := k.discover(&offer{groups: groups, lists: lists}, nil)
+		if followed := slices.Collect(maps.Keys(now.followed)); err != nil || !slices.Equal(followed, []schema.GroupResource{want}) {
 			t.Errorf("followed are %v, %v", followed, err)
 		}
 		if gvr, err := k.version(want); err != nil || gvr.Version != "v1" {
@@ -78,8 +79,7 @@ func TestNotServedIsNotGone(t *testing.T) {
 	y.add("b", "a")
 	y.add("c")
 	y.add("d", "c")
-	following := map[schema.GroupResource]context.CancelFunc{}
-	c.refresh(ctx, &wg, following)
+	c.refresh(ctx, &wg)
 	wg.Go(func() { c.loop.Run(ctx) })
 	all := []string{"a<0", "b<1", "c<0", "d<1"}
 	y.expect(all...)
@@ -90,12 +90,12 @@ func TestNotServedIsNotGone(t *testing.T) {
 			o.lists = append(o.lists, l)
 		}
 	}
-	c.refresh(ctx, &wg, following)
+	c.refresh(ctx, &wg)
 	time.Sleep(50 * time.Millisecond) // what it must not do would be done by now
 	y.expect(all...)
 	y.delete("a", metav1.DeletePropagationBackground)
 
 	o.lists = lists
-	c.refresh(ctx, &wg, following)
+	c.refresh(ctx, &wg)
 	y.expect("c<0", "d<1")
 }

@@ -61,8 +61,11 @@ func New(name string, log *slog.Logger, reconcile func(context.Context, Key) err
 
 // OneWorker makes the loop run one key at a time, for decisions that must see
 // each other's results.
-func (l *Loop) OneWorker() *Loop {
-	l.workers = 1
+func (l *Loop) OneWorker() *Loop { return l.Workers(1) }
+
+// Workers sets how many keys run at a time: more than the usual three where a reconcile waits for others than this server.
+func (l *Loop) Workers(n int) *Loop {
+	l.workers = n
 	return l
 }
 
