@@ -31,7 +31,7 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 		"/healthz":    s.health("healthz"),
 		"/livez":      s.health("livez"),
 		"/readyz":     s.health("readyz"),
-		"/metrics":    metrics(s.turns),
+		"/metrics":    metrics(append(s.issuers.Metrics(), s.turns)...),
 		"/openapi/v2": documents.V2,
 		"/openapi/v3": documents.V3,
 	}

@@ -41,8 +41,8 @@ const knownFor = 10 * time.Second
 var audiences = authenticator.Audiences{Issuer}
 
 // newAuthenticator knows who sends a request: client certificates of our authority, tokens of service accounts, of who is about to
-// join or of issuers outside, or nobody in particular. It asks those issuers until ctx is done.
-func newAuthenticator(ctx context.Context, pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f informers.SharedInformerFactory, client kubernetes.Interface, outside *openid.Config) (authenticator.Request, error) {
+// join or of issuers outside, or nobody in particular.
+func newAuthenticator(pki *auth.PKI, keys serviceaccount.PublicKeysGetter, f informers.SharedInformerFactory, client kubernetes.Interface, issuers *openid.Issuers, nobody authenticator.Request) (authenticator.Request, error) {
 	getter := tokenObjects{f}
 	legacy, err := serviceaccount.NewLegacyValidator(true, getter, client.CoreV1())
 	if err != nil {
@@ -53,10 +53,8 @@ func newAuthenticator(ctx context.Context, pki *auth.PKI, keys serviceaccount.Pu
 		serviceaccount.JWTTokenAuthenticator([]string{Issuer}, keys, audiences, serviceaccount.NewValidator(getter)),
 		bootstrap.NewTokenAuthenticator(f.Core().V1().Secrets().Lister().Secrets(metav1.NamespaceSystem)),
 	}
-	if others, err := outside.Tokens(ctx, audiences); err != nil {
-		return nil, fmt.Errorf("authentication: %w", err)
-	} else if others != nil {
-		all = append(all, others)
+	if issuers != nil {
+		all = append(all, issuers)
 	}
 	tokens := tokencache.New(tokenunion.New(all...), true, knownFor, 0)
 	options := x509.VerifyOptions{Roots: pki.CAPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
@@ -68,7 +66,7 @@ func newAuthenticator(ctx context.Context, pki *auth.PKI, keys serviceaccount.Pu
 		bearertoken.New(tokens), websocket.NewProtocolAuthenticator(tokens),
 	))
 	// A bad credential is an error and not an anonymous request.
-	if nobody := outside.Anonymous(); nobody != nil {
+	if nobody != nil {
 		return union.NewFailOnError(known, nobody), nil
 	}
 	return known, nil

@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"maps"
 	"math/big"
 	"net"
@@ -298,6 +299,90 @@ anonymous:
 	}
 	if a := ask(t, c.with(""), "GET", "/version", ""); a.code != http.StatusUnauthorized {
 		t.Errorf("nobody at /version: %d", a.code)
+	}
+}
+
+// A file that changes while the server runs counts from then on, when it is good and its issuers are there; until then, what was known
+// before does.
+func TestOpenIDByAFileThatChanges(t *testing.T) {
+	t.Parallel()
+	var issuers []*issuer
+	for range 3 {
+		i := newIssuer(t).authority(t)
+		i.key(t, "k", "ES256")
+		issuers = append(issuers, i)
+	}
+	first, second, late := issuers[0], issuers[1], issuers[2]
+	first.begin(t)
+	second.begin(t)
+	file := filepath.Join(t.TempDir(), "authentication.yaml")
+	write := func(text string) {
+		t.Helper()
+		err := os.WriteFile(file+".new", []byte(text), 0o600)
+		if err == nil {
+			err = os.Rename(file+".new", file)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	authority := strings.ReplaceAll(strings.TrimSpace(string(must(os.ReadFile(first.ca))(t))), "\n", "\n      ")
+	letIn := func(i *issuer) string {
+		return "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer:\n    url: " + i.URL + "\n    audiences: [bramble]\n    certificateAuthority: |\n      " + authority +
+			"\n  claimMappings:\n    username: {claim: sub, prefix: ''}\n"
+	}
+	write(letIn(first))
+	c := start(t, t.TempDir(), func(c *Config) { c.OpenID = openid.Options{File: file, UsernameClaim: openid.DefaultUsernameClaim} })
+	asked := 0
+	good := func(i *issuer) bool { // a token that was found good is not looked at again for a while: each is another
+		asked++
+		_, err := c.whoami(t, i.token(t, "k", map[string]any{"jti": fmt.Sprint(asked)}))
+		return err == nil
+	}
+	counted := func(status string) string {
+		for line := range strings.Lines(ask(t, c.config, "GET", "/metrics", "").body) {
+			if strings.HasPrefix(line, "apiserver_authentication_config_controller_automatic_reloads_total{") && strings.Contains(line, `status="`+status+`"`) {
+				return strings.TrimSpace(line[strings.LastIndex(line, " "):])
+			}
+		}
+		return ""
+	}
+	eventually(t, "the issuer is found", func() bool { return good(first) })
+	if good(second) {
+		t.Error("an issuer lets in that is not in the file")
+	}
+
+	write(letIn(second))
+	eventually(t, "the other issuer is found", func() bool { return good(second) })
+	if good(first) {
+		t.Error("an issuer lets in that is in the file no more")
+	}
+	eventually(t, "it is counted", func() bool { return counted("success") == "1" })
+
+	for n, bad := range []string{"jwt: [", letIn(first) + "nothing: x\n", strings.Replace(letIn(first), "https://", "http://", 1), letIn(first) + "anonymous: {enabled: false}\n"} {
+		write(bad)
+		eventually(t, "the failure is counted", func() bool { return counted("failure") == fmt.Sprint(n+1) })
+		if !good(second) || good(first) {
+			t.Errorf("a bad file changed something:\n%s", bad)
+		}
+	}
+	if a := ask(t, c.with(""), "GET", "/version", ""); a.code != http.StatusOK {
+		t.Errorf("nobody at /version: %d", a.code)
+	}
+
+	url := late.URL
+	write(letIn(late))
+	time.Sleep(100 * time.Millisecond)
+	if !good(second) {
+		t.Error("an issuer that is away took another's place")
+	}
+	late.begin(t)
+	if late.URL != url {
+		t.Fatal(late.URL)
+	}
+	eventually(t, "the issuer that was away is found", func() bool { return good(late) })
+	if good(second) {
+		t.Error("an issuer lets in that is in the file no more")
 	}
 }
 

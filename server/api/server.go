@@ -76,6 +76,7 @@ type Server struct {
 	admit     *admission.Admission
 	audit     *audit.Log
 	turns     *fairness.Fairness
+	issuers   *openid.Issuers
 	custom    *customresources.Server
 	others    *aggregator.Server
 	local     []aggregator.Local // the group versions that are built in
@@ -171,7 +172,10 @@ func (s *Server) build(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if w.authenticator, err = newAuthenticator(ctx, c.PKI, w.keys, w.informers, w.client, outside); err != nil {
+	if s.issuers, err = outside.Issuers(ctx, audiences, s.address(), s.log); err != nil {
+		return fmt.Errorf("authentication: %w", err)
+	}
+	if w.authenticator, err = newAuthenticator(c.PKI, w.keys, w.informers, w.client, s.issuers, outside.Anonymous()); err != nil {
 		return err
 	}
 	if w.authorizer, w.rules, err = newAuthorizer(w.informers); err != nil {
@@ -237,6 +241,9 @@ func (s *Server) Run(ctx context.Context) error {
 		func(ctx context.Context) error { s.admit.Run(ctx); return nil },
 		func(ctx context.Context) error { s.custom.Run(ctx); return nil },
 		func(ctx context.Context) error { s.others.Run(ctx); return nil },
+	}
+	if s.config.OpenID.File != "" {
+		parts = append(parts, func(ctx context.Context) error { s.issuers.Follow(ctx); return nil })
 	}
 	if len(s.config.PKI.SecretsKeys()) > 1 {
 		parts = append(parts, func(ctx context.Context) error { s.renewSecrets(ctx); <-ctx.Done(); return nil })

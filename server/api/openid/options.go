@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/apis/apiserver"
 	"k8s.io/apiserver/pkg/apis/apiserver/install"
 	"k8s.io/apiserver/pkg/apis/apiserver/validation"
@@ -38,6 +39,8 @@ type Config struct {
 	algorithms []string
 	compiler   cel.Compiler
 	own        []string
+	options    Options
+	text       string // of the file
 }
 
 // Load reads and checks what is asked for; nil: nothing is. The cluster's own issuers cannot be somebody else's.
@@ -46,8 +49,8 @@ func (o Options) Load(own ...string) (*Config, error) {
 	if c == nil || err != nil {
 		return nil, err
 	}
-	c.own, c.compiler = own, cel.NewDefaultCompiler()
-	mistakes := validation.ValidateAuthenticationConfiguration(c.compiler, c.upstream, own)
+	c.options = o
+	mistakes := c.check(own)
 	if o.File != "" {
 		return c, wrap("--authentication-config "+o.File, mistakes.ToAggregate())
 	}
@@ -55,6 +58,11 @@ func (o Options) Load(own ...string) (*Config, error) {
 		m.Field = flagOf(m.Field)
 	}
 	return c, wrap("OpenID Connect", mistakes.ToAggregate())
+}
+
+func (c *Config) check(own []string) field.ErrorList {
+	c.own, c.compiler = own, cel.NewDefaultCompiler()
+	return validation.ValidateAuthenticationConfiguration(c.compiler, c.upstream, own)
 }
 
 func wrap(what string, err error) error {
@@ -103,23 +111,28 @@ func (o Options) read() (*Config, error) {
 	return o.readFlags()
 }
 
-// readFile takes versions as upstream does, and no field that it does not know.
 func (o Options) readFile() (*Config, error) {
 	text, err := os.ReadFile(o.File)
 	if err != nil {
 		return nil, fmt.Errorf("--authentication-config: %w", err)
 	}
+	c, err := parse(text)
+	return c, wrap("--authentication-config "+o.File, err)
+}
+
+// parse takes versions as upstream does, and no field that it does not know.
+func parse(text []byte) (*Config, error) {
 	scheme := runtime.NewScheme()
 	install.Install(scheme)
 	decoded, err := runtime.Decode(serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDecoder(), text)
 	if err != nil {
-		return nil, fmt.Errorf("--authentication-config %s: %w", o.File, err)
+		return nil, err
 	}
 	c, ok := decoded.(*apiserver.AuthenticationConfiguration)
 	if !ok {
-		return nil, fmt.Errorf("--authentication-config %s: want an AuthenticationConfiguration, not %s", o.File, decoded.GetObjectKind().GroupVersionKind().Kind)
+		return nil, fmt.Errorf("want an AuthenticationConfiguration, not %s", decoded.GetObjectKind().GroupVersionKind().Kind)
 	}
-	return &Config{upstream: c, algorithms: oidc.AllValidSigningAlgorithms()}, nil
+	return &Config{upstream: c, algorithms: oidc.AllValidSigningAlgorithms(), text: string(text)}, nil
 }
 
 func (o Options) readFlags() (*Config, error) {
