@@ -21,6 +21,12 @@ type decision struct {
 	nominated string
 }
 
+// mayResolve says whether pods that end on a node can make it one for the pod: not if it is cordoned, or away.
+func (d decision) mayResolve(node string) bool {
+	r := d.refusals[node]
+	return r == nil || r.resolvable
+}
+
 // look counts what filters and scores must know about all nodes at once.
 func look(p *candidate, nodes []*nodeState) *candidate {
 	out := *p

@@ -213,8 +213,8 @@ func (s *scheduler) choose(p *candidate, missing string) decision {
 		return d
 	}
 	var why string
-	if s.state.endingFor(p) {
-		d.nominated = p.pod.Status.NominatedNodeName
+	if promised := p.pod.Status.NominatedNodeName; d.mayResolve(promised) && s.state.endingFor(p) {
+		d.nominated = promised
 		why = "preemption: not eligible due to a terminating pod on the nominated node."
 	} else {
 		d.victims, why = preempt(p, nodes, d.refusals, s.budgets(d), nominated)

@@ -127,6 +127,64 @@ func TestPreempts(t *testing.T) {
 	}
 }
 
+// TestPreemptsElsewhere: whoever was promised a node that is away (its victim ends when it is back, if ever) takes
+// another; nor does it wait there for pods that end for another reason.
+func TestPreemptsElsewhere(t *testing.T) {
+	api := start(t, node("a", 2, 8), node("b", 2, 8))
+	for _, p := range []string{"first", "second"} {
+		addPod(t, api, pod(p, "1500m"))
+		eventually(t, p+" runs", func() bool { return get(t, api, p).Spec.NodeName != "" })
+	}
+	addPod(t, api, pod("dear", "2", priority(100)))
+	var promised string
+	eventually(t, "a node is promised", func() bool { promised = get(t, api, "dear").Status.NominatedNodeName; return promised != "" })
+	n, err := api.Client().CoreV1().Nodes().Get(t.Context(), promised, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoSchedule}}
+	if _, err := api.Client().CoreV1().Nodes().Update(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the other node is promised", func() bool {
+		now := get(t, api, "dear").Status.NominatedNodeName
+		return now != "" && now != promised
+	})
+	for _, p := range []string{"first", "second"} {
+		if get(t, api, p).DeletionTimestamp == nil {
+			t.Errorf("%s is not asked to go", p)
+		}
+	}
+}
+
+func TestEndingFor(t *testing.T) {
+	now := metav1.Now()
+	ending := func(p *corev1.Pod) { p.Spec.NodeName, p.DeletionTimestamp = "a", &now }
+	because := func(reason string) func(*corev1.Pod) {
+		return func(p *corev1.Pod) {
+			pods.SetCondition(p, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason})
+		}
+	}
+	for name, c := range map[string]struct {
+		other *corev1.Pod
+		want  bool
+	}{
+		"preempted":              {pod("other", "1", ending, because(corev1.PodReasonPreemptionByScheduler)), true},
+		"drained":                {pod("other", "1", ending, because("EvictionByEvictionAPI")), false},
+		"deleted":                {pod("other", "1", ending), false},
+		"of the same priority":   {pod("other", "1", ending, because(corev1.PodReasonPreemptionByScheduler), priority(100)), false},
+		"not asked to go as yet": {pod("other", "1", func(p *corev1.Pod) { p.Spec.NodeName = "a" }), false},
+	} {
+		s := newState(link.ClusterConfig{})
+		s.setNode(node("a", 2, 8))
+		s.setPod(c.other)
+		p := pod("dear", "2", priority(100), func(p *corev1.Pod) { p.Status.NominatedNodeName = "a" })
+		if got := s.endingFor(&candidate{pod: p}); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
+
 func TestMany(t *testing.T) {
 	nodes := make([]*corev1.Node, 10)
 	for i := range nodes {

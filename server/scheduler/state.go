@@ -254,7 +254,7 @@ func (s *state) waitingFor(p *candidate) func(string) []*podState {
 	}
 }
 
-// endingFor says that a pod of less priority is still on its way out of the
+// endingFor says that a pod that was preempted is still on its way out of the
 // node that was promised to this one. mu is held.
 func (s *state) endingFor(p *candidate) bool {
 	promised := p.pod.Status.NominatedNodeName
@@ -263,7 +263,9 @@ func (s *state) endingFor(p *candidate) bool {
 		return false
 	}
 	for _, other := range n.pods {
-		if other.pod.DeletionTimestamp != nil && schedulinghelper.PodPriority(other.pod) < schedulinghelper.PodPriority(p.pod) {
+		c := pods.Condition(other.pod, corev1.DisruptionTarget)
+		preempted := c != nil && c.Status == corev1.ConditionTrue && c.Reason == corev1.PodReasonPreemptionByScheduler
+		if preempted && other.pod.DeletionTimestamp != nil && schedulinghelper.PodPriority(other.pod) < schedulinghelper.PodPriority(p.pod) {
 			return true
 		}
 	}
