@@ -38,6 +38,9 @@ const (
 	// would be the autoscaler's last. With them its status is never older than half a minute.
 	lookTime  = 8 * time.Second
 	writeTime = 5 * time.Second
+	// hold is how long a look keeps a worker. One that takes longer, because a server of metrics or a board is silent, goes on without: so
+	// many autoscalers may ask it, and the others are looked at in their time. (Upstream has five workers, and each waits for its answer.)
+	hold = 100 * time.Millisecond
 )
 
 // Inputs is what the controller reads and writes with.
@@ -60,13 +63,24 @@ type Targets interface {
 	Reading(ctx context.Context, namespace string, pods labels.Selector, m autoscalingv2.MetricSpec) reading
 }
 
-type controller struct {
+// Controller looks at autoscalers.
+type Controller struct {
 	Inputs
 	loop   *loop.Loop
 	writes loop.Writes
+	asking sync.WaitGroup // the looks under way, at most one of an autoscaler
 
-	mu   sync.Mutex
-	seen map[loop.Key]memory
+	mu    sync.Mutex
+	seen  map[loop.Key]memory
+	looks map[loop.Key]*looking
+}
+
+// looking is a look from its beginning until what it found is written.
+type looking struct {
+	of   *autoscalingv2.HorizontalPodAutoscaler
+	done chan struct{}
+	plan plan // when done
+	left bool // no worker waits for it: it tells when it is done
 }
 
 // memory is what is known of an autoscaler from before.
@@ -76,8 +90,8 @@ type memory struct {
 }
 
 // New makes the controller; its keys are autoscalers.
-func New(in Inputs) *loop.Loop {
-	c := &controller{Inputs: in, seen: map[loop.Key]memory{}}
+func New(in Inputs) *Controller {
+	c := &Controller{Inputs: in, seen: map[loop.Key]memory{}, looks: map[loop.Key]*looking{}}
 	if c.Targets == nil {
 		c.Targets = targets{in.Client}
 	}
@@ -88,10 +102,16 @@ func New(in Inputs) *loop.Loop {
 		}
 		return []loop.Key{change.Key()}
 	})
-	return c.loop
+	return c
 }
 
-func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
+// Run works until ctx is done.
+func (c *Controller) Run(ctx context.Context) {
+	defer c.asking.Wait()
+	c.loop.Run(ctx)
+}
+
+func (c *Controller) reconcile(ctx context.Context, key loop.Key) error {
 	if err := c.writes.Settle(ctx, key); err != nil {
 		return err
 	}
@@ -100,19 +120,68 @@ func (c *controller) reconcile(ctx context.Context, key loop.Key) error {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		delete(c.seen, key)
+		delete(c.looks, key)
 		return nil
 	}
-	p := c.look(ctx, key, a)
-	for _, e := range p.events {
+	l := c.begin(ctx, key, a)
+	if !c.ended(key, l) {
+		return nil
+	}
+	if l.of.UID != a.UID || l.of.Generation != a.Generation {
+		c.loop.Enqueue(key) // it is another one by now, or wants something else
+		return nil
+	}
+	for _, e := range l.plan.events {
 		c.Events.Event(a, e.kind, e.reason, e.message)
 	}
-	err := c.report(ctx, key, a, p.status)
+	err := c.report(ctx, key, a, l.plan.status)
 	c.loop.After(key, period) // also after an error: the next look mends it
 	return err
 }
 
+// begin gives the look at an autoscaler that is under way or not written yet; without one, it begins one.
+func (c *Controller) begin(ctx context.Context, key loop.Key, a *autoscalingv2.HorizontalPodAutoscaler) *looking {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.looks[key]; l != nil {
+		return l
+	}
+	l := &looking{of: a, done: make(chan struct{})}
+	c.looks[key] = l
+	c.asking.Go(func() {
+		l.plan = c.look(ctx, key, a)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		close(l.done)
+		if l.left {
+			c.loop.Enqueue(key)
+		}
+	})
+	return l
+}
+
+// ended waits a little for a look. One that has ended is no longer under way.
+func (c *Controller) ended(key loop.Key, l *looking) bool {
+	enough := time.NewTimer(hold)
+	defer enough.Stop()
+	select {
+	case <-l.done:
+	case <-enough.C:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-l.done:
+		delete(c.looks, key)
+		return true
+	default:
+		l.left = true
+		return false
+	}
+}
+
 // look makes the plan and the resize that it says.
-func (c *controller) look(ctx context.Context, key loop.Key, a *autoscalingv2.HorizontalPodAutoscaler) plan {
+func (c *Controller) look(ctx context.Context, key loop.Key, a *autoscalingv2.HorizontalPodAutoscaler) plan {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
 	scale, resource, err := c.Targets.Scale(ctx, a.Namespace, a.Spec.ScaleTargetRef)
@@ -147,7 +216,7 @@ func (c *controller) look(ctx context.Context, key loop.Key, a *autoscalingv2.Ho
 }
 
 // observe reads the pods and what they use.
-func (c *controller) observe(ctx context.Context, key loop.Key, o *observed) {
+func (c *Controller) observe(ctx context.Context, key loop.Key, o *observed) {
 	text := o.scale.Status.Selector
 	if text == "" {
 		o.selectable, o.reason = errors.New("selector is required"), "InvalidSelector"
@@ -188,7 +257,7 @@ func ofUsage(m autoscalingv2.MetricSpec) bool {
 
 // rivals are the autoscalers whose targets have one of these pods, this one
 // among them, at most two. Two would undo what the other does.
-func (c *controller) rivals(key loop.Key, selector labels.Selector, pods []*corev1.Pod) []string {
+func (c *Controller) rivals(key loop.Key, selector labels.Selector, pods []*corev1.Pod) []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	m := c.seen[key]
@@ -205,7 +274,7 @@ func (c *controller) rivals(key loop.Key, selector labels.Selector, pods []*core
 	return out
 }
 
-func (c *controller) report(ctx context.Context, key loop.Key, a *autoscalingv2.HorizontalPodAutoscaler, status autoscalingv2.HorizontalPodAutoscalerStatus) error {
+func (c *Controller) report(ctx context.Context, key loop.Key, a *autoscalingv2.HorizontalPodAutoscaler, status autoscalingv2.HorizontalPodAutoscalerStatus) error {
 	if equality.Semantic.DeepEqual(a.Status, status) {
 		return nil
 	}

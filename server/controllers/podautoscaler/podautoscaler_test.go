@@ -3,6 +3,7 @@ package podautoscaler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -38,7 +39,7 @@ type workload struct {
 }
 
 func (w *workload) Scale(ctx context.Context, _ string, ref autoscalingv2.CrossVersionObjectReference) (*autoscalingv1.Scale, schema.GroupVersionResource, error) {
-	if w.mute.Load() {
+	if w.mute.Load() || ref.Name == "silent" {
 		<-ctx.Done()
 		return nil, schema.GroupVersionResource{}, ctx.Err()
 	}
@@ -121,6 +122,45 @@ func TestLooksWhileThereIsAnAutoscaler(t *testing.T) {
 		time.Sleep(time.Hour)
 		if n := w.asked.Load(); n != before {
 			t.Errorf("nodes are asked for an autoscaler that has gone")
+		}
+	})
+}
+
+// However many ask what is silent, the others are looked at every fifteen seconds, and the silence is told of each.
+func TestSilenceDelaysNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := cachetest.New()
+		client, ctx, w := api.Client(), t.Context(), &workload{}
+		w.size.Store(1)
+		w.use.Store(100)
+		defer api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+			return New(Inputs{Client: client, Events: &record.FakeRecorder{}, Autoscalers: set.HorizontalPodAutoscalers(), Pods: set.Pods(), Targets: w, Log: slog.New(slog.DiscardHandler)})
+		}).Stop()
+		p := pod(0)
+		p.Labels = map[string]string{"app": "web"}
+		if _, err := client.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		autoscalers := client.AutoscalingV2().HorizontalPodAutoscalers("default")
+		for n := range 30 {
+			a := autoscaler(1, 10, cpu("200"))
+			a.Name, a.Spec.ScaleTargetRef.Name = fmt.Sprintf("silent-%d", n), "silent"
+			if _, err := autoscalers.Create(ctx, a, metav1.CreateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := autoscalers.Create(ctx, autoscaler(1, 10, cpu("200")), metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if n := w.asked.Load(); n < 38 {
+			t.Errorf("in ten minutes it was looked %d times at one that asks nobody who is silent", n)
+		}
+		for n := range 30 {
+			a, err := autoscalers.Get(ctx, fmt.Sprintf("silent-%d", n), metav1.GetOptions{})
+			if err != nil || len(a.Status.Conditions) == 0 || a.Status.Conditions[0].Reason != "FailedGetScale" {
+				t.Fatalf("%v, %+v", err, a.Status)
+			}
 		}
 	})
 }
