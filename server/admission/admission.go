@@ -37,6 +37,7 @@ import (
 	"k8s.io/kubernetes/pkg/kubeapiserver/admission/exclusion"
 	quotainstall "k8s.io/kubernetes/pkg/quota/v1/install"
 	certapproval "k8s.io/kubernetes/plugin/pkg/admission/certificates/approval"
+	"k8s.io/kubernetes/plugin/pkg/admission/certificates/ctbattest"
 	certsigning "k8s.io/kubernetes/plugin/pkg/admission/certificates/signing"
 	certsubject "k8s.io/kubernetes/plugin/pkg/admission/certificates/subjectrestriction"
 	"k8s.io/kubernetes/plugin/pkg/admission/limitranger"
@@ -69,7 +70,9 @@ type plugin struct {
 //   - DefaultTolerationSeconds: it has pods evicted five minutes after their node was last heard of, and here a node that is
 //     away is not dead: it keeps its pods running, and they are its own until somebody says otherwise;
 //   - TaintNodesByCondition: a node's taints follow its conditions in the node controller, from the first status on;
-//   - ClusterTrustBundleAttest, NodeDeclaredFeatureValidator, PodGroupProtection: they serve kinds that are not on by default.
+//   - NodeDeclaredFeatureValidator: it refuses changes of a pod that its node has not declared to know; agents declare nothing, and what
+//     they cannot do they say in the pod's status;
+//   - PodGroupProtection: it serves a kind that is not on by default.
 var plugins = []plugin{
 	{name: lifecycle.PluginName, register: lifecycle.Register},
 	{name: limitranger.PluginName, register: limitranger.Register},
@@ -83,6 +86,7 @@ var plugins = []plugin{
 	{name: runtimeclass.PluginName, register: runtimeclass.Register},
 	{name: certapproval.PluginName, register: certapproval.Register},
 	{name: certsigning.PluginName, register: certsigning.Register},
+	{name: ctbattest.PluginName, register: ctbattest.Register},
 	{name: certsubject.PluginName, register: certsubject.Register},
 	{name: defaultingressclass.PluginName, register: defaultingressclass.Register},
 	{name: podtopologylabels.PluginName, register: podtopologylabels.Register},

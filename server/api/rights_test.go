@@ -204,3 +204,33 @@ func TestImpersonation(t *testing.T) {
 		t.Errorf("joe as jane: %v", err)
 	}
 }
+
+// A bundle that stands for a signer is believed by pods: to make one takes the right to attest for that signer, as upstream has it.
+func TestTrustBundlesOfSignersAreAttested(t *testing.T) {
+	c, _ := shared(t)
+	rules := []rbacv1.PolicyRule{{APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"clustertrustbundles"}, Verbs: []string{"create"}}}
+	role := must(c.client.RbacV1().ClusterRoles().Create(t.Context(), &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "bundles"}, Rules: rules}, metav1.CreateOptions{}))(t)
+	must(c.client.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "bundles"}, Subjects: []rbacv1.Subject{{Kind: "User", APIGroup: rbacv1.GroupName, Name: "bundler"}},
+		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "bundles"},
+	}, metav1.CreateOptions{}))(t)
+	bundler := clientOf(t, must(c.as("bundler"))(t)).CertificatesV1().ClusterTrustBundles()
+	bundle := func(name, signer string) *certificatesv1.ClusterTrustBundle {
+		return &certificatesv1.ClusterTrustBundle{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: certificatesv1.ClusterTrustBundleSpec{SignerName: signer, TrustBundle: string(c.pki.CACertPEM())}}
+	}
+	eventually(t, "the role counts", func() bool {
+		_, err := bundler.Create(t.Context(), bundle("of-nobody", ""), metav1.CreateOptions{})
+		return err == nil
+	})
+	signed := bundle("example.com:signer:v1", "example.com/signer")
+	_, err := bundler.Create(t.Context(), signed, metav1.CreateOptions{})
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `user not permitted to attest for signerName "example.com/signer"`) {
+		t.Errorf("without the right to attest: %v", err)
+	}
+	role.Rules = append(role.Rules, rbacv1.PolicyRule{APIGroups: []string{"certificates.k8s.io"}, Resources: []string{"signers"}, ResourceNames: []string{"example.com/*"}, Verbs: []string{"attest"}})
+	must(c.client.RbacV1().ClusterRoles().Update(t.Context(), role, metav1.UpdateOptions{}))(t)
+	eventually(t, "who may attest makes the bundle", func() bool {
+		_, err := bundler.Create(t.Context(), signed, metav1.CreateOptions{})
+		return err == nil
+	})
+}
