@@ -58,6 +58,7 @@ import (
 	"bramble.dev/server/controllers/storagemigration"
 	"bramble.dev/server/controllers/tainteviction"
 	"bramble.dev/server/controllers/tokencleaner"
+	"bramble.dev/server/controllers/trustbundle"
 	"bramble.dev/server/controllers/ttlafterfinished"
 )
 
@@ -245,6 +246,7 @@ func (k kit) house() []runner {
 			Client: k.Client("resourcequota-controller"), ResourceQuotas: s.ResourceQuotas(), Pods: s.Pods(), Services: s.Services(),
 			Claims: s.PersistentVolumeClaims(), Counts: s.Counts, Log: log,
 		}),
+		trustbundle.New(trustbundle.Inputs{Client: k.Client("kube-apiserver-serving-clustertrustbundle-publisher"), Caches: s, CACertPEM: k.CACertPEM, Log: log}),
 		certificates.New(certificates.Inputs{Client: k.Client("certificate-controller"), Caches: s, Sign: k.SignRequest, Log: log}),
 		certificates.NewCleaner(certificates.CleanerInputs{Client: k.Client("podcertificaterequestcleaner"), Caches: s, Log: log}),
 		tokencleaner.New(tokencleaner.Inputs{Client: k.Client("token-cleaner"), Caches: s, Log: log}),
