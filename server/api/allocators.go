@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -15,8 +16,11 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/informers"
+	coreinformers "k8s.io/client-go/informers/core/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/kubernetes/pkg/registry/core/service/ipallocator"
+	ipallocatorcontroller "k8s.io/kubernetes/pkg/registry/core/service/ipallocator/controller"
 	"k8s.io/kubernetes/pkg/registry/core/service/portallocator"
 )
 
@@ -77,6 +81,62 @@ func nodePortsOf(s *corev1.Service) (ports []int32) {
 
 // inFlight is for how long the making of a Service may take, between that of its address and its own.
 const inFlight = 2 * requestTimeout
+
+// keepClusterIPs has upstream's controller follow Services and IPAddresses, until ctx is done: it makes the address of a Service anew that
+// somebody has deleted or given to another, and deletes those that no Service has. Upstream's looks at all Services again every three
+// minutes; here a Service is looked at when its address goes, before another Service can get it, and nothing wakes up for nothing.
+func (s *Server) keepClusterIPs(ctx context.Context) error {
+	services, network := &retold{ServiceInformer: s.wiring.informers.Core().V1().Services()}, s.wiring.informers.Networking().V1()
+	repair := ipallocatorcontroller.NewRepairIPAddress(0, s.wiring.client, services, network.ServiceCIDRs(), network.IPAddresses())
+	gone, err := network.IPAddresses().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: services.tellOwner})
+	if err != nil {
+		return fmt.Errorf("cluster IPs: %w", err)
+	}
+	ended := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { close(ended) })()
+	repair.RunUntil(func() {}, ended)
+	return network.IPAddresses().Informer().RemoveEventHandler(gone)
+}
+
+// retold is the informer of Services, of which some can be told again to the one that listens.
+type retold struct {
+	coreinformers.ServiceInformer
+	listener cache.ResourceEventHandler
+}
+
+func (r *retold) Informer() cache.SharedIndexInformer {
+	return listenedTo{r.ServiceInformer.Informer(), r}
+}
+
+type listenedTo struct {
+	cache.SharedIndexInformer
+	by *retold
+}
+
+func (l listenedTo) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler, _ time.Duration) (cache.ResourceEventHandlerRegistration, error) {
+	l.by.listener = h
+	return l.SharedIndexInformer.AddEventHandler(h)
+}
+
+// tellOwner tells of the Service that an IPAddress belonged to. Of one whose last state nobody knows that is the one that has the address.
+func (r *retold) tellOwner(o any) {
+	a, ok := o.(*networkingv1.IPAddress)
+	if !ok {
+		return
+	}
+	var owners []*corev1.Service
+	if p := a.Spec.ParentRef; p == nil {
+		owners, _ = r.Lister().List(labels.Everything()) // a list of what lies in memory has no error
+		owners = slices.DeleteFunc(owners, func(s *corev1.Service) bool { return !slices.Contains(s.Spec.ClusterIPs, a.Name) })
+	} else if p.Resource == "services" {
+		if s, err := r.Lister().Services(p.Namespace).Get(p.Name); err == nil {
+			owners = append(owners, s)
+		}
+	}
+	for _, s := range owners {
+		r.listener.OnUpdate(s, s)
+	}
+}
 
 // repairClusterIPs makes IPAddress objects and Services agree. It runs before anything is served, so nothing is in flight here: an
 // address without its Service was left by a crash between the two writes, a Service without its address by a restored backup. Where

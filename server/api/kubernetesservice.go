@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -77,20 +76,4 @@ func (s *Server) withoutEndpoint(ctx context.Context) error {
 // Lead does at once what this server keeps while it leads.
 func (s *Server) Lead(ctx context.Context) error {
 	return settled(func() error { return s.seedKubernetesService(ctx) })
-}
-
-// keepKubernetesService puts the service back when somebody has deleted it. It only reads while nobody has.
-func (s *Server) keepKubernetesService(ctx context.Context) error {
-	tick := time.NewTicker(time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-		if err := settled(func() error { return s.seedKubernetesService(ctx) }); err != nil && ctx.Err() == nil {
-			s.log.Warn("keeping the service default/kubernetes failed", "err", err)
-		}
-	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,31 +23,81 @@ import (
 	"bramble.dev/server/auth"
 )
 
-// seed makes what every cluster has, or finds it from the last time.
-func (s *Server) seed(ctx context.Context) error {
-	for _, step := range []struct {
-		what string
-		do   func(context.Context) error
-	}{
-		{"service network", s.seedServiceCIDR},
+// seeding is one thing that every cluster has, and its making, or its finding from the last time.
+type seeding struct {
+	what string
+	do   func(context.Context) error
+	kept bool // it is put back when somebody has deleted it while the server runs
+}
+
+func (s *Server) seedings() []seeding {
+	return []seeding{
+		{"service network", s.seedServiceCIDR, true},
 		{"cluster IPs", func(ctx context.Context) error {
 			return repairClusterIPs(ctx, s.wiring.client, s.wiring.informers, s.config.shared(), s.log)
-		}},
-		{"namespaces", s.seedNamespaces},
-		{"roles", s.seedRoles},
-		{"priority classes", s.seedPriorityClasses},
-		{"flow schemas", s.turns.Seed},
-		{"storage class", s.seedStorageClass},
-		{"ingress class", s.seedIngressClass},
-		{"kubernetes service", s.seedKubernetesService},
-		{"API services", s.seedAPIServices},
-		{"authentication of other API servers", s.seedAuthentication},
-	} {
-		if err := settled(func() error { return step.do(ctx) }); err != nil {
+		}, false},
+		{"namespaces", s.seedNamespaces, true},
+		{"roles", s.seedRoles, false},
+		{"priority classes", s.seedPriorityClasses, false},
+		{"flow schemas", s.turns.Seed, false},
+		{"storage class", s.seedStorageClass, false},
+		{"ingress class", s.seedIngressClass, false},
+		{"kubernetes service", s.seedKubernetesService, true},
+		{"API services", s.seedAPIServices, false},
+		{"authentication of other API servers", s.seedAuthentication, true},
+	}
+}
+
+// seed makes what every cluster has. What the API itself refuses, because of something that a user has written into it, keeps the server
+// from nothing: without it he could not mend that. It is told, and tried again every minute.
+func (s *Server) seed(ctx context.Context) error {
+	for _, step := range s.seedings() {
+		err := settled(func() error { return step.do(ctx) })
+		var refused apierrors.APIStatus
+		switch {
+		case err == nil:
+		case errors.As(err, &refused) && ctx.Err() == nil:
+			s.log.Error("what every cluster has is missing, and is tried again every minute", "what", step.what, "err", err)
+			s.missing = append(s.missing, step.what)
+		default:
 			return fmt.Errorf("seed %s: %w", step.what, err)
 		}
 	}
 	return nil
+}
+
+// keepSeeds puts back what somebody has deleted, as upstream does, within a minute. It only reads while nobody has.
+func (s *Server) keepSeeds(ctx context.Context) error {
+	tick := time.NewTicker(time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			s.putBack(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// putBack looks once after what is kept, and after what could not be made yet.
+func (s *Server) putBack(ctx context.Context) {
+	s.puttingBack.Lock()
+	defer s.puttingBack.Unlock()
+	for _, step := range s.seedings() {
+		if !step.kept && !slices.Contains(s.missing, step.what) {
+			continue
+		}
+		err := settled(func() error { return step.do(ctx) })
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			s.log.Warn("what every cluster has is still missing", "what", step.what, "err", err)
+			continue
+		}
+		s.missing = slices.DeleteFunc(s.missing, func(what string) bool { return what == step.what })
+	}
 }
 
 // settled does what another server may be about at the same moment: who comes second looks again.
@@ -176,6 +227,10 @@ func (s *Server) seedServiceCIDR(ctx context.Context) error {
 	}
 	if have.Spec.CIDRs[0] != want {
 		return fmt.Errorf("this cluster was made with the service network %s and cannot be served with %s: start the server with the former, or with an empty data folder", have.Spec.CIDRs[0], want)
+	}
+	// One that is being deleted stays as long as Services have its addresses, and gives out no more: to say so is its controller's.
+	if have.DeletionTimestamp != nil {
+		return nil
 	}
 	if !meta.IsStatusConditionTrue(have.Status.Conditions, networkingv1.ServiceCIDRConditionReady) {
 		meta.SetStatusCondition(&have.Status.Conditions, metav1.Condition{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: "Kubernetes default Service CIDR is ready"})

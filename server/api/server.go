@@ -84,6 +84,9 @@ type Server struct {
 	ready     atomic.Bool
 	alone     sync.Once // it was said that only this machine reaches the API
 	cancel    context.CancelFunc
+
+	puttingBack sync.Mutex
+	missing     []string // what could not be seeded yet
 }
 
 // wiring is what the parts of the API are given to work with.
@@ -237,7 +240,8 @@ func (s *Server) Run(ctx context.Context) error {
 	needed, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	parts := []func(context.Context) error{
-		s.keepKubernetesService,
+		s.keepSeeds,
+		s.keepClusterIPs,
 		func(ctx context.Context) error { s.admit.Run(ctx); return nil },
 		func(ctx context.Context) error { s.custom.Run(ctx); return nil },
 		func(ctx context.Context) error { s.others.Run(ctx); return nil },
