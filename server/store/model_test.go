@@ -123,7 +123,7 @@ func (m *model) expect(w watch.Interface, want *[]string) {
 	for _, s := range *want {
 		select {
 		case e := <-w.ResultChan():
-			cm, ok := e.Object.(*corev1.ConfigMap)
+			cm, ok := plainObject(e).(*corev1.ConfigMap)
 			if !ok {
 				m.t.Fatalf("watch: %v", e)
 			}

@@ -32,6 +32,7 @@ type objects struct {
 	db            *DB
 	res           *resource
 	estimateSizes bool
+	crowd         crowd
 }
 
 var (

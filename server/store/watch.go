@@ -95,7 +95,9 @@ func (o *objects) Watch(ctx context.Context, key string, opts storage.ListOption
 	case rv > 0 && !initial:
 		w.rev = int64(rv)
 	}
-	if !o.db.untilClose(run) { // it ends at once
+	o.crowd.join()
+	if !o.db.untilClose(func() { defer o.crowd.leave(); run() }) { // it ends at once
+		o.crowd.leave()
 		cancel()
 		close(w.out)
 	}
@@ -228,12 +230,12 @@ func (w *watcher) tell(ctx context.Context, c change) error {
 	var now, before runtime.Object
 	var err error
 	if c.item != nil {
-		if now, err = w.object(ctx, c.item, c.rev); err != nil {
+		if now, err = w.object(ctx, c.item, c.rev, false); err != nil {
 			return err
 		}
 	}
 	if c.prev != nil && (c.item == nil || !w.all) {
-		if before, err = w.object(ctx, c.prev, c.rev); err != nil {
+		if before, err = w.object(ctx, c.prev, c.rev, true); err != nil {
 			if c.item == nil {
 				return deletedDamaged(err)
 			}
@@ -257,16 +259,19 @@ func (w *watcher) passes(obj runtime.Object) bool {
 	if w.all {
 		return true
 	}
-	ok, err := w.pred.Matches(obj)
+	ok, err := w.pred.Matches(unshared(obj))
 	return err == nil && ok
 }
 
-func (w *watcher) object(ctx context.Context, it *item, rev int64) (runtime.Object, error) {
-	stored, err := w.db.value(it)
-	if err != nil {
-		return nil, err
-	}
-	return w.decodeStored(ctx, it, stored, rev)
+// object gives an item with the revision of a change, before or after which it was this.
+func (w *watcher) object(ctx context.Context, it *item, rev int64, before bool) (runtime.Object, error) {
+	return w.crowd.object(rev, it.key, before, func() (runtime.Object, error) {
+		stored, err := w.db.value(it)
+		if err != nil {
+			return nil, err
+		}
+		return w.decodeStored(ctx, it, stored, rev)
+	})
 }
 
 func (w *watcher) decodeStored(ctx context.Context, it *item, stored []byte, rev int64) (runtime.Object, error) {

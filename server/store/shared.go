@@ -1,0 +1,127 @@
+package store
+
+import (
+	"bytes"
+	"io"
+	"sync"
+	"weak"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	runtimeschema "k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// crowd is all who watch a resource by one codec. While there are several, a change is decoded once for all of them, and encoded once
+// in each form that their clients asked for. What nobody is being told any more is garbage: the crowd itself keeps weak pointers.
+type crowd struct {
+	mu       sync.Mutex
+	watchers int
+	recent   []recentChange // by revision, modulo crowdMemory; nil while fewer than two watch
+}
+
+// recentChange is one change as it was decoded last.
+type recentChange struct {
+	rev         int64
+	key         string // an expiry of etcd's deletes several keys at one revision
+	now, before weak.Pointer[shared]
+}
+
+// crowdMemory is how many changes are found again: as many as a watcher takes of the ring at a time.
+const crowdMemory = watchChunk
+
+func (c *crowd) join() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watchers++; c.watchers == 2 {
+		c.recent = make([]recentChange, crowdMemory)
+	}
+}
+
+func (c *crowd) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.watchers--; c.watchers < 2 {
+		c.recent = nil
+	}
+}
+
+// object gives the state of an object after or before a change. The first who asks decodes it, the others wait for that. A lone watcher
+// has an object of its own.
+func (c *crowd) object(rev int64, key string, before bool, decode func() (runtime.Object, error)) (runtime.Object, error) {
+	c.mu.Lock()
+	if c.recent == nil {
+		c.mu.Unlock()
+		return decode()
+	}
+	defer c.mu.Unlock()
+	at := &c.recent[rev%crowdMemory]
+	if at.rev != rev || at.key != key {
+		*at = recentChange{rev: rev, key: key}
+	}
+	known := &at.now
+	if before {
+		known = &at.before
+	}
+	if s := known.Value(); s != nil {
+		return s, nil
+	}
+	obj, err := decode()
+	if err != nil {
+		return nil, err
+	}
+	s := &shared{object: obj}
+	*known = weak.Make(s)
+	return s, nil
+}
+
+// shared is an object that several are told of. It remembers how it was encoded: upstream's encoders look for that.
+type shared struct {
+	object runtime.Object // nobody changes it
+
+	mu      sync.Mutex
+	encoded map[runtime.Identifier][]byte
+}
+
+var _ runtime.CacheableObject = (*shared)(nil)
+
+// CacheEncode writes the object in an encoder's form.
+func (s *shared) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {
+	data, err := s.as(id, encode)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(data)
+	return err
+}
+
+func (s *shared) as(id runtime.Identifier, encode func(runtime.Object, io.Writer) error) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if data, known := s.encoded[id]; known {
+		return data, nil
+	}
+	var buf bytes.Buffer
+	if err := encode(s.GetObject(), &buf); err != nil {
+		return nil, err
+	}
+	if s.encoded == nil {
+		s.encoded = map[runtime.Identifier][]byte{}
+	}
+	s.encoded[id] = buf.Bytes()
+	return buf.Bytes(), nil
+}
+
+// GetObject gives a copy, because encoders may change what they are given.
+func (s *shared) GetObject() runtime.Object { return s.object.DeepCopyObject() }
+
+func (s *shared) GetObjectKind() runtimeschema.ObjectKind { return s.object.GetObjectKind() }
+
+// DeepCopyObject is called by nobody who watches.
+func (s *shared) DeepCopyObject() runtime.Object { return &shared{object: s.GetObject()} }
+
+// unshared is the object to look at.
+func unshared(obj runtime.Object) runtime.Object {
+	if s, ok := obj.(*shared); ok {
+		return s.object
+	}
+	return obj
+}
