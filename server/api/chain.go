@@ -40,14 +40,14 @@ func remote(api http.Handler, authn authenticator.Request, authz authorizer.Auth
 	h = log.Requests(h, longRunning)
 	h = filters.WithAuthentication(h, authn, log.Unauthorized(filters.Unauthorized(legacyscheme.Codecs)), audiences, nil)
 	h = filters.WithWarningRecorder(h)
-	h = serverfilters.WithTimeoutForNonLongRunningRequests(h, longRunning)
+	h = serverfilters.WithTimeoutForNonLongRunningRequests(deep(h), longRunning)
 	h = filters.WithRequestDeadline(h, nil, nil, longRunning, legacyscheme.Codecs, requestTimeout)
 	h = untilStop(h)
 	h = filters.WithCacheControl(h)
 	h = withUpgrade(h)
 	h = counted(h)
 	h = patient(h, patience)
-	return entrance(h)
+	return deep(entrance(h))
 }
 
 // local is the chain for programs of this process: their identity is in the request's context, nothing limits them, and they set

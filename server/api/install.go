@@ -132,7 +132,7 @@ func (i *installer) version(g *group, info *genericapiserver.APIGroupInfo, v ser
 		Storage: v.storages, Root: rootOf(g.name), GroupVersion: gv, AllServedVersionsByResource: served,
 		OptionsExternalVersion: info.OptionsExternalVersion, MetaGroupVersion: info.MetaGroupVersion,
 		Serializer: e.serializer, ParameterCodec: info.ParameterCodec,
-		Typer: info.Scheme, Creater: info.Scheme, Convertor: info.Scheme, ConvertabilityChecker: info.Scheme, Defaulter: info.Scheme,
+		Typer: info.Scheme, Creater: deepCreater{info.Scheme}, Convertor: info.Scheme, ConvertabilityChecker: info.Scheme, Defaulter: info.Scheme,
 		UnsafeConvertor: runtime.UnsafeObjectConvertor(info.Scheme), Namer: runtime.Namer(meta.NewAccessor()), TypeConverter: e.fields,
 		EquivalentResourceRegistry: i.equivalent, Authorizer: i.authorizer, Admit: i.admit,
 		MinRequestTimeout: minWatch, MaxRequestBodyBytes: maxBodyBytes,

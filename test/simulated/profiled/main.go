@@ -1,7 +1,7 @@
 // Command profiled is a server whose profiles can be read, in the place of `bramble server`: it takes the flags that
 // test/bench gives it. BRAMBLE_PPROF says where (127.0.0.1:6060).
 //
-//	go build -o build/profiled ./test/simulated/profiled && scripts/bench scale --server build/profiled
+//	go build -o build/profiled ./test/simulated/profiled && scripts/bench scale --server build/profiled # or api
 //	go tool pprof -top http://127.0.0.1:6060/debug/pprof/profile
 package main
 
@@ -22,14 +22,16 @@ import (
 
 func main() {
 	footprint.Thrifty()
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	var level slog.LevelVar
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))
 	c := server.Config{Domain: "cluster.local", Version: "profiled", Logger: log}
 	flags := flag.NewFlagSet("server", flag.ExitOnError)
 	flags.StringVar(&c.DataDir, "data-dir", "", "")
 	flags.StringVar(&c.APIListen, "api-listen", "", "")
 	flags.StringVar(&c.MQTTListen, "mqtt-listen", "", "")
-	flags.TextVar(&c.PodCIDR, "pod-cidr", netip.Prefix{}, "")
-	flags.TextVar(&c.ServiceCIDR, "service-cidr", netip.Prefix{}, "")
+	flags.TextVar(&c.PodCIDR, "pod-cidr", netip.MustParsePrefix("10.42.0.0/16"), "")
+	flags.TextVar(&c.ServiceCIDR, "service-cidr", netip.MustParsePrefix("10.43.0.0/16"), "")
+	flags.TextVar(&level, "log-level", &level, "")
 	_ = flags.Parse(os.Args[2:]) // it exits
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
