@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
+
+	"k8s.io/klog/v2"
 )
 
 func TestUpstreamsLogIsQuietAboutClients(t *testing.T) {
@@ -30,4 +33,15 @@ func TestUpstreamsLogIsQuietAboutClients(t *testing.T) {
 	if got, want := out.String(), "level=ERROR msg=\"disk is gone\" part=api\nlevel=ERROR msg=\"oidc authenticator: initializing plugin: connection refused\" part=api\nlevel=ERROR msg=\"Error in audit plugin 'buffered' affecting 0 audit events: audit buffer queue blocked\" part=api\n"; got != want {
 		t.Errorf("got %q", got)
 	}
+}
+
+// Some of upstream's handlers end their process when they meet what they hold for impossible. Here that is an error of the one request.
+func TestUpstreamDoesNotEndTheProcess(t *testing.T) {
+	shared(t) // which prepares upstream's parts
+	defer func() {
+		if said := recover(); said == nil || !strings.Contains(fmt.Sprint(said), "255") {
+			t.Errorf("recovered %v", said)
+		}
+	}()
+	klog.Fatal("impossible")
 }

@@ -15,9 +15,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/warning"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
+	deploymentstore "k8s.io/kubernetes/pkg/registry/apps/deployment/storage"
+	replicasetstore "k8s.io/kubernetes/pkg/registry/apps/replicaset/storage"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/yaml"
 )
 
@@ -59,6 +63,15 @@ func init() {
 	gv := schema.GroupVersion{Group: "batch", Version: "v2alpha1"}
 	legacyscheme.Scheme.AddKnownTypes(gv, &batchv1beta1.CronJob{}, &batchv1beta1.CronJobList{})
 	metav1.AddToGroupVersion(legacyscheme.Scheme, gv)
+}
+
+// A scale is written by the version that it is asked in, and of those that upstream's handlers do not know they end the process. The
+// versions of apps they know still.
+func init() {
+	replicas := fieldpath.MakePathOrDie("spec", "replicas")
+	for _, known := range []managedfields.ResourcePathMappings{deploymentstore.ReplicasPathMappings(), replicasetstore.ReplicasPathMappings()} {
+		known["extensions/v1beta1"] = replicas
+	}
 }
 
 // plainNames announces the resources of a group that repeats others' under their full names alone: a short name, or "all", means the

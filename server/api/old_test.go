@@ -139,6 +139,25 @@ func TestOldScale(t *testing.T) {
 		if s.GetAPIVersion() != gv || s.GetKind() != "Scale" || field(s, "spec.replicas") != int64(2) || field(s, "status.targetSelector") != "a=b" {
 			t.Errorf("%s: %v", gv, s.Object)
 		}
+		if err := unstructured.SetNestedField(s.Object, int64(3), "spec", "replicas"); err != nil {
+			t.Fatal(err)
+		}
+		s = must(c.dynamic(t).Resource(gvr(gv+"/deployments")).Namespace(ns).Update(t.Context(), s, metav1.UpdateOptions{}, "scale"))(t)
+		if field(s, "spec.replicas") != int64(3) {
+			t.Errorf("%s, scaled: %v", gv, s.Object)
+		}
+		applied := &unstructured.Unstructured{Object: map[string]any{"apiVersion": gv, "kind": "Scale", "metadata": map[string]any{"name": "d"}, "spec": map[string]any{"replicas": int64(2)}}}
+		s = must(c.dynamic(t).Resource(gvr(gv+"/deployments")).Namespace(ns).Apply(t.Context(), "d", applied, metav1.ApplyOptions{FieldManager: gv, Force: true}, "scale"))(t)
+		if field(s, "spec.replicas") != int64(2) {
+			t.Errorf("%s, applied: %v", gv, s.Object)
+		}
+	}
+	set := &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: appsv1.ReplicaSetSpec{Replicas: &replicas, Selector: d.Spec.Selector, Template: d.Spec.Template}}
+	must(c.client.AppsV1().ReplicaSets(ns).Create(t.Context(), set, metav1.CreateOptions{}))(t)
+	sets := c.dynamic(t).Resource(gvr("extensions/v1beta1/replicasets")).Namespace(ns)
+	s := must(sets.Patch(t.Context(), "s", types.MergePatchType, []byte(`{"spec":{"replicas":5}}`), metav1.PatchOptions{}, "scale"))(t)
+	if field(s, "spec.replicas") != int64(5) {
+		t.Errorf("a ReplicaSet, scaled: %v", s.Object)
 	}
 }
 

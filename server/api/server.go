@@ -23,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/klog/v2"
 	apiregistration "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	"k8s.io/kubernetes/pkg/capabilities"
@@ -143,6 +144,10 @@ func prepareUpstream(log *slog.Logger) {
 	utilruntime.ReallyCrash = false // a panic in a handler is that request's alone
 	capabilities.Setup(true, 0)     // privileged containers may be asked for; PodSecurity says where
 	routeKlog(log)
+	// What upstream's handlers hold for impossible ends their process (klog.Fatal), whoever asked for it.
+	klog.OsExit = func(code int) {
+		panic(fmt.Sprintf("upstream's code would have ended the process with status %d", code))
+	}
 }
 
 func (s *Server) build(ctx context.Context) (err error) {
