@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -223,5 +224,42 @@ func TestAKeptKindIsInStepWithItsHandlers(t *testing.T) {
 		if got := heard.Load(); got != int32(n+2) {
 			t.Fatalf("told of %d after %d changes", got, n+2)
 		}
+	}
+}
+
+// Upstream's handlers compare what was with what is, to see whether a change is their own: what a kept kind leaves out of one is left out
+// of the other.
+func TestAKeptKindTellsOfWhatChangedAlone(t *testing.T) {
+	h := open(t, store.Options{}, Keep(&corev1.ConfigMap{}))
+	write := func(value string) {
+		err := h.maps.GuaranteedUpdate(t.Context(), "/configmaps/a/m", &corev1.ConfigMap{}, true, nil, storage.SimpleUpdate(func(runtime.Object) (runtime.Object, error) {
+			return &corev1.ConfigMap{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "m", ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "somebody", Operation: metav1.ManagedFieldsOperationUpdate}}},
+				Data:       map[string]string{"v": value},
+			}, nil
+		}), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("1")
+	told := make(chan [2]*corev1.ConfigMap, 1)
+	added := make(chan bool, 1)
+	if _, err := h.Core().V1().ConfigMaps().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(any) { added <- true },
+		UpdateFunc: func(before, o any) { told <- [2]*corev1.ConfigMap{before.(*corev1.ConfigMap), o.(*corev1.ConfigMap)} },
+	}); err != nil {
+		t.Fatal(err)
+	}
+	<-added
+	write("2")
+	both := <-told
+	before, now := both[0].DeepCopy(), both[1].DeepCopy()
+	if before.Data["v"] != "1" || now.Data["v"] != "2" {
+		t.Errorf("told of %v and %v", before.Data, now.Data)
+	}
+	before.Data, before.ResourceVersion = now.Data, now.ResourceVersion
+	if !reflect.DeepEqual(before, now) {
+		t.Errorf("more than the value differs: %+v and %+v", before, now)
 	}
 }

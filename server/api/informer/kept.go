@@ -43,6 +43,7 @@ func (k *kept) OnAdd(o any, initial bool) {
 func (k *kept) OnUpdate(before, o any) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	slim(before) // who compares both finds only what changed
 	k.put(o)
 	for _, l := range k.listeners {
 		l.OnUpdate(before, o)
@@ -59,10 +60,15 @@ func (k *kept) OnDelete(o any) {
 }
 
 func (k *kept) put(o any) {
+	slim(o)
+	k.indexer.Add(o)
+}
+
+// slim takes from an object what nobody reads and what is much.
+func slim(o any) {
 	if m, err := meta.Accessor(o); err == nil {
 		m.SetManagedFields(nil)
 	}
-	k.indexer.Add(o)
 }
 
 // upTo takes in that everything up to a revision has been told.
