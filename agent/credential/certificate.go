@@ -18,6 +18,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -26,33 +27,132 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// How a certificate is had. Signers are pods or people: one may take long, and the pod waits for it.
+// How a certificate is had. Signers are pods or people: one may take long. Who asks for a certificate waits a moment at most, because
+// it is the worker of a pod, which also ends the pod; the rest is done beside it, and the worker is told.
 const (
-	pollFirst, pollLast = 100 * time.Millisecond, 2 * time.Second
-	pollFor             = 10 * time.Second // then the volume says that it waits, and is tried again
-	pollRenewal         = time.Second      // the pod's worker waits meanwhile, and has a certificate: it looks again when that is next due
-	renewalSpread       = 5 * time.Minute  // by which pods made at once ask at different times
+	moment              = 500 * time.Millisecond // so that a signer that is quick leaves no event that it was not
+	pollFirst, pollLast = 100 * time.Millisecond, 30 * time.Second
+	renewalSpread       = 5 * time.Minute // by which pods made at once ask at different times
 )
 
 // errNotIssued is upstream's word for it.
 var errNotIssued = errors.New("credential bundle is not issued yet")
 
-// asked is a certificate that was asked for. It is not kept over a restart of the agent, which asks anew.
-type asked struct {
-	name    string // of the PodCertificateRequest
-	key     []byte // PEM
-	refused error  // for good: nothing more is asked for the pod
+// pursuit is a certificate that is asked for. It is not kept over a restart of the agent, which asks anew.
+type pursuit struct {
+	pod        *corev1.Pod
+	projection *corev1.PodCertificateProjection
+	done       chan struct{} // closed when there is nothing more to wait for
+
+	name string // of the PodCertificateRequest; empty: it is not made yet. Of the pursuit's goroutine, as key is
+	key  []byte // PEM
+
+	// The credentials' lock guards what follows.
+	stop    context.CancelFunc // nil: it has not begun
+	awaited bool               // somebody was turned away, and is to be told
+	err     error              // why it is not had yet
+	refused bool               // for good, by err: nothing more is asked for the pod
 }
 
 // Certificate returns the private key and the chain of certificates, both PEM, of a pod for a projection.
 func (t *Credentials) Certificate(ctx context.Context, pod *corev1.Pod, p *corev1.PodCertificateProjection) (key, chain []byte, err error) {
-	k := certificateKey(pod, p)
-	bundle, err := t.get(ctx, pod, k, func(ctx context.Context) (entry, error) { return t.requestCertificate(ctx, pod, p, k) })
+	bundle, err := t.bundle(ctx, pod, p, certificateKey(pod, p))
 	if err != nil {
 		return nil, nil, err
 	}
 	block, rest := pem.Decode([]byte(bundle))
 	return pem.EncodeToMemory(block), rest, nil
+}
+
+// bundle is what is had of a certificate: while a new one is asked for, the old one.
+func (t *Credentials) bundle(ctx context.Context, pod *corev1.Pod, projection *corev1.PodCertificateProjection, k string) (string, error) {
+	t.mu.Lock()
+	if e, have := t.entries[k]; have && time.Now().Before(e.renewAt()) {
+		t.mu.Unlock()
+		return e.Text, nil
+	}
+	p, known := t.pursued[k]
+	if !known {
+		p = &pursuit{pod: pod, projection: projection, done: make(chan struct{})}
+		t.pursued[k] = p
+	}
+	t.mu.Unlock()
+	if !known {
+		select {
+		case t.begin <- struct{}{}:
+		default:
+		}
+		select {
+		case <-p.done:
+		case <-time.After(moment):
+		case <-ctx.Done():
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e, have := t.entries[k]
+	if have && time.Now().Before(e.renewAt()) {
+		return e.Text, nil
+	}
+	p.awaited = true
+	switch {
+	case have: // without a link the server cannot refuse it either
+		return e.Text, nil
+	case p.err != nil:
+		return "", p.err
+	}
+	return "", errNotIssued
+}
+
+// pursueAll begins what is asked for and has not begun.
+func (t *Credentials) pursueAll(ctx context.Context, wait *sync.WaitGroup) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, p := range t.pursued {
+		if p.stop == nil {
+			one, stop := context.WithCancel(ctx)
+			p.stop = stop
+			wait.Go(func() { t.pursue(one, k, p) })
+		}
+	}
+}
+
+// pursue asks a signer, and then whether it has answered, until it has.
+func (t *Credentials) pursue(ctx context.Context, k string, p *pursuit) {
+	defer p.stop()
+	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
+		e, err := t.look(ctx, p)
+		if ctx.Err() != nil {
+			return
+		}
+		var no refused
+		t.mu.Lock()
+		p.err, p.refused = err, errors.As(err, &no)
+		over, tell := p.refused || e.Text != "", p.awaited
+		if e.Text != "" && t.pursued[k] == p {
+			delete(t.pursued, k)
+			t.keep(k, e)
+		}
+		if over {
+			close(p.done)
+		}
+		t.mu.Unlock()
+		if p.refused {
+			t.Logger.Warn("a certificate was refused", "pod", p.pod.Name, "namespace", p.pod.Namespace, "signer", p.projection.SignerName, "err", err)
+		}
+		if over {
+			if tell {
+				t.Refresh(p.pod.UID)
+			}
+			t.Again()
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
 }
 
 // certificateKey names a certificate by all that was asked of its signer.
@@ -62,47 +162,46 @@ func certificateKey(pod *corev1.Pod, p *corev1.PodCertificateProjection) string 
 	return string(pod.UID) + "/certificate/" + hex.EncodeToString(sum[:8])
 }
 
-// requestCertificate asks a signer, or sees what has become of a request that was made before.
-func (t *Credentials) requestCertificate(ctx context.Context, pod *corev1.Pod, p *corev1.PodCertificateProjection, k string) (entry, error) {
-	t.mu.Lock()
-	a := t.asked[k]
-	t.mu.Unlock()
-	if a == nil {
+// refused is the answer of a signer that will give no other.
+type refused struct{ error }
+
+// look makes the request, or sees what has become of it. Without a credential and without an error, nobody has answered.
+func (t *Credentials) look(ctx context.Context, p *pursuit) (entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if p.name == "" {
 		var err error
-		if a, err = t.ask(ctx, pod, p); err != nil {
-			return entry{}, fmt.Errorf("ask %s for a certificate: %w", p.SignerName, err)
+		if p.name, p.key, err = t.ask(ctx, p.pod, p.projection); err != nil {
+			return entry{}, fmt.Errorf("ask %s for a certificate: %w", p.projection.SignerName, err)
 		}
-		t.mu.Lock()
-		t.asked[k] = a
-		t.mu.Unlock()
 	}
-	if a.refused != nil {
-		return entry{}, a.refused
+	var r certificatesv1.PodCertificateRequest
+	if err := t.call(ctx, http.MethodGet, requests(p.pod.Namespace)+"/"+p.name, nil, &r); err != nil {
+		err = fmt.Errorf("while getting PodCertificateRequest %q: %w", p.pod.Namespace+"/"+p.name, err)
+		var no refusal
+		if errors.As(err, &no) && no.code == http.StatusNotFound { // somebody has deleted it: it is made anew
+			p.name = ""
+		}
+		return entry{}, err
 	}
-	patience := pollFor
-	if _, had := t.entry(k); had {
-		patience = pollRenewal
+	for _, c := range r.Status.Conditions {
+		switch c.Type {
+		case certificatesv1.PodCertificateRequestConditionTypeIssued:
+			return issued(&r, p.key)
+		case certificatesv1.PodCertificateRequestConditionTypeDenied:
+			return entry{}, refused{fmt.Errorf("PodCertificateRequest was permanently denied: reason=%q message=%q", c.Reason, c.Message)}
+		case certificatesv1.PodCertificateRequestConditionTypeFailed:
+			return entry{}, refused{fmt.Errorf("PodCertificateRequest was permanently failed: reason=%q message=%q", c.Reason, c.Message)}
+		}
 	}
-	e, err := t.await(ctx, pod.Namespace, a, patience)
-	var r refusal
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case err == nil, errors.As(err, &r) && r.code == http.StatusNotFound: // had; or somebody has deleted the request: it is made anew
-		delete(t.asked, k)
-	case a.refused != nil:
-		t.Logger.Warn("a certificate was refused", "pod", pod.Name, "namespace", pod.Namespace, "signer", p.SignerName, "err", err)
-	}
-	return e, err
+	return entry{}, nil
 }
 
 // ask makes a key and a PodCertificateRequest for it.
-func (t *Credentials) ask(ctx context.Context, pod *corev1.Pod, p *corev1.PodCertificateProjection) (*asked, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
+func (t *Credentials) ask(ctx context.Context, pod *corev1.Pod, p *corev1.PodCertificateProjection) (name string, key []byte, err error) {
 	key, proof, err := newKey(p.KeyType)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	var account, node struct {
 		Metadata struct {
@@ -110,10 +209,10 @@ func (t *Credentials) ask(ctx context.Context, pod *corev1.Pod, p *corev1.PodCer
 		} `json:"metadata"`
 	}
 	if err := t.call(ctx, http.MethodGet, serviceAccount(pod), nil, &account); err != nil {
-		return nil, fmt.Errorf("while fetching service account: %w", err)
+		return "", nil, fmt.Errorf("while fetching service account: %w", err)
 	}
 	if err := t.call(ctx, http.MethodGet, "/api/v1/nodes/"+t.Node, nil, &node); err != nil {
-		return nil, fmt.Errorf("while fetching node: %w", err)
+		return "", nil, fmt.Errorf("while fetching node: %w", err)
 	}
 	var made certificatesv1.PodCertificateRequest
 	err = t.call(ctx, http.MethodPost, requests(pod.Namespace), &certificatesv1.PodCertificateRequest{
@@ -127,44 +226,11 @@ func (t *Credentials) ask(ctx context.Context, pod *corev1.Pod, p *corev1.PodCer
 			StubPKCS10Request: proof, UnverifiedUserAnnotations: p.UserAnnotations,
 		},
 	}, &made)
-	return &asked{name: made.Name, key: key}, err
+	return made.Name, key, err
 }
 
 func requests(namespace string) string {
 	return "/apis/certificates.k8s.io/v1/namespaces/" + namespace + "/podcertificaterequests"
-}
-
-// await asks for a while whether the signer has answered.
-func (t *Credentials) await(ctx context.Context, namespace string, a *asked, patience time.Duration) (entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	for pause := pollFirst; ; pause = min(2*pause, pollLast) {
-		var r certificatesv1.PodCertificateRequest
-		if err := t.call(ctx, http.MethodGet, requests(namespace)+"/"+a.name, nil, &r); err != nil {
-			if ctx.Err() != nil {
-				return entry{}, errNotIssued
-			}
-			return entry{}, fmt.Errorf("while getting PodCertificateRequest %q: %w", namespace+"/"+a.name, err)
-		}
-		for _, c := range r.Status.Conditions {
-			switch c.Type {
-			case certificatesv1.PodCertificateRequestConditionTypeIssued:
-				return issued(&r, a.key)
-			case certificatesv1.PodCertificateRequestConditionTypeDenied:
-				a.refused = fmt.Errorf("PodCertificateRequest was permanently denied: reason=%q message=%q", c.Reason, c.Message)
-			case certificatesv1.PodCertificateRequestConditionTypeFailed:
-				a.refused = fmt.Errorf("PodCertificateRequest was permanently failed: reason=%q message=%q", c.Reason, c.Message)
-			}
-		}
-		if a.refused != nil {
-			return entry{}, a.refused
-		}
-		select {
-		case <-ctx.Done():
-			return entry{}, errNotIssued
-		case <-time.After(pause):
-		}
-	}
 }
 
 // issued is the credential of a request that was answered: the key, and behind it the certificates without what a signer may have

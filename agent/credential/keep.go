@@ -71,7 +71,8 @@ type Credentials struct {
 	entries map[string]entry
 	busy    map[string]chan struct{} // a request for the same one is under way
 	wake    chan struct{}
-	asked   map[string]*asked // of certificates
+	begin   chan struct{}       // something is pursued that has not begun
+	pursued map[string]*pursuit // certificates
 }
 
 // New loads what was kept.
@@ -80,7 +81,7 @@ func New(c Config) (*Credentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the pods' credentials: %w", err)
 	}
-	t := &Credentials{Config: c, entries: map[string]entry{}, busy: map[string]chan struct{}{}, wake: make(chan struct{}, 1), asked: map[string]*asked{}}
+	t := &Credentials{Config: c, entries: map[string]entry{}, busy: map[string]chan struct{}{}, wake: make(chan struct{}, 1), begin: make(chan struct{}, 1), pursued: map[string]*pursuit{}}
 	for key, b := range rows {
 		var e entry
 		if json.Unmarshal(b, &e) == nil {
@@ -121,7 +122,7 @@ func (t *Credentials) get(ctx context.Context, pod *corev1.Pod, k string, reques
 	t.mu.Lock()
 	delete(t.busy, k)
 	if err == nil {
-		t.entries[k] = fresh
+		t.keep(k, fresh)
 	}
 	t.mu.Unlock()
 	close(done)
@@ -133,11 +134,16 @@ func (t *Credentials) get(ctx context.Context, pod *corev1.Pod, k string, reques
 		}
 		return "", err
 	}
-	if b, err := json.Marshal(fresh); err == nil {
-		t.Store.Queue(state.Credentials, k, b)
-	}
 	t.Again()
 	return fresh.Text, nil
+}
+
+// keep is called with the lock held.
+func (t *Credentials) keep(k string, e entry) {
+	t.entries[k] = e
+	if b, err := json.Marshal(e); err == nil {
+		t.Store.Queue(state.Credentials, k, b)
+	}
 }
 
 func (t *Credentials) entry(k string) (entry, bool) {
@@ -213,9 +219,12 @@ func (t *Credentials) Sweep(keep func(types.UID) bool) {
 			t.Store.Queue(state.Credentials, k, nil)
 		}
 	}
-	for k := range t.asked {
+	for k, p := range t.pursued {
 		if !keep(podOf(k)) {
-			delete(t.asked, k)
+			delete(t.pursued, k)
+			if p.stop != nil {
+				p.stop()
+			}
 		}
 	}
 }
@@ -229,9 +238,12 @@ func podOf(k string) types.UID {
 // retry is how long one that could not be renewed waits to be tried again.
 const retry = time.Minute
 
-// Run has credentials renewed in time, until ctx is done.
+// Run asks for certificates and has credentials renewed in time, until ctx is done.
 func (t *Credentials) Run(ctx context.Context) {
+	var pursuits sync.WaitGroup
+	defer pursuits.Wait()
 	for {
+		t.pursueAll(ctx, &pursuits)
 		next, due := t.due(time.Now())
 		for uid := range due {
 			t.Refresh(uid)
@@ -241,12 +253,18 @@ func (t *Credentials) Run(ctx context.Context) {
 			wait = max(time.Until(next), retry)
 		}
 		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-t.wake:
-		case <-timer.C:
+		for looks := true; looks; {
+			looks = false
+			select {
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			case <-t.begin:
+				t.pursueAll(ctx, &pursuits)
+				looks = true
+			case <-t.wake:
+			case <-timer.C:
+			}
 		}
 		timer.Stop()
 	}
