@@ -38,8 +38,8 @@ func (c *Config) openShared(ctx context.Context) (store.Store, *auth.PKI, error)
 	keys := err == nil
 	switch {
 	case there && !keys:
-		return nil, nil, fmt.Errorf("etcd holds the cluster of the authority %s, and %s has no keys: copy the folder %s of another server of that cluster to it (whoever has them is believed by all of the cluster)",
-			found.Authority, c.DataDir, pkiDir(c.DataDir))
+		return nil, nil, fmt.Errorf("etcd holds the cluster of the authority %s, and this server has no keys: copy to %s the folder %s from below the --data-dir of another server of that cluster (whoever has them is believed by all of the cluster)",
+			found.Authority, pkiDir(c.DataDir), pkiDir(""))
 	case keys && !there:
 		return nil, nil, fmt.Errorf("%s has the keys of a cluster of which etcd knows nothing: its boards would be told that nothing is to run. Restore a backup with `bramble restore --store etcd`, or, for a new cluster, remove the keys", pkiDir(c.DataDir))
 	}

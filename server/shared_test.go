@@ -184,6 +184,7 @@ func TestSharedRefusals(t *testing.T) {
 	if err := join(t, one, url).stop(); err != nil {
 		t.Fatal(err)
 	}
+	empty := t.TempDir()
 	run := func(change func(c *Config)) error {
 		c := sharedConfig(t, t.TempDir(), url)
 		change(&c)
@@ -197,7 +198,7 @@ func TestSharedRefusals(t *testing.T) {
 		change func(*Config)
 		says   string
 	}{
-		{"no keys of the cluster in etcd", func(*Config) {}, "copy the folder"},
+		{"no keys of the cluster in etcd", func(c *Config) { c.DataDir = empty }, "copy to " + pkiDir(empty) + " the folder server/pki from below the --data-dir of another server"},
 		{"an etcd that has lost everything", func(c *Config) { c.DataDir, c.Etcd.Prefix = one, "/empty" }, "told that nothing is to run"},
 		{"a file with objects", func(c *Config) {
 			copyKeys(t, one, c.DataDir)
