@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
+	"k8s.io/kube-openapi/pkg/spec3"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // announced gives what discovery says of the group version of flunders; nil when it says nothing.
@@ -69,6 +71,74 @@ func TestAggregatedAPIWithOldDocuments(t *testing.T) {
 	}
 	if a := ask(t, c.config, "GET", "/openapi/v3/apis/wardle.example.com/v1", ""); a.code != http.StatusNotFound {
 		t.Errorf("version 3: %d %.100s", a.code, a.body)
+	}
+}
+
+// A server that was made before documents of version 3 has them by this one, for who reads no others.
+func TestAggregatedAPIFromBeforeVersion3(t *testing.T) {
+	c, ns, f, client := aggregating(t)
+	f.refuse.Store("/openapi/v3")
+	f.serve("/openapi/v2", map[string]any{
+		"swagger": "2.0", "info": map[string]string{"title": "w", "version": "1"},
+		"definitions": map[string]any{"com.example.wardle.v1.Flunder": map[string]any{
+			"type": "object", "properties": map[string]any{"owner": map[string]any{"$ref": "#/definitions/com.example.wardle.v1.Owner"}}, "x-kubernetes-group-version-kind": []any{map[string]string{"group": "wardle.example.com", "version": "v1", "kind": "Flunder"}},
+		}, "com.example.wardle.v1.Owner": map[string]string{"type": "string"}},
+		"paths": map[string]any{"/apis/wardle.example.com/v1/flunders": map[string]any{"get": map[string]any{"produces": []string{"application/json"}, "responses": map[string]any{"200": map[string]any{
+			"description": "OK", "schema": map[string]string{"$ref": "#/definitions/com.example.wardle.v1.Flunder"}}}}}},
+	})
+	publish(t, c, ns)
+	a := must(client.Create(t.Context(), apiService("wardle.example.com/v1", ns), metav1.CreateOptions{}))(t)
+	condition(t, client, a.Name, "Passed")
+	var list struct {
+		Paths map[string]struct{ ServerRelativeURL string }
+	}
+	if err := json.Unmarshal([]byte(ask(t, c.config, "GET", "/openapi/v3", "").body), &list); err != nil {
+		t.Fatal(err)
+	}
+	at := list.Paths["apis/wardle.example.com/v1"].ServerRelativeURL
+	if !strings.HasPrefix(at, "/openapi/v3/apis/wardle.example.com/v1?hash=") {
+		t.Fatalf("it is at %q", at)
+	}
+	var doc spec3.OpenAPI
+	if a := ask(t, c.config, "GET", at, ""); a.code != http.StatusOK || json.Unmarshal([]byte(a.body), &doc) != nil {
+		t.Fatalf("%d %s", a.code, a.body)
+	}
+	flunder := doc.Components.Schemas["com.example.wardle.v1.Flunder"]
+	if flunder == nil || flunder.Extensions["x-kubernetes-group-version-kind"] == nil || !refersTo(flunder.Properties["owner"], "#/components/schemas/com.example.wardle.v1.Owner") {
+		t.Errorf("%+v", flunder)
+	}
+	if p := doc.Paths.Paths["/apis/wardle.example.com/v1/flunders"]; p == nil || p.Get.Responses.StatusCodeResponses[200].Content["application/json"].Schema.Ref.String() != "#/components/schemas/com.example.wardle.v1.Flunder" {
+		t.Errorf("%+v", p)
+	}
+	if a := ask(t, c.config, "GET", "/openapi/v2", ""); a.code != http.StatusOK || !strings.Contains(a.body, "com.example.wardle.v1.Flunder") {
+		t.Errorf("version 2: %d, %d bytes", a.code, len(a.body))
+	}
+}
+
+func refersTo(s spec.Schema, what string) bool { return s.Ref.String() == what }
+
+// One that has neither, or says nonsense, adds nothing.
+func TestAggregatedAPIWithoutDocuments(t *testing.T) {
+	for name, said := range map[string]any{"none": nil, "a word": "x", "nothing": map[string]any{}, "half a path": map[string]any{"swagger": "2.0", "paths": map[string]any{"/apis/wardle.example.com/v1/x": map[string]any{"get": map[string]any{}}}}} {
+		t.Run(name, func(t *testing.T) {
+			c, ns, f, client := aggregating(t)
+			f.refuse.Store("/openapi/")
+			if said != nil {
+				f.refuse.Store("/openapi/v3")
+				f.serve("/openapi/v2", said)
+			}
+			publish(t, c, ns)
+			a := must(client.Create(t.Context(), apiService("wardle.example.com/v1", ns), metav1.CreateOptions{}))(t)
+			condition(t, client, a.Name, "Passed")
+			for _, path := range []string{"/openapi/v2", "/openapi/v3", "/openapi/v3/apis/apps/v1"} {
+				if a := ask(t, c.config, "GET", path, ""); a.code != http.StatusOK {
+					t.Errorf("%s: %d %.200s", path, a.code, a.body)
+				}
+			}
+			if a := ask(t, c.config, "GET", "/openapi/v3/apis/wardle.example.com/v1", ""); a.code >= http.StatusInternalServerError {
+				t.Errorf("version 3: %d %.200s", a.code, a.body)
+			}
+		})
 	}
 }
 

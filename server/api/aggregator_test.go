@@ -33,11 +33,12 @@ import (
 // flunders is an aggregated API server that believes a front proxy.
 type flunders struct {
 	*httptest.Server
-	down  atomic.Bool
-	hold  atomic.Bool  // it takes requests and answers none until this is false
-	asked atomic.Int32 // for its group's document
-	heard chan string  // what it was asked, and for whom
-	said  sync.Map     // what it says in place of what it would say, by path
+	down   atomic.Bool
+	hold   atomic.Bool  // it takes requests and answers none until this is false
+	refuse atomic.Value // what paths begin with that it does not know
+	asked  atomic.Int32 // for its group's document
+	heard  chan string  // what it was asked, and for whom
+	said   sync.Map     // what it says in place of what it would say, by path
 }
 
 // serve has it answer requests for a path with a document.
@@ -93,6 +94,10 @@ func serveFlunders(t *testing.T, pki *auth.PKI) *flunders {
 		}
 		if r.TLS.PeerCertificates[0].Subject.CommonName != auth.FrontProxyUser {
 			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		if prefix, ok := f.refuse.Load().(string); ok && strings.HasPrefix(r.URL.Path, prefix) {
+			http.NotFound(w, r)
 			return
 		}
 		for f.hold.Load() && r.Context().Err() == nil {
@@ -185,7 +190,9 @@ func TestAggregatedAPI(t *testing.T) {
 	}
 	publish(t, c, ns)
 	// The server's certificate is made out for another name than the Service's.
-	if got := condition(t, client, a.Name, "FailedDiscoveryCheck"); !strings.Contains(got.Message, "failing or missing response from https://10.42.0.7:8443/apis/wardle.example.com/v1") || !strings.Contains(got.Message, "api."+ns+".svc") {
+	// It is told of the Service, of whose endpoints each check asks any.
+	at := "https://" + must(c.client.CoreV1().Services(ns).Get(t.Context(), "api", metav1.GetOptions{}))(t).Spec.ClusterIP + ":443/apis/wardle.example.com/v1"
+	if got := condition(t, client, a.Name, "FailedDiscoveryCheck"); !strings.HasPrefix(got.Message, "failing or missing response from "+at+": ") || strings.Contains(got.Message, "10.42.0.7") || !strings.Contains(got.Message, "api."+ns+".svc") {
 		t.Errorf("%+v", got)
 	}
 	a = must(client.Get(t.Context(), a.Name, metav1.GetOptions{}))(t)
@@ -277,7 +284,7 @@ func TestAggregatedAPI(t *testing.T) {
 	s := must(c.client.CoreV1().Services(ns).Get(t.Context(), "api", metav1.GetOptions{}))(t)
 	s.Labels = map[string]string{"touched": "yes"}
 	must(c.client.CoreV1().Services(ns).Update(t.Context(), s, metav1.UpdateOptions{}))(t)
-	if got := condition(t, client, a.Name, "FailedDiscoveryCheck"); !strings.HasSuffix(got.Message, ": bad status from https://10.42.0.7:8443/apis/wardle.example.com/v1: 500") {
+	if got := condition(t, client, a.Name, "FailedDiscoveryCheck"); got.Message != "failing or missing response from "+at+": bad status from "+at+": 500" {
 		t.Errorf("%+v", got)
 	}
 	if a := ask(t, c.config, "GET", one, ""); a.code != http.StatusServiceUnavailable {

@@ -2,20 +2,25 @@ package aggregator
 
 import (
 	"context"
+	"crypto/sha512"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"time"
 
+	"k8s.io/kube-openapi/pkg/openapiconv"
+	"k8s.io/kube-openapi/pkg/validation/spec"
+
 	"bramble.dev/server/api/openapi"
 )
 
 // Documents gives the OpenAPI documents of other servers, asked for when somebody asks for them. A server that does not answer adds
-// nothing, nor does one that has none of version 3, as before Kubernetes 1.24: by the hash of that others know when to ask again.
+// nothing. Of one that has none of version 3, as before Kubernetes 1.24, they are made from its document of version 2, as upstream does.
 type Documents struct{ *Server }
 
 var _ openapi.Custom = Documents{}
@@ -24,6 +29,7 @@ var _ openapi.Custom = Documents{}
 type index struct {
 	asked time.Time
 	at    string // where that of the group version is, with its hash; empty: nowhere
+	old   bool   // it has none: it is made from what lies there, of version 2
 }
 
 // documented gives the remotes that answer, by the path of their document.
@@ -60,7 +66,7 @@ func (d Documents) Marks(ctx context.Context) (map[string]string, error) {
 	var mu sync.Mutex
 	out := map[string]string{}
 	each(ctx, all, func(ctx context.Context, path string, m *remote) {
-		if at := m.document(ctx); at != "" {
+		if at := m.document(ctx).at; at != "" {
 			mu.Lock()
 			defer mu.Unlock()
 			out[path] = at
@@ -79,7 +85,12 @@ func (d Documents) V3(ctx context.Context, path string) ([]byte, error) {
 	if m == nil {
 		return nil, fmt.Errorf("nothing is published as %s", path)
 	}
-	at, err := url.Parse(m.document(ctx))
+	i := m.document(ctx)
+	if i.old {
+		text, _, err := m.converted(ctx)
+		return text, err
+	}
+	at, err := url.Parse(i.at)
 	if err == nil && at.Path == "" {
 		err = fmt.Errorf("nothing is published as %s", path)
 	}
@@ -98,7 +109,7 @@ func (d Documents) V2(ctx context.Context) (openapi.Parts, error) {
 	}
 	var mu sync.Mutex
 	each(ctx, all, func(ctx context.Context, path string, m *remote) {
-		if m.document(ctx) == "" {
+		if m.document(ctx).at == "" {
 			return
 		}
 		one, err := m.parts(ctx, path)
@@ -114,33 +125,73 @@ func (d Documents) V2(ctx context.Context) (openapi.Parts, error) {
 }
 
 // document tells where the server has the document of the group version, as it said within the last minute.
-func (m *remote) document(ctx context.Context) string {
+func (m *remote) document(ctx context.Context) index {
 	m.mu.Lock()
 	known := m.index
 	m.mu.Unlock()
 	if time.Since(known.asked) < recheck {
-		return known.at
+		return known
 	}
+	found, err := m.look(ctx)
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return index{} // who asked has gone: that says nothing of the server
+	}
+	if err != nil {
+		m.r.c.Logger.Debug("an aggregated API has no OpenAPI documents", "apiService", m.name, "err", err)
+	}
+	found.asked = time.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.index = found
+	return found
+}
+
+// look asks the server for its index of version 3. One that does not know what that is has documents of version 2 alone.
+func (m *remote) look(ctx context.Context) (index, error) {
 	var list struct {
 		Paths map[string]struct {
 			ServerRelativeURL string `json:"serverRelativeURL"`
 		} `json:"paths"`
 	}
 	text, err := m.get(ctx, "/openapi/v3", "")
+	var u *unanswered
+	if errors.As(err, &u) && u.code == http.StatusNotFound {
+		_, hash, err := m.converted(ctx)
+		if err != nil {
+			return index{}, err
+		}
+		return index{at: "/openapi/v2?hash=" + hash, old: true}, nil
+	}
 	if err == nil {
 		err = json.Unmarshal(text, &list)
 	}
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return "" // who asked has gone: that says nothing of the server
-	}
+	return index{at: list.Paths["apis/"+m.gv.String()].ServerRelativeURL}, err
+}
+
+// converted is the server's document of version 2 in the form of version 3, with a hash of it. It is in no memory: it is asked for anew.
+func (m *remote) converted(ctx context.Context) (text []byte, hash string, err error) {
+	text, err = m.get(ctx, "/openapi/v2", "")
 	if err != nil {
-		m.r.c.Logger.Debug("an aggregated API has no OpenAPI documents", "apiService", m.name, "err", err)
+		return nil, "", err
 	}
-	known = index{time.Now(), list.Paths["apis/"+m.gv.String()].ServerRelativeURL}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.index = known
-	return known.at
+	hash = fmt.Sprintf("%X", sha512.Sum512(text))
+	text, err = convert(text)
+	return text, hash, err
+}
+
+// convert uses upstream's converter, which takes every document for complete and panics where one is not: another server's must not end
+// this one.
+func convert(v2 []byte) (v3 []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("its document of version 2 is not complete: %v", p)
+		}
+	}()
+	var old spec.Swagger
+	if err := json.Unmarshal(v2, &old); err != nil {
+		return nil, fmt.Errorf("its document of version 2: %w", err)
+	}
+	return json.Marshal(openapiconv.ConvertV2ToV3(&old))
 }
 
 // parts takes from the server's document of version 2 what belongs to the group version. Definitions that all kinds share are in ours.

@@ -5,11 +5,15 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,8 +196,33 @@ func (m *remote) check() apiregistrationv1.APIServiceCondition {
 			return say(apiregistrationv1.ConditionTrue, "Passed", "all checks passed")
 		}
 	}
-	return say(unavailable, "FailedDiscoveryCheck", "%v", err)
+	m.r.c.Logger.Debug("an aggregated API does not answer", "apiService", m.name, "err", err)
+	return say(unavailable, "FailedDiscoveryCheck", "%s", m.asService(service, err))
 }
+
+// asService says what went wrong with the Service's address where it names the one of its endpoints that was asked, as upstream, which
+// asks that address: of several endpoints another one is asked each time, and a condition that says something else each time is written
+// each time.
+func (m *remote) asService(s *corev1.Service, err error) string {
+	var u *unanswered
+	if !errors.As(err, &u) || s.Spec.Type == corev1.ServiceTypeExternalName {
+		return err.Error()
+	}
+	host := s.Spec.ClusterIP
+	if host == "" || host == corev1.ClusterIPNone {
+		host = s.Name + "." + s.Namespace + ".svc"
+	}
+	return strings.ReplaceAll(err.Error(), u.host, net.JoinHostPort(host, strconv.Itoa(int(m.port()))))
+}
+
+// unanswered is a question that an endpoint did not answer as it should.
+type unanswered struct {
+	host string
+	code int // 0: there was no answer
+	error
+}
+
+func (u *unanswered) Unwrap() error { return u.error }
 
 func (m *remote) port() int32 {
 	if p := m.spec.Service.Port; p != nil {
@@ -246,18 +275,21 @@ func (m *remote) get(ctx context.Context, path, query string) ([]byte, error) {
 	req.Header.Set("Accept", "application/json")
 	transport.SetAuthProxyHeaders(req, aggregatorUser.Name, "", aggregatorUser.Groups, nil)
 	client := http.Client{Transport: m.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	fail := func(code int, err error) ([]byte, error) {
+		return nil, &unanswered{at.Host, code, fmt.Errorf("failing or missing response from %v: %w", at, err)}
+	}
 	resp, err := client.Do(req)
 	if err != nil {
 		m.transport.CloseIdleConnections() // what it holds may be of an endpoint that is gone
-		return nil, fmt.Errorf("failing or missing response from %v: %w", at, err)
+		return fail(0, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode < http.StatusOK || resp.StatusCode >= http.StatusMultipleChoices {
-		return nil, fmt.Errorf("failing or missing response from %v: bad status from %v: %d", at, at, resp.StatusCode)
+		return fail(resp.StatusCode, fmt.Errorf("bad status from %v: %d", at, resp.StatusCode))
 	}
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument))
 	if err != nil {
-		return nil, fmt.Errorf("failing or missing response from %v: %w", at, err)
+		return fail(0, err)
 	}
 	return text, nil
 }
