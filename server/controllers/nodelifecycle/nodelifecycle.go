@@ -44,7 +44,10 @@ type Controller struct {
 func New(in Inputs) *Controller {
 	c := &Controller{Inputs: in}
 	c.loop = loop.New("node-lifecycle-controller", in.Log, c.reconcile)
-	loop.Watch(c.loop, in.Nodes, loop.Self)
+	loop.Watch(c.loop, in.Nodes, func(change cache.Change[corev1.Node]) []loop.Key {
+		c.tell(change)
+		return loop.Self(change)
+	})
 	return c
 }
 
@@ -119,8 +122,7 @@ func (c *Controller) mark(ctx context.Context, key loop.Key, node *corev1.Node, 
 	}
 	c.writes.Add(key, c.Nodes.Seen(written.ResourceVersion))
 	if wasReady {
-		ref := &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}
-		c.Events.Eventf(ref, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+		c.Events.Eventf(reference(node), corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
 	}
 	c.loop.Enqueue(key)
 	return nil
