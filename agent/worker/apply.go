@@ -44,6 +44,8 @@ func (w *worker) apply(ctx context.Context, pod *corev1.Pod, a Action) bool {
 		w.writeLimits(ctx, pod)
 	case BeginStop:
 		w.beginStop(ctx, pod, a)
+	case PreStopAgain:
+		w.preStop(ctx, pod, a)
 	case StopContainer:
 		w.stopContainer(ctx, pod, a)
 	case RemoveContainer:
@@ -263,8 +265,23 @@ func (w *worker) beginStop(ctx context.Context, pod *corev1.Pod, a Action) {
 	})
 	w.m.Events.Event(events.Container(pod, a.Container), corev1.EventTypeNormal, events.Killing, a.Message)
 	w.cancel(a.ID) // a postStart hook
+	w.preStop(ctx, pod, a)
+}
+
+// preStop runs a container's hook, if it has one. A hook is delivered at least once, as upstream's: that it has begun is remembered until it
+// has ended, so that an agent which is restarted meanwhile (an upgrade) runs it again and does not take it for done.
+func (w *worker) preStop(ctx context.Context, pod *corev1.Pod, a Action) {
 	c, ok := podspec.Find(pod, a.Container)
-	if !ok || c.Lifecycle == nil || c.Lifecycle.PreStop == nil || a.Grace <= 0 {
+	hooked := ok && c.Lifecycle != nil && c.Lifecycle.PreStop != nil && a.Grace > 0
+	began := func(began bool) {
+		w.past(a.Container, func(p *Past) {
+			stop := *p.Stop // not the one that a plan or a record still holds
+			stop.Hook = began
+			p.Stop = &stop
+		})
+	}
+	began(hooked)
+	if !hooked {
 		return
 	}
 	ip := w.ip(pod)
@@ -273,6 +290,7 @@ func (w *worker) beginStop(ctx context.Context, pod *corev1.Pod, a Action) {
 		defer cancel()
 		return w.m.Hooks.Run(ctx, pod, c.Container, a.ID, ip, c.Lifecycle.PreStop)
 	}, func(err error) {
+		began(false)
 		if err != nil {
 			w.log.Info("a preStop hook failed", "container", a.Container, "err", err)
 			w.m.Events.Event(events.Container(pod, a.Container), corev1.EventTypeWarning, events.FailedPreStopHook, "PreStopHook failed")

@@ -397,6 +397,53 @@ func TestDeletion(t *testing.T) {
 	})
 }
 
+// TestPreStopAfterRestart: an agent that is restarted while a hook runs, which ends with it, runs it again; one that has ended is not run again.
+func TestPreStopAfterRestart(t *testing.T) {
+	for name, c := range map[string]struct {
+		restartAfter time.Duration
+		hooks        int
+		stopped      string
+	}{
+		"in its midst": {2 * time.Second, 2, "StopContainer app 23s"}, // 2 s of the first, 5 s of the second
+		"afterwards":   {7 * time.Second, 1, "StopContainer app 25s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(n *node) {
+				hooks := 0
+				n.runtime.Behave("app", fake.Behavior{StopAfter: 8 * time.Second, Exec: func(ctx context.Context, _ []string, _ seam.Streams) (int, error) {
+					hooks++
+					select {
+					case <-time.After(5 * time.Second):
+						return 0, nil
+					case <-ctx.Done():
+						return 0, ctx.Err()
+					}
+				}})
+				p := pod(func(p *corev1.Pod) {
+					p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"drain"}}}}
+				})
+				n.m.Set([]*corev1.Pod{p})
+				n.after(time.Second)
+				d := p.DeepCopy()
+				deleted(30)(d)
+				n.m.Set([]*corev1.Pod{d})
+				n.after(c.restartAfter)
+				n.stop()
+				n.start()
+				n.m.Set([]*corev1.Pod{d})
+				n.after(20 * time.Second)
+				n.expect("u1", "Failed app:Error(143)/0")
+				if hooks != c.hooks {
+					t.Errorf("the hook ran %d times, want %d", hooks, c.hooks)
+				}
+				if log := n.runtime.Log(); !slices.Contains(log, c.stopped) {
+					t.Errorf("%q", log)
+				}
+			})
+		})
+	}
+}
+
 // A hook that sleeps for no time does not delay the signal: only a program that ignores it uses up the grace period.
 func TestPreStopSleepOfNoTime(t *testing.T) {
 	for name, ignores := range map[string]bool{"obeys": false, "ignores": true} {

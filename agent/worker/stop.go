@@ -90,6 +90,10 @@ func (p *planner) stop(o seam.Container, grace time.Duration, cause Cause, messa
 		return
 	}
 	deadline := s.Since.Add(min(s.Grace, grace))
+	if s.Hook && s.KillAt.IsZero() && p.o.Busy[o.ID] != PreStop && p.later(deadline, grace) {
+		p.do(Action{Kind: PreStopAgain, Container: o.Name, ID: o.ID, Grace: deadline.Sub(p.now)})
+		return
+	}
 	if (p.o.Busy[o.ID] == PreStop || !turn) && p.later(deadline, grace) {
 		return
 	}

@@ -120,6 +120,7 @@ type Stop struct {
 	Since  time.Time     `json:"since"`
 	Grace  time.Duration `json:"grace"`
 	KillAt time.Time     `json:"killAt,omitzero"` // when the runtime will kill it; zero: not told to stop it yet
+	Hook   bool          `json:"hook,omitempty"`  // its preStop hook has begun, and is not known to have ended
 }
 
 // Retry is when something that failed is tried again.
@@ -147,6 +148,7 @@ const (
 	StartContainer  Kind = "StartContainer"  //
 	HoldBack        Kind = "HoldBack"        // say why a container is not started now
 	BeginStop       Kind = "BeginStop"       // announce the end of a container, run its preStop hook
+	PreStopAgain    Kind = "PreStopAgain"    // run the hook once more: the agent was restarted in its midst
 	StopContainer   Kind = "StopContainer"   // signal it, and kill it after the grace period
 	RemoveContainer Kind = "RemoveContainer" // one that has ended
 	WriteLimits     Kind = "WriteLimits"     // of the pod and its containers, into the cgroups
