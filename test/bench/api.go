@@ -547,7 +547,7 @@ func (s *apiServer) cpu() (sum float64) {
 func (s *apiServer) creates(f figures) error {
 	for _, writers := range []int{1, 16} {
 		cpu := s.cpu()
-		r, err := createFor(s.bench.ctx, s.client, fmt.Sprintf("bench-%d", writers), writers, createTime, s.pids...)
+		r, err := createFor(s.bench.ctx, s.config, fmt.Sprintf("bench-%d", writers), writers, createTime, s.pids...)
 		if err != nil {
 			return err
 		}

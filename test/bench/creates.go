@@ -13,10 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 )
@@ -24,13 +26,21 @@ import (
 func (b *bench) client() (kubernetes.Interface, error) { return clientOf(b.c.Kubeconfig) }
 
 func clientOf(kubeconfig string) (kubernetes.Interface, error) {
+	config, err := configOf(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return kubernetes.NewForConfig(config)
+}
+
+func configOf(kubeconfig string) (*rest.Config, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, err
 	}
 	config.QPS = -1
 	config.ContentType = "application/vnd.kubernetes.protobuf"
-	return kubernetes.NewForConfig(config)
+	return config, nil
 }
 
 // untilRunning creates a pod and waits for the watch event that says it runs.
@@ -62,41 +72,38 @@ func untilRunning(ctx context.Context, client kubernetes.Interface, manifest str
 type rate struct{ count, perSecond, bytesEach float64 }
 
 // createFor lets writers create ConfigMaps of 1.5 KB for some seconds. pids are the processes whose writes count.
-func createFor(ctx context.Context, client kubernetes.Interface, prefix string, writers int, d time.Duration, pids ...int) (rate, error) {
+func createFor(ctx context.Context, config *rest.Config, prefix string, writers int, d time.Duration, pids ...int) (rate, error) {
+	all := make([]*writer, writers)
+	for i := range all {
+		w, err := newWriter(config)
+		if err != nil {
+			return rate{}, err
+		}
+		defer w.close()
+		all[i] = w
+	}
 	before := written(pids)
 	var made atomic.Int64
-	var failed atomic.Value
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	began := time.Now()
-	var wg sync.WaitGroup
-	for w := range writers {
-		wg.Go(func() {
+	var running errgroup.Group
+	for i, w := range all {
+		running.Go(func() error {
 			for n := 0; ctx.Err() == nil; n++ {
-				name := fmt.Sprintf("%s-%d-%d", prefix, w, n)
-				if _, err := client.CoreV1().ConfigMaps("default").Create(context.Background(), configMap(name), metav1.CreateOptions{}); err != nil {
-					failed.Store(err)
-					return
+				if err := w.create(fmt.Sprintf("%s-%d-%d", prefix, i, n)); err != nil {
+					return err
 				}
 				made.Add(1)
 			}
+			return nil
 		})
 	}
-	wg.Wait()
-	took := time.Since(began).Seconds()
-	if err, is := failed.Load().(error); is {
+	if err := running.Wait(); err != nil {
 		return rate{}, err
 	}
-	return rate{count: float64(made.Load()), perSecond: float64(made.Load()) / took, bytesEach: float64(written(pids)-before) / float64(made.Load())}, nil
-}
-
-// configMap is 1.5 KB that a compressor shortens about as much as it does real configuration.
-func configMap(name string) *corev1.ConfigMap {
-	var b strings.Builder
-	for i := 0; b.Len() < 1400; i++ {
-		fmt.Fprintf(&b, "setting.%s.%d=%x\n", name, i, i*2654435761)
-	}
-	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{"config": b.String()}}
+	took, count := time.Since(began).Seconds(), float64(made.Load())
+	return rate{count: count, perSecond: count / took, bytesEach: float64(written(pids)-before) / count}, nil
 }
 
 // written is what the processes have caused to be written to disk.
@@ -118,7 +125,7 @@ const createTime = 20 * time.Second
 
 // creates: durable creates a second and their bytes on disk, beside kube-apiserver and etcd in the same run.
 func (b *bench) creates() error {
-	client, err := b.client()
+	config, err := configOf(b.c.Kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -130,7 +137,7 @@ func (b *bench) creates() error {
 		writers int
 		times   float64
 	}{{1, 2}, {16, 3}} {
-		r, err := createFor(b.ctx, client, fmt.Sprintf("bench-%d", c.writers), c.writers, createTime, b.c.Server.Pid())
+		r, err := createFor(b.ctx, config, fmt.Sprintf("bench-%d", c.writers), c.writers, createTime, b.c.Server.Pid())
 		if err != nil {
 			return err
 		}
@@ -170,7 +177,7 @@ func (b *bench) upstream() (map[int]rate, error) {
 	if out, err := call("figures"); err == nil {
 		b.figures(string(out))
 	}
-	client, err := clientOf(filepath.Join(dir, "kubeconfig"))
+	config, err := configOf(filepath.Join(dir, "kubeconfig"))
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +191,7 @@ func (b *bench) upstream() (map[int]rate, error) {
 	}
 	rates := map[int]rate{}
 	for _, writers := range []int{1, 16} {
-		if rates[writers], err = createFor(b.ctx, client, fmt.Sprintf("bench-%d", writers), writers, createTime, pid); err != nil {
+		if rates[writers], err = createFor(b.ctx, config, fmt.Sprintf("bench-%d", writers), writers, createTime, pid); err != nil {
 			return nil, err
 		}
 	}
