@@ -14,7 +14,7 @@ import (
 
 // admit says why the node does not take a pod, in the kubelet's words, or nil. The scheduler has
 // asked the same, but a pod may name its node itself, and two schedulers may each be right alone.
-// Labels are not asked for: the node's may arrive after the pod that they brought here.
+// Labels are not asked for: the server has compared them before it sent the pod.
 func admit(pod *corev1.Pod, others []*corev1.Pod, allocatable corev1.ResourceList, ownPorts []int32) *status.Waiting {
 	if why := ofAnotherSystem(pod); why != nil {
 		return why

@@ -58,10 +58,12 @@ func wantOf(uid, version string, trim func() marshaler) want {
 // that its pods name, also those that do not exist yet.
 func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool) {
 	items, refs = map[string]want{}, map[ref]bool{}
-	if n, ok := o.node(name); ok {
-		items["node/"+name] = wantOf(string(n.UID), n.ResourceVersion, func() marshaler { return trimNode(n) })
-	}
+	n, known := o.node(name)
 	pods := o.podsOn(name)
+	if known {
+		items["node/"+name] = wantOf(string(n.UID), n.ResourceVersion, func() marshaler { return trimNode(n) })
+		pods = slices.DeleteFunc(slices.Clone(pods), func(pod *corev1.Pod) bool { return misplaced(pod, n) })
+	}
 	policyItems(pods, o, items)
 	for _, pod := range pods {
 		items["pods/"+pod.Namespace+"/"+pod.Name] = wantOf(string(pod.UID), pod.ResourceVersion, func() marshaler { return trimPod(pod) })
@@ -71,7 +73,7 @@ func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool
 	for _, pv := range o.removals(name) {
 		items[removalKey(pv.Name)] = wantOf(string(pv.UID), "", func() marshaler { return trimVolume(pv) })
 	}
-	if n, ok := o.node(name); ok && link.ServesIngresses(n) {
+	if known && link.ServesIngresses(n) {
 		for _, r := range o.ingressSecrets() {
 			refs[r] = true
 		}

@@ -250,7 +250,7 @@ func (n *node) derive(ctx context.Context) (changed bool, err error) {
 		items, _ = nodeItems(n.name, d.state)
 	}
 	changed, failed := n.needs.become(items)
-	return changed, errors.Join(err, failed)
+	return changed, errors.Join(err, failed, n.refuseMisplaced(ctx))
 }
 
 // renewCertificate answers a node that asks for a new certificate for its key.
