@@ -10,6 +10,7 @@
 // (Verdict.KillAt), because the agent itself may die.
 //
 //	f := fence.New(fence.Config{Clock: fence.Boottime, Claim: claims, Wake: pods.Wake, Ask: uplink.Notify})
+//	var guard fence.Guard // one a pod
 //	v := guard.Look(limit, f.Signs())
 package fence
 

@@ -10,9 +10,9 @@
 // end is never overwritten); what must be remembered is on the disk before anything is removed;
 // after a restart of the agent, what runs is adopted as it is.
 //
-//	m := worker.New(worker.Config{Runtime: rt, ...})
+//	m, err := worker.New(worker.Config{Runtime: rt, ...})
 //	m.Set(pods) // all pods that this node should run; call it again with every change
-//	err := m.Run(ctx)
+//	err = m.Run(ctx)
 package worker
 
 import (

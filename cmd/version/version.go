@@ -1,6 +1,8 @@
 // Package version says which Bramble this is, and which Kubernetes it speaks.
 //
 // scripts/build sets Version with -ldflags "-X bramble.dev/cmd/version.Version=v0.1.0".
+//
+//	fmt.Println(version.String())
 package version
 
 import (

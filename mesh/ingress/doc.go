@@ -9,5 +9,5 @@
 // first got nothing of it.
 //
 //	r := ingress.Open(ingress.Options{Dir: dir, HTTP: 80, HTTPS: 443, Logger: log})
-//	problems, err := r.Set(ctx, ingress.Config{Ingresses: ..., Services: ..., EndpointSlices: ..., Secret: secret})
+//	problems, err := r.Set(ctx, ingress.Config{Ingresses: ingresses, Services: services, EndpointSlices: slices, Secret: secret}, except)
 package ingress

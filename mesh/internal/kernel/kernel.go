@@ -1,5 +1,9 @@
 // Package kernel is what the mesh's parts share when they speak to the kernel: a network namespace
 // that stays the same whichever thread a goroutine finds itself on, sysctls, and names of links.
+//
+//	host, err := kernel.Open()
+//	defer host.Close()
+//	err = host.Do(func() error { ... }) // in that namespace
 package kernel
 
 import (

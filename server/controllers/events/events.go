@@ -6,6 +6,8 @@
 // thousand events wait, more are dropped. Each is written under the identity of
 // the component that it is from.
 //
+//	recorder := events.New()
+//	defer recorder.Close()
 //	rec := recorder.For("deployment-controller", client)
 //	rec.Eventf(deployment, corev1.EventTypeNormal, "ScalingReplicaSet", "Scaled up %s", name)
 package events

@@ -3,6 +3,9 @@
 // go first when there are too many, and the writes with their events.
 //
 // Invariant: all functions are pure but those that write, which are in control.go.
+//
+//	active := pods.Filter(all, pods.IsActive)
+//	pod := pods.FromTemplate(&set.Spec.Template, set.Name, ref)
 package pods
 
 import (

@@ -13,6 +13,6 @@
 // Keys, values and their encryption are those of upstream's API server with the same --etcd-prefix; one key below it is Bramble's own
 // (see Cluster).
 //
-//	s, err := etcd.Open(ctx, etcd.Options{Servers: []string{"https://10.0.0.1:2379"}, CAFile: ca, CertFile: cert, KeyFile: key, Authority: pki.CAHash()})
+//	s, err := etcd.Open(ctx, etcd.Options{Servers: []string{"https://10.0.0.1:2379"}, CAFile: ca, CertFile: cert, KeyFile: key}, pki.CAHash())
 //	pods := s.Storage(store.Resource{Prefix: "/pods", Codec: codec, New: newPod})
 package etcd
