@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -70,6 +71,32 @@ func TestTeardownLeavesNothing(t *testing.T) {
 	// And it can be set up again.
 	c.set()
 	h.pod("again").Run("ping", "-c1", "-W2", "10.42.1.1")
+}
+
+// TestAPodThatIsGone: who connects to its address is told within the 3 seconds in which nobody answers for it, on its host and on
+// others, though both had just talked with it.
+func TestAPodThatIsGone(t *testing.T) {
+	c := newCluster(t, 2)
+	c.set()
+	h := c.hosts[0]
+	gone, here, there := h.pod("gone"), h.pod("here"), c.hosts[1].pod("there")
+	serve(t, gone.in, ":8080", "gone")
+	for _, p := range []*testPod{here, there} {
+		mustGet(t, p.in, gone.IP.String()+":8080")
+	}
+	h.Must(func() error { return h.Mesh.Detach(context.Background(), gone.uid) })
+	for name, p := range map[string]*testPod{"on its host": here, "elsewhere": there} {
+		err := p.in(func() error {
+			conn, err := net.DialTimeout("tcp4", gone.IP.String()+":8080", 8*time.Second)
+			if err == nil {
+				conn.Close()
+			}
+			return err
+		})
+		if !errors.Is(err, unix.EHOSTUNREACH) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 // TestAgentRestart: connections of pods go on while the agent is away and after it is back.

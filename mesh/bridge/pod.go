@@ -122,9 +122,8 @@ func (b *Bridge) pair(master netlink.Link, ns netns.NsHandle, ip netip.Addr) err
 	}
 	// What was sent to the address while nobody had it waits in the kernel's queue for an owner, and has
 	// passed the policies of then.
-	n := &netlink.Neigh{LinkIndex: master.Attrs().Index, Family: netlink.FAMILY_V4, IP: ip.AsSlice()}
-	if err := b.host.NeighDel(n); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("forget who had %s: %w", ip, err)
+	if err := b.forget(master, ip); err != nil {
+		return err
 	}
 	la := netlink.NewLinkAttrs()
 	la.Name, la.MTU, la.MasterIndex = name, b.c.MTU, master.Attrs().Index
@@ -133,6 +132,26 @@ func (b *Bridge) pair(master netlink.Link, ns netns.NsHandle, ip netip.Addr) err
 		return fmt.Errorf("make links %s and eth0: %w", name, kernel.Explain(err, "virtual Ethernet links (CONFIG_VETH)", "load the module veth"))
 	}
 	return nil
+}
+
+// forget makes the kernel ask anew who has an address.
+func (b *Bridge) forget(master netlink.Link, ip netip.Addr) error {
+	n := &netlink.Neigh{LinkIndex: master.Attrs().Index, Family: netlink.FAMILY_V4, IP: ip.AsSlice()}
+	if err := b.host.NeighDel(n); err != nil && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("forget who had %s: %w", ip, err)
+	}
+	return nil
+}
+
+// gone removes the link that a pod had. Who connects to its address from then on is told that nobody has it; as long as the kernel
+// remembers who had, up to a minute, it would send into nothing.
+func (b *Bridge) gone(ip netip.Addr) error {
+	err := b.host.Remove(b.vethName(ip))
+	master, ferr := b.host.Find(b.Name)
+	if ferr == nil && master != nil {
+		ferr = b.forget(master, ip)
+	}
+	return errors.Join(err, ferr)
 }
 
 // vethName is the name of a pod's link on the host: by its place in the subnet, so that it is free
@@ -218,7 +237,7 @@ func (b *Bridge) Detach(ctx context.Context, p Pod) error {
 	defer b.mu.Unlock()
 	var errs []error
 	if p.IP.Is4() && b.c.Gateway.IsValid() {
-		errs = append(errs, b.host.Remove(b.vethName(p.IP)))
+		errs = append(errs, b.gone(p.IP))
 	}
 	errs = append(errs, removeNetNS(b.NetNS(p.ID)))
 	if err := errors.Join(errs...); err != nil {
