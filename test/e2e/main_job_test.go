@@ -11,7 +11,7 @@ import (
 	"bramble.dev/test/hosts"
 )
 
-// The seed's Deployment, unchanged, over three hosts: spread, reached, scaled, rolled forward and back, healed.
+// The course's Deployment, unchanged, over three hosts: spread, reached, scaled, rolled forward and back, healed.
 func TestMainJob(t *testing.T) {
 	c := start(t, 3, hosts.ClusterOptions{})
 	c.kubectl("apply", "-f", manifest("01-deployment.yaml"))

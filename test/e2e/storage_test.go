@@ -11,7 +11,7 @@ import (
 	"bramble.dev/test/hosts"
 )
 
-// Claims of the seed's manifests and of a StatefulSet: bound, grown, kept from pod to pod, and removed on a node that was away
+// Claims of the course's manifests and of a StatefulSet: bound, grown, kept from pod to pod, and removed on a node that was away
 // when they were deleted.
 func TestStorage(t *testing.T) {
 	t.Parallel() // most of it is waiting
@@ -33,7 +33,7 @@ func (c *cluster) is(want, path string, args ...string) {
 	})
 }
 
-// The seed's claim waits for a pod, its volume for a claim, and its class for a cloud.
+// The course's claim waits for a pod, its volume for a claim, and its class for a cloud.
 func (c *cluster) seedVolumes(t *testing.T) {
 	for _, name := range []string{"10-persistentvolumeclaim.yaml", "11-persistentvolume.yaml", "12-storageclass.yaml"} {
 		c.kubectl("apply", "-f", manifest(name))

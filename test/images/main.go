@@ -1,6 +1,7 @@
 // Command images makes container images from Debian packages: the demo's and the tests' nginx, busybox and perl
-// under the names that the seed's manifests use, and those that upstream's conformance specs name. No registry is
-// needed, and the same packages give the same digests on any day (times are fixed, entries sorted).
+// under the names that the course's manifests (configs/manifests) use, and those that upstream's conformance specs
+// name. No registry is needed, and the same packages give the same digests on any day (times are fixed, entries
+// sorted).
 //
 //	go run ./test/images --recipe test/images/demo.yaml --out build/images nginx busybox
 package main

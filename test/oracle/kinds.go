@@ -129,7 +129,3 @@ func (k *kind) name() string {
 func (k *kind) one(ns string) string { return k.list(ns) + "/" + k.name() }
 
 func (k *kind) can(verb string) bool { return slices.Contains(k.Verbs, verb) }
-
-func (k *kind) has(sub string) bool {
-	return slices.ContainsFunc(k.subs, func(r metav1.APIResource) bool { return r.Name == sub })
-}

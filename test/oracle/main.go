@@ -1,4 +1,4 @@
-// Command oracle asks Bramble's API and upstream's own kube-apiserver the same some ten thousand things, and compares the answers: the
+// Command oracle asks Bramble's API and upstream's own kube-apiserver the same thirty thousand things, and compares the answers: the
 // codes, the headers that clients act on, and the bodies in every encoding, without what is each cluster's own (identities,
 // revisions, times, addresses that were given out).
 //
