@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -125,5 +126,5 @@ func (k *kinds) find(apiVersion, kind string) (target, error) {
 			return t, nil
 		}
 	}
-	return target{}, fmt.Errorf("unable to get REST mapping for %s/%s", apiVersion, kind)
+	return target{}, fmt.Errorf("unable to get REST mapping for %s/%s: %w", apiVersion, kind, &meta.NoKindMatchError{GroupKind: gvk.GroupKind(), SearchedVersions: []string{gvk.Version}})
 }

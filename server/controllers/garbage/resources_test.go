@@ -2,13 +2,16 @@ package garbage
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
@@ -53,6 +56,10 @@ func TestDiscoverInAnyOrder(t *testing.T) {
 		}
 		if o, err := k.find("apps/v1beta2", "ReplicaSet"); err != nil || o.resource != want {
 			t.Errorf("an old reference leads to %v, %v", o, err)
+		}
+		var noKind *meta.NoKindMatchError // which is no news (package loop)
+		if _, err := k.find("example.com/v1", "Widget"); !errors.As(err, &noKind) || !strings.HasPrefix(err.Error(), "unable to get REST mapping for example.com/v1/Widget") {
+			t.Errorf("a kind that is gone: %v", err)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -239,14 +240,16 @@ func (l *Loop) behind(ctx context.Context, key Key, err error) {
 	l.log.Log(ctx, level, "waits for the cache to show its own writes", "key", key.String(), "since", late.since, "err", err)
 }
 
-// expected errors come from working on what changes meanwhile, or from a limit that
-// a user has set; they are no news for an operator. Of several, one that is not expected is.
+// expected errors come from working on what changes meanwhile, from a limit that a user
+// has set, or from objects whose owner's kind went with its definition: those stay for as
+// long as they are, and are looked at again and again. None is news for an operator. Of several, one that is not expected is.
 func expected(err error) bool {
 	var several interface{ Unwrap() []error }
 	if errors.As(err, &several) {
 		return !slices.ContainsFunc(several.Unwrap(), func(err error) bool { return !expected(err) })
 	}
-	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) ||
+	var noKind *meta.NoKindMatchError
+	return apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.As(err, &noKind) ||
 		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) || overQuota(err)
 }
 

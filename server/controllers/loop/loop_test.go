@@ -13,6 +13,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -149,6 +150,7 @@ func TestWhatIsExpectedIsNoNews(t *testing.T) {
 		{"a conflict that comes with a failure", fmt.Errorf("claim: %w", errors.Join(errors.New("the disk is full"), conflict)), false},
 		{"a quota without room", fmt.Errorf("create: %w", apierrors.NewForbidden(pods, "a",
 			errors.New("exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"))), true},
+		{"an owner of a kind that is gone", fmt.Errorf("owner: %w", &meta.NoKindMatchError{GroupKind: schema.GroupKind{Group: "example.com", Kind: "Widget"}}), true},
 		{"a right that is missing", apierrors.NewForbidden(pods, "a", errors.New("no")), false},
 		{"anything else", errors.New("exceeded quota: of a disk"), false},
 	} {
