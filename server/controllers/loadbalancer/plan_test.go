@@ -39,7 +39,7 @@ func TestPools(t *testing.T) {
 		}
 	}
 	pool, _ := ParsePool([]string{"10.0.0.1-10.0.0.3"})
-	for text, want := range map[string]bool{"10.0.0.0/30": true, "10.0.0.4/30": false, "10.0.0.2/32": true, "0.0.0.0/0": true} {
+	for text, want := range map[string]bool{"10.0.0.0/30": true, "10.0.0.4/30": false, "10.0.0.2/32": true, "0.0.0.0/0": true, "fd00::/112": false} {
 		if got := pool.Overlaps(netip.MustParsePrefix(text)); got != want {
 			t.Errorf("overlaps %s: %v", text, got)
 		}

@@ -76,8 +76,11 @@ func (p Pool) String() string {
 	return strings.Join(texts, ", ")
 }
 
-// Overlaps says whether an address of a network is in the pool.
+// Overlaps says whether an address of a network is in the pool, which has none of IPv6.
 func (p Pool) Overlaps(n netip.Prefix) bool {
+	if !n.Addr().Is4() {
+		return false
+	}
 	first, last := n.Masked().Addr(), lastOf(n.Masked())
 	for _, r := range p {
 		if r.first.Compare(last) <= 0 && first.Compare(r.last) <= 0 {
