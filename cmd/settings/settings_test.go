@@ -3,6 +3,7 @@ package settings
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -80,5 +81,28 @@ func TestMissingFileThatWasNamed(t *testing.T) {
 	}
 	if err := Apply(f, func(string) (string, bool) { return "", false }); err == nil {
 		t.Fatal("a named file that is not there is no error")
+	}
+}
+
+// Whoever reads docs/ finds every setting of the server and of the agent.
+func TestSettingsAreDocumented(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := map[string]bool{}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, flag := range regexp.MustCompile("--([a-z][a-z-]+)").FindAllSubmatch(text, -1) {
+			named[string(flag[1])] = true
+		}
+	}
+	for name := range shared {
+		if !named[name] {
+			t.Errorf("docs/ says nothing of --%s", name)
+		}
 	}
 }
