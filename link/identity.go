@@ -23,15 +23,15 @@ const (
 	NodeGroup  = "system:nodes"
 )
 
-// MaxNodeName is the longest name of a node: it is also the value of a label.
-const MaxNodeName = 63
+// maxNodeName is the longest name of a node: it is also the value of a label.
+const maxNodeName = 63
 
 var nodeName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
 
 // CheckNodeName says what is wrong with a node's name.
 func CheckNodeName(name string) error {
-	if len(name) > MaxNodeName {
-		return fmt.Errorf("node name %q has %d characters, at most %d are possible", name, len(name), MaxNodeName)
+	if len(name) > maxNodeName {
+		return fmt.Errorf("node name %q has %d characters, at most %d are possible", name, len(name), maxNodeName)
 	}
 	if !nodeName.MatchString(name) {
 		return fmt.Errorf("node name %q: only lower-case letters, digits, '-' and '.' are possible, and a letter or digit at both ends", name)

@@ -33,8 +33,8 @@ const (
 	maxMessage = 3 << 20
 
 	sealedHeader = 2 + 4 + 8
-	// SealOverhead is what sealing adds to the messages in a frame.
-	SealOverhead = sealedHeader + chacha20poly1305.Overhead
+	// sealOverhead is what sealing adds to the messages in a frame.
+	sealOverhead = sealedHeader + chacha20poly1305.Overhead
 )
 
 // Errors of frames. None of them ends a session: a forged frame must not.
@@ -76,7 +76,7 @@ func nonceOf(counter uint64) []byte {
 // seal makes the next frame of messages.
 func (s *sealer) seal(messages []byte) []byte {
 	s.counter++
-	e := encoder{b: make([]byte, 0, len(messages)+SealOverhead)}
+	e := encoder{b: make([]byte, 0, len(messages)+sealOverhead)}
 	e.byte(s.version)
 	e.byte(frameSealed)
 	e.uint32(s.session)
@@ -116,7 +116,7 @@ func (o *opener) open(frame []byte) (messages []byte, lost bool, err error) {
 
 // SessionOf returns the session that a sealed frame claims to belong to; false for other frames.
 func SessionOf(frame []byte) (uint32, bool) {
-	if len(frame) < SealOverhead || frame[1] != frameSealed {
+	if len(frame) < sealOverhead || frame[1] != frameSealed {
 		return 0, false
 	}
 	return binary.BigEndian.Uint32(frame[2:]), true

@@ -3,7 +3,7 @@ package link
 import "time"
 
 // maxPlain is how many bytes of messages fit into a frame.
-const maxPlain = MaxFrame - SealOverhead
+const maxPlain = MaxFrame - sealOverhead
 
 // packer collects the messages of a frame.
 type packer struct {

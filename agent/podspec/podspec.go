@@ -90,7 +90,7 @@ func Full(pod *corev1.Pod) string {
 // ShouldRestart says whether a container that ended with this code is started again.
 func ShouldRestart(spec *corev1.PodSpec, c *corev1.Container, code int32) bool {
 	if c.RestartPolicy != nil {
-		if rule, ok := MatchingRule(c, code); ok {
+		if rule, ok := matchingRule(c, code); ok {
 			switch rule.Action {
 			case corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers:
 				return true
@@ -119,7 +119,7 @@ const RestartingAll = "RestartingAllContainers"
 
 // RestartsAll says whether the end of a container with this code starts its whole pod anew, in its place (KEP-5532).
 func RestartsAll(c *corev1.Container, code int32) bool {
-	rule, ok := MatchingRule(c, code)
+	rule, ok := matchingRule(c, code)
 	return ok && rule.Action == corev1.ContainerRestartRuleActionRestartAllContainers
 }
 
@@ -135,8 +135,8 @@ func CouldRestartAll(pod *corev1.Pod) bool {
 	return false
 }
 
-// MatchingRule returns the first restart rule of the container that the exit code matches.
-func MatchingRule(c *corev1.Container, code int32) (corev1.ContainerRestartRule, bool) {
+// matchingRule returns the first restart rule of the container that the exit code matches.
+func matchingRule(c *corev1.Container, code int32) (corev1.ContainerRestartRule, bool) {
 	for _, rule := range c.RestartPolicyRules {
 		if rule.ExitCodes == nil {
 			continue

@@ -98,7 +98,7 @@ func (v *view) since(c corev1.PodCondition) metav1.Time {
 
 func (v *view) readyToStart() corev1.PodCondition {
 	c := corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse, Reason: reasonNoSandbox}
-	switch why := SandboxNeeded(v.in.Pod, v.in.Sandboxes, v.in.PodIPs); why {
+	switch why := sandboxNeeded(v.in.Pod, v.in.Sandboxes, v.in.PodIPs); why {
 	case "":
 		return corev1.PodCondition{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionTrue}
 	default:
@@ -107,8 +107,8 @@ func (v *view) readyToStart() corev1.PodCondition {
 	return c
 }
 
-// SandboxNeeded says why the pod needs a new sandbox, or "" if it has a good one.
-func SandboxNeeded(pod *corev1.Pod, sandboxes []seam.Sandbox, ips []string) string {
+// sandboxNeeded says why the pod needs a new sandbox, or "" if it has a good one.
+func sandboxNeeded(pod *corev1.Pod, sandboxes []seam.Sandbox, ips []string) string {
 	if len(sandboxes) == 0 {
 		return "no pod sandbox exists"
 	}

@@ -72,8 +72,8 @@ func armVariant() string {
 	return "v7" // also a 32-bit system on a 64-bit kernel
 }
 
-// Runs lists what a host runs, the best first.
-func (p Platform) Runs() []Platform {
+// runs lists what a host runs, the best first.
+func (p Platform) runs() []Platform {
 	p = p.normal()
 	list := []Platform{p}
 	variants := []string{"v8", "v7", "v6", "v5"}
@@ -116,7 +116,7 @@ func aarch32() bool {
 
 // best picks the platform of a list that the host runs best; -1 when there is none.
 func (p Platform) best(have []Platform) int {
-	for _, want := range p.Runs() {
+	for _, want := range p.runs() {
 		for i, h := range have {
 			if h = h.normal(); h.OS == want.OS && h.Architecture == want.Architecture && h.Variant == want.Variant {
 				return i

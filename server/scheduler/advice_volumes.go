@@ -14,7 +14,7 @@ import (
 
 // unbound says what a claim waits for that must have its volume before a pod is
 // placed.
-func unbound(c *corev1.PersistentVolumeClaim, s Storage) string {
+func unbound(c *corev1.PersistentVolumeClaim, s storage) string {
 	more := fmt.Sprintf("(kubectl describe pvc %s says more)", c.Name)
 	if name := c.Spec.VolumeName; name != "" {
 		pv, ok := s.Volume(name)

@@ -14,7 +14,7 @@ import (
 	"bramble.dev/link"
 )
 
-// shelf is a Storage in memory.
+// shelf is a storage in memory.
 type shelf struct {
 	claims  map[string]*corev1.PersistentVolumeClaim
 	volumes map[string]*corev1.PersistentVolume

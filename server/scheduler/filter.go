@@ -173,7 +173,7 @@ type candidate struct {
 	spreadSoft   []spreadConstraint
 	affinity     podAffinity
 	owner        *metav1.OwnerReference
-	world        World // what is looked up about others; nil knows nothing
+	world        world // what is looked up about others; nil knows nothing
 
 	// What a decision has counted over all nodes.
 	seen       *neighbours
@@ -181,8 +181,8 @@ type candidate struct {
 	softCounts []spreadCount // of spreadSoft
 }
 
-// World answers what a decision must know beside nodes and pods.
-type World interface {
+// world answers what a decision must know beside nodes and pods.
+type world interface {
 	NamespaceLabels(namespace string) labels.Set
 }
 

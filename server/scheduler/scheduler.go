@@ -238,7 +238,7 @@ func (s *scheduler) budgets(d decision) []*policyv1.PodDisruptionBudget {
 	return nil
 }
 
-// NamespaceLabels implements World.
+// NamespaceLabels implements world.
 func (s *scheduler) NamespaceLabels(namespace string) labels.Set {
 	ns, ok := s.Caches.Namespaces().Get("", namespace)
 	if !ok {
@@ -247,7 +247,7 @@ func (s *scheduler) NamespaceLabels(namespace string) labels.Set {
 	return ns.Labels
 }
 
-// Claim, Volume, Volumes, Class and Used implement Storage.
+// Claim, Volume, Volumes, Class and Used implement storage.
 func (s *scheduler) Claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool) {
 	return s.Caches.PersistentVolumeClaims().Get(namespace, name)
 }

@@ -38,8 +38,8 @@ type volumes struct {
 	advice string
 }
 
-// Storage finds claims, volumes and classes.
-type Storage interface {
+// storage finds claims, volumes and classes.
+type storage interface {
 	Claim(namespace, name string) (*corev1.PersistentVolumeClaim, bool)
 	Volume(name string) (*corev1.PersistentVolume, bool)
 	Volumes() []*corev1.PersistentVolume
@@ -49,7 +49,7 @@ type Storage interface {
 }
 
 // volumesOf finds the pod's claims. A message says what every node must wait for.
-func volumesOf(pod *corev1.Pod, s Storage) (out volumes, message string) {
+func volumesOf(pod *corev1.Pod, s storage) (out volumes, message string) {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
 		name, ok := link.ClaimOf(pod, v)
@@ -91,7 +91,7 @@ func volumesOf(pod *corev1.Pod, s Storage) (out volumes, message string) {
 }
 
 // waitsForConsumer is the class of a claim that waits for a pod.
-func waitsForConsumer(claim *corev1.PersistentVolumeClaim, s Storage) *storagev1.StorageClass {
+func waitsForConsumer(claim *corev1.PersistentVolumeClaim, s storage) *storagev1.StorageClass {
 	class, ok := s.Class(storagehelpers.GetPersistentVolumeClaimClass(claim))
 	if ok && class.VolumeBindingMode != nil && *class.VolumeBindingMode == storagev1.VolumeBindingWaitForFirstConsumer {
 		return class

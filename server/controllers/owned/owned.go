@@ -26,38 +26,38 @@ import (
 	"bramble.dev/server/controllers/loop"
 )
 
-// Claim is what should be done about one object.
-type Claim int
+// decision is what should be done about one object.
+type decision int
 
 // What an owner may have to do about an object.
 const (
-	Ignore Claim = iota
-	Keep
-	Adopt
-	Release
+	ignore decision = iota
+	keep
+	adopt
+	release
 )
 
-// Decide says what an owner does about an object.
-func Decide(owner metav1.Object, selector labels.Selector, object metav1.Object) Claim {
+// decide says what an owner does about an object.
+func decide(owner metav1.Object, selector labels.Selector, object metav1.Object) decision {
 	matches := selector.Matches(labels.Set(object.GetLabels()))
 	deleting := owner.GetDeletionTimestamp() != nil
 	ref := metav1.GetControllerOfNoCopy(object)
 	switch {
 	case ref != nil && ref.UID != owner.GetUID():
-		return Ignore
+		return ignore
 	case ref != nil && matches:
-		return Keep
+		return keep
 	case ref != nil && !deleting:
-		return Release
+		return release
 	case ref != nil || deleting || !matches || object.GetDeletionTimestamp() != nil:
-		return Ignore
+		return ignore
 	case owner.GetNamespace() != "" && owner.GetNamespace() != object.GetNamespace():
-		return Ignore
+		return ignore
 	}
-	return Adopt
+	return adopt
 }
 
-// Claims applies Decide to candidates.
+// Claims are an owner and what it claims objects by: which it keeps, adopts and releases (decide), and how that is written.
 type Claims[T any] struct {
 	Owner    metav1.Object
 	Kind     schema.GroupVersionKind
@@ -92,23 +92,23 @@ func (c Claims[T]) Among(ctx context.Context, candidates []*T) ([]*T, error) {
 	checked := false
 	for _, object := range candidates {
 		m := any(object).(metav1.Object)
-		decision := Decide(c.Owner, c.Selector, m)
-		if (decision == Adopt || decision == Keep) && c.Adoptable != nil && !c.Adoptable(object) {
-			if decision == Adopt {
+		what := decide(c.Owner, c.Selector, m)
+		if (what == adopt || what == keep) && c.Adoptable != nil && !c.Adoptable(object) {
+			if what == adopt {
 				continue
 			}
-			decision = Release
+			what = release
 		}
 		patch := func(patch []byte) error {
 			patched, err := c.Patch(ctx, object, patch)
 			return loop.Wrote(c.Writes, loop.KeyOf(o.object), c.In, patched, err)
 		}
-		switch decision {
-		case Keep:
+		switch what {
+		case keep:
 			out = append(out, object)
-		case Release:
+		case release:
 			errs = append(errs, o.release(m, patch))
-		case Adopt:
+		case adopt:
 			if !checked {
 				if err := o.mayAdopt(c.Fresh(ctx)); err != nil {
 					return nil, err
@@ -150,7 +150,7 @@ func (o owner) mayAdopt(fresh metav1.Object, err error) error {
 }
 
 func (o owner) adopt(m metav1.Object, patch func([]byte) error) (bool, error) {
-	err := patch(AdoptPatch(o.object, o.kind, m.GetUID(), o.finalizers...))
+	err := patch(adoptPatch(o.object, o.kind, m.GetUID(), o.finalizers...))
 	if apierrors.IsNotFound(err) {
 		return false, nil
 	}
@@ -163,15 +163,15 @@ func (o owner) adopt(m metav1.Object, patch func([]byte) error) (bool, error) {
 // release ignores that the object is gone or was made again meanwhile, which
 // the server reports as invalid because the UID differs.
 func (o owner) release(m metav1.Object, patch func([]byte) error) error {
-	err := patch(ReleasePatch(m.GetUID(), o.object.GetUID(), o.finalizers...))
+	err := patch(releasePatch(m.GetUID(), o.object.GetUID(), o.finalizers...))
 	if err == nil || apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 		return nil
 	}
 	return fmt.Errorf("release %s/%s: %w", m.GetNamespace(), m.GetName(), err)
 }
 
-// AdoptPatch makes owner the controller of the object with this UID.
-func AdoptPatch(owner metav1.Object, kind schema.GroupVersionKind, uid types.UID, finalizers ...string) []byte {
+// adoptPatch makes owner the controller of the object with this UID.
+func adoptPatch(owner metav1.Object, kind schema.GroupVersionKind, uid types.UID, finalizers ...string) []byte {
 	metadata := map[string]any{
 		"uid":             uid,
 		"ownerReferences": []metav1.OwnerReference{*metav1.NewControllerRef(owner, kind)},
@@ -182,8 +182,8 @@ func AdoptPatch(owner metav1.Object, kind schema.GroupVersionKind, uid types.UID
 	return marshal(metadata)
 }
 
-// ReleasePatch removes the reference to an owner, and finalizers, from the object with this UID.
-func ReleasePatch(uid, owner types.UID, finalizers ...string) []byte {
+// releasePatch removes the reference to an owner, and finalizers, from the object with this UID.
+func releasePatch(uid, owner types.UID, finalizers ...string) []byte {
 	metadata := map[string]any{
 		"uid":             uid,
 		"ownerReferences": []map[string]string{{"$patch": "delete", "uid": string(owner)}},
