@@ -130,8 +130,9 @@ func (e *election) run(ctx context.Context, client kubernetes.Interface, lead fu
 	case <-ctx.Done():
 		turn.Lock()
 		over = true
+		wait := began
 		turn.Unlock()
-		if began {
+		if wait {
 			err = <-leading
 		}
 	}

@@ -20,10 +20,7 @@ import (
 	"bramble.dev/server/auth"
 	"bramble.dev/server/broker"
 	"bramble.dev/server/cache"
-	"bramble.dev/server/controllers"
 	"bramble.dev/server/controllers/loadbalancer"
-	"bramble.dev/server/dispatch"
-	"bramble.dev/server/scheduler"
 	"bramble.dev/server/store"
 	"bramble.dev/server/store/etcd"
 )
@@ -173,9 +170,6 @@ func run(ctx context.Context, c Config, objects store.Store, pki *auth.PKI, apiL
 		return err
 	}
 	defer serving.Close() // which its Run has done, if it comes to that
-	client := func(user string, groups ...string) kubernetes.Interface {
-		return kubernetes.NewForConfigOrDie(serving.ClientConfig(user, groups...))
-	}
 	caches := cache.NewSet(source{objects}, serving.Prefix, c.Logger.With("part", "cache"))
 	defer caches.Close()
 
@@ -188,45 +182,31 @@ func run(ctx context.Context, c Config, objects store.Store, pki *auth.PKI, apiL
 		return err
 	}
 	dialer.nodes = caches.Nodes()
-	info := Info{APIURL: "https://" + local(bound).String(), MQTTURL: brokerHere, CAHash: pki.CAHash(), Kubeconfig: filepath.Join(c.DataDir, "kubeconfig"), Admin: client("admin", mastersGroup)}
+	info := Info{APIURL: "https://" + local(bound).String(), MQTTURL: brokerHere, CAHash: pki.CAHash(), Kubeconfig: filepath.Join(c.DataDir, "kubeconfig"), Admin: clientOf(serving, "admin", mastersGroup)}
 	if err := pki.WriteKubeconfig(info.Kubeconfig, info.APIURL); err != nil { // before anything runs that would have to be waited for
 		return err
 	}
-	// What one server does, whatever their number: it tells the nodes, and moves the cluster's state.
-	once := func() (func(context.Context) error, error) {
-		dispatcher, err := newDispatcher(dispatch.Config{
-			Caches: caches, Client: client(dispatchUser, mastersGroup), Transport: transport, Cluster: cluster, Logger: c.Logger.With("part", "dispatch"),
-		}, pki, apiListener.Addr())
-		if err != nil {
-			return nil, err
-		}
-		dialer.dispatcher.Store(dispatcher)
-		return func(ctx context.Context) error {
-			group, ctx := errgroup.WithContext(ctx)
-			group.Go(func() error { return dispatcher.Run(ctx) })
-			group.Go(func() error { return controllers.Run(ctx, controllerDependencies(c, pki, caches, serving, dispatcher)) })
-			group.Go(func() error { return scheduler.Run(ctx, schedulerConfig(c, caches, cluster, client)) })
-			return group.Wait()
-		}, nil
+	if others != nil {
+		transport = fenced{transport, others.holds}
 	}
+	once := duty{Config: c, pki: pki, api: serving, address: apiListener.Addr(), caches: caches, transport: transport, cluster: cluster, dialer: dialer}
 	answers := ctx // for how long the API does
 	if others == nil {
-		work, err := once()
+		work, err := once.begin()
 		if err != nil {
 			return err
 		}
 		group.Go(func() error { return work(ctx) })
 	} else {
-		transport = fenced{transport, others.holds}
 		var quiet context.CancelFunc
 		answers, quiet = context.WithCancel(context.WithoutCancel(ctx)) // the Lease is given back by way of the API
 		group.Go(func() error {
 			defer quiet()
-			return others.run(ctx, client(serverUser, mastersGroup), func(ctx context.Context) error {
+			return others.run(ctx, clientOf(serving, serverUser, mastersGroup), func(ctx context.Context) error {
 				if err := serving.Lead(ctx); err != nil {
 					return err
 				}
-				work, err := once()
+				work, err := once.begin()
 				if err != nil {
 					return err
 				}
