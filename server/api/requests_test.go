@@ -248,7 +248,7 @@ func TestOpenAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	a := ask(t, c.config, "GET", index.Paths["apis/apps/v1"].ServerRelativeURL, "")
-	if a.code != 200 || a.header.Get("Cache-Control") != "public" || !strings.Contains(a.body, `"io.k8s.api.apps.v1.Deployment"`) {
+	if a.code != 200 || a.header.Get("Cache-Control") != "public, immutable" || !strings.Contains(a.body, `"io.k8s.api.apps.v1.Deployment"`) {
 		t.Errorf("v3: %d %v", a.code, a.header)
 	}
 	if a := ask(t, c.config, "GET", "/openapi/v3/apis/example.com/v1", ""); a.code != 404 {

@@ -28,6 +28,7 @@ var reasons = []reason{
 	{`from the start: .*(clusterroles|clusterrolebindings)`, `is not upstream's`, "Three roles more: what upstream's controller manager does under other names, and that of metrics.k8s.io, which is served here and not by a program beside."},
 	{`servicecidrs`, `conditions|fieldsV1|managedFields`, "The condition of the first ServiceCIDR is given a reason."},
 	{`(apiservices|customresourcedefinitions)\..*: merge |(apiservices|customresourcedefinitions)\..*(operations|twice)`, `managedFields`, "What the server writes by itself is `bramble`'s in managedFields, and `kube-apiserver`'s upstream: another order, where an error quotes them."},
+	{`^malformed: .*another case alone`, `.`, "A field of a built-in kind whose name differs from the right one by case alone is taken for that one, with a warning, as servers of 2017 did; upstream refuses it, or drops it."},
 	{`apiservices.*another kind`, `unknown conversion`, "An object of a quite other kind is refused in other words where an APIService is asked for."},
 }
 

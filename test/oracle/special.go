@@ -11,6 +11,7 @@ func special(ns string) (out []exchange) {
 	add := func(group, name, method, path, body string, headers ...string) {
 		out = append(out, exchange{group: group, name: name, method: method, path: path, body: body, headers: headers, once: !strings.Contains(path, "dryRun")})
 	}
+	add("malformed", "a field that is written in another case alone", "POST", c+"configmaps?dryRun=All&fieldValidation=Strict", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"s"},"Data":{"a":"b"}}`)
 	// Pods: bound, changed where they may be, evicted.
 	add("pods", "made", "POST", c+"pods", `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"s","labels":{"a":"b"}},"spec":{"schedulerName":"nobody","containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"1"}}}]}}`)
 	add("pods", "bound to what is no node", "POST", c+"pods/s/binding", `{"apiVersion":"v1","kind":"Binding","metadata":{"name":"s"},"target":{"kind":"Pod","name":"n"}}`)

@@ -103,7 +103,7 @@ func (h Handler) V3(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, address(path, hash), http.StatusMovedPermanently)
 			return
 		}
-		w.Header().Set("Cache-Control", "public")
+		w.Header().Set("Cache-Control", "public, immutable")
 		w.Header().Set("Expires", time.Now().AddDate(1, 0, 0).UTC().Format(http.TimeFormat))
 	}
 	send(w, r, typeJSON, hash, body)
