@@ -33,7 +33,7 @@ type Image struct {
 	Created  time.Time `json:"created"`
 	Added    time.Time `json:"added"`
 	Imported bool      `json:"imported,omitempty"` // by hand: no registry is known to have it
-	Access   []Access  `json:"access,omitempty"`   // one a repository; none: everyone\'s
+	Access   []Access  `json:"access,omitempty"`   // one a repository; none: everyone's
 	Config   Config    `json:"config"`
 	DiffIDs  []string  `json:"diffIDs"`
 	Layers   []string  `json:"layers"` // names in the snapshot store, the lowest first
