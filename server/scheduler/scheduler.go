@@ -98,7 +98,7 @@ func needsOthers(c cares) bool  { return c.others }
 func (s *scheduler) nodeChanged(change cache.Change[corev1.Node]) {
 	if change.New == nil {
 		s.state.dropNode(change.Old.Name)
-		s.queue.wake(needsOthers) // one place less may even out a spread
+		s.queue.wake(nil) // one place less may even out a spread, and the others were told of a node that is no more
 		return
 	}
 	s.state.setNode(change.New)

@@ -157,6 +157,23 @@ func TestPreemptsElsewhere(t *testing.T) {
 	}
 }
 
+// TestTellsOfANodeThatWent: a pod that waits does not go on naming a node that was deleted.
+func TestTellsOfANodeThatWent(t *testing.T) {
+	api := start(t, node("a", 2, 8), node("b", 2, 8))
+	addPod(t, api, pod("large", "9"))
+	says := func(want string) func() bool {
+		return func() bool {
+			c := pods.Condition(get(t, api, "large"), corev1.PodScheduled)
+			return c != nil && strings.HasPrefix(c.Message, want)
+		}
+	}
+	eventually(t, "two nodes are named", says("0/2 nodes are available: 2 Insufficient cpu."))
+	if err := api.Client().CoreV1().Nodes().Delete(t.Context(), "b", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "one is", says("0/1 nodes are available: 1 Insufficient cpu."))
+}
+
 func TestEndingFor(t *testing.T) {
 	now := metav1.Now()
 	ending := func(p *corev1.Pod) { p.Spec.NodeName, p.DeletionTimestamp = "a", &now }
