@@ -1,8 +1,9 @@
 // Package e2e proves the main job on real parts: three hosts (namespaces that share the kernel and the link), the built
-// executables, real images, real runc, nftables and kubectl. One file for each claim of the README and the issue.
+// executables, real images, real runc, nftables and kubectl. One file for each claim.
 //
-//	scripts/test                    all of them
-//	scripts/test e2e TestMainJob    one
+//	scripts/test e2e                                all of them
+//	scripts/test e2e TestMainJob                    one
+//	BRAMBLE_KEEP=1 scripts/test e2e TestMainJob     and the hosts' folders stay, to be looked at
 package e2e
 
 import (
@@ -20,8 +21,8 @@ import (
 	"bramble.dev/test/hosts"
 )
 
-// TestMain: these tests need root, bin/ and build/images, which scripts/test prepares. Run by hand without them they
-// say so and do nothing; in CI scripts/test fails when that happens.
+// TestMain: these tests need root, bin/ and build/images, which scripts/test prepares before it asks for them. By hand,
+// with the tests of all packages, they say so and do nothing.
 func TestMain(m *testing.M) {
 	if os.Getenv("BRAMBLE_E2E") == "" {
 		fmt.Println("e2e: not run: use scripts/test, which prepares what these tests need")

@@ -30,14 +30,11 @@ type NS struct {
 	fd   int
 }
 
-// New makes a namespace with its loopback up. It skips the test when that is not allowed, and fails
-// it instead where BRAMBLE_TEST_PRIVILEGED says that it must be.
+// New makes a namespace with its loopback up. It skips the test when that is not allowed, which scripts/test counts as
+// a failure.
 func New(t testing.TB, name string) *NS {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		if os.Getenv("BRAMBLE_TEST_PRIVILEGED") != "" {
-			t.Fatal("network tests need root")
-		}
 		t.Skip("network tests need root")
 	}
 	n := &NS{Name: name, t: t, work: make(chan func())}
