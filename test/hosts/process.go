@@ -20,7 +20,7 @@ type Process struct {
 	cmd  *exec.Cmd
 	pid  int // of the program itself, as this process sees it
 	done chan struct{}
-	err  error
+	err  error // how it ended, once done is closed
 }
 
 // Start runs a program in the host, in the background. Environment entries are given before the program: "A=b".
@@ -62,7 +62,7 @@ func (p *Process) find() error {
 			}
 		}
 		if p.Ended() {
-			return fmt.Errorf("%s on %s ended at once: %s", p.Name, p.host.Name, p.Tail(10))
+			return fmt.Errorf("%s on %s ended at once (%v): %s", p.Name, p.host.Name, p.err, p.Tail(10))
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
