@@ -30,7 +30,7 @@ var (
 // onDemand gives the plugins a placeholder for one of them, which runs while there are objects of a resource.
 func (a *Admission) onDemand(p plugin) func(*admission.Plugins) {
 	part := &ondemand.Part[*running]{
-		DB: a.c.Store, Prefix: a.c.Prefix(p.asks), Start: func() (*running, error) { return a.c.start(p) },
+		Store: a.c.Store, Prefix: a.c.Prefix(p.asks), Start: func() (*running, error) { return a.c.start(p) },
 		Failed: func(err error) {
 			a.c.Logger.Error("following what admission asks failed", "plugin", p.name, "err", err)
 		},

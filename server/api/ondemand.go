@@ -58,7 +58,7 @@ func (s *Server) webhookCredentials() webhook.AuthenticationInfoResolverWrapper 
 func (s *Server) newAggregator(d *discovery) *aggregator.Server {
 	w := s.wiring
 	return aggregator.New(aggregator.Config{
-		DB: s.config.Store, Prefix: w.stores.prefix(aggregator.Resource), Client: w.apiServices, Informers: w.informers, Endpoints: endpointSlices{w.informers},
+		Store: s.config.Store, Prefix: w.stores.prefix(aggregator.Resource), Client: w.apiServices, Informers: w.informers, Endpoints: endpointSlices{w.informers},
 		Services: services{w.informers}, Dial: w.podTransport.DialContext, Certificate: s.config.PKI.FrontProxyCertificate(),
 		Groups: d.groups.of(fromAPIServices), Discovery: d.apis, BuiltIn: builtIn, Logger: s.log,
 	})
@@ -67,9 +67,9 @@ func (s *Server) newAggregator(d *discovery) *aggregator.Server {
 // newCustomResources makes what serves CustomResourceDefinitions' resources.
 func (s *Server) newCustomResources(d *discovery) *customresources.Server {
 	w := s.wiring
-	registrar := &aggregator.Registrar{DB: s.config.Store, Prefix: w.stores.prefix(aggregator.Resource), Client: w.apiServices.APIServices(), Logger: s.log}
+	registrar := &aggregator.Registrar{Store: s.config.Store, Prefix: w.stores.prefix(aggregator.Resource), Client: w.apiServices.APIServices(), Logger: s.log}
 	return customresources.New(customresources.Config{
-		DB: s.config.Store, Prefix: w.stores.prefix(customresources.Resource), Options: definedStores{w.stores}, Client: s.dynamicConfig(), Admit: s.admit.Chain, Authorizer: w.authorizer,
+		Store: s.config.Store, Prefix: w.stores.prefix(customresources.Resource), Options: definedStores{w.stores}, Client: s.dynamicConfig(), Admit: s.admit.Chain, Authorizer: w.authorizer,
 		Services: services{w.informers}, Credentials: s.webhookCredentials(),
 		Groups: d.groups.of(fromDefinitions), Discovery: d.apis, Register: registrar.Run, BuiltIn: builtIn, NotFound: http.HandlerFunc(http.NotFound), Starting: s.config.Starting,
 		RequestTimeout: requestTimeout, MinWatch: minWatch, MaxBodyBytes: maxBodyBytes, Logger: s.log,

@@ -4,7 +4,7 @@
 // Invariant: whoever asks for the part after an object was written gets one that was started, or an error; a part that was stopped is
 // never started again for nothing.
 //
-//	webhooks := &ondemand.Part[*plugin]{DB: db, Prefix: "/registry/validatingwebhookconfigurations", Start: start, Failed: log}
+//	webhooks := &ondemand.Part[*plugin]{Store: db, Prefix: "/registry/validatingwebhookconfigurations", Start: start, Failed: log}
 //	go webhooks.Run(ctx)
 //	p, ok, err := webhooks.Running()
 package ondemand
@@ -20,7 +20,7 @@ import (
 
 // Part is what runs on demand. Its exported fields are not changed once it is used.
 type Part[T interface{ Stop() }] struct {
-	DB     store.Store
+	Store  store.Store
 	Prefix string            // where the objects lie that need it
 	Needed func() bool       // whether one of them does; nil: any
 	Start  func() (T, error) // what Stop of its result ends
@@ -60,7 +60,7 @@ func (p *Part[T]) Run(ctx context.Context) {
 }
 
 func (p *Part[T]) follow(ctx context.Context) error {
-	f, err := p.DB.Follow(p.Prefix)
+	f, err := p.Store.Follow(p.Prefix)
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (p *Part[T]) Close() {
 }
 
 func (p *Part[T]) needed() bool {
-	n, _ := p.DB.Stand(p.Prefix)
+	n, _ := p.Store.Stand(p.Prefix)
 	return n > 0 && (p.Needed == nil || p.Needed())
 }
 

@@ -62,7 +62,7 @@ func TestPartRunsWhileThereIsAnObject(t *testing.T) {
 			t.Errorf("while it stops: %v, %v", ok, err)
 		}
 	}
-	p = &Part[counted]{DB: db, Prefix: "/registry/configmaps", Failed: func(err error) { t.Errorf("failed: %v", err) }, Start: func() (counted, error) {
+	p = &Part[counted]{Store: db, Prefix: "/registry/configmaps", Failed: func(err error) { t.Errorf("failed: %v", err) }, Start: func() (counted, error) {
 		if starts.Add(1); failing {
 			return counted{}, broken
 		}

@@ -98,7 +98,7 @@ func unlessOvertaken(err error, name string) error {
 
 // Registrar keeps the APIServices of the definitions of custom resources, also against somebody who deletes one.
 type Registrar struct {
-	DB     store.Store
+	Store  store.Store
 	Prefix string // where APIServices lie in the store
 	Client apiregistrationclient.APIServiceInterface
 	Logger *slog.Logger
@@ -119,7 +119,7 @@ func (r *Registrar) Run(ctx context.Context, served func() []schema.GroupVersion
 		default:
 		}
 	}
-	f, all := follow(ctx, r.DB, r.Prefix, r.Logger)
+	f, all := follow(ctx, r.Store, r.Prefix, r.Logger)
 	defer f.Wait()
 	if _, err := all.AddEventHandler(cache.ResourceEventHandlerFuncs{AddFunc: note, UpdateFunc: func(_, o any) { note(o) }, DeleteFunc: note}); err != nil {
 		r.Logger.Error("an APIService of custom resources that somebody deletes will be missed", "err", err)

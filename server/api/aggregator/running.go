@@ -49,7 +49,7 @@ type listening struct {
 
 func (c *Config) start() (*running, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	f, kept := follow(ctx, c.DB, c.Prefix, c.Logger, informer.Keep(&apiregistrationv1.APIService{}), informer.Hold())
+	f, kept := follow(ctx, c.Store, c.Prefix, c.Logger, informer.Keep(&apiregistrationv1.APIService{}), informer.Hold())
 	r := &running{
 		c: c, ctx: ctx, cancel: cancel, factory: f, apiServices: listers.NewAPIServiceLister(kept.GetIndexer()),
 		together: c.Discovery.WithSource(aggregated.AggregatorSource), remotes: map[string]*remote{}, groups: map[string]http.Handler{},

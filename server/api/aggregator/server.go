@@ -28,7 +28,7 @@ import (
 
 // Config is what the API gives.
 type Config struct {
-	DB        store.Store
+	Store     store.Store
 	Prefix    string // where APIServices lie in the store
 	Client    apiregistrationclient.APIServicesGetter
 	Informers informers.SharedInformerFactory // of Services and EndpointSlices
@@ -62,9 +62,9 @@ type Server struct {
 
 // New makes a server. Nothing runs until an APIService names a Service.
 func New(c Config) *Server {
-	_, all := follow(context.Background(), c.DB, c.Prefix, c.Logger)
+	_, all := follow(context.Background(), c.Store, c.Prefix, c.Logger)
 	s := &Server{c: c, lister: listers.NewAPIServiceLister(all.GetIndexer())}
-	s.part = &ondemand.Part[*running]{DB: c.DB, Prefix: c.Prefix, Needed: s.needed, Start: s.c.start, Failed: func(err error) {
+	s.part = &ondemand.Part[*running]{Store: c.Store, Prefix: c.Prefix, Needed: s.needed, Start: s.c.start, Failed: func(err error) {
 		c.Logger.Error("following the APIServices failed", "err", err)
 	}}
 	return s
@@ -81,7 +81,7 @@ func (s *Server) Close() { s.part.Close() }
 func (s *Server) needed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, changed := s.c.DB.Stand(s.c.Prefix)
+	_, changed := s.c.Store.Stand(s.c.Prefix)
 	if changed == s.at {
 		return s.needs
 	}

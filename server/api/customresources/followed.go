@@ -24,7 +24,7 @@ type followed struct {
 
 func (c *Config) follow(ctx context.Context) *followed {
 	kind := &apiextensionsv1.CustomResourceDefinition{}
-	f := informer.NewFactory(ctx, c.DB, apiserver.Scheme, func(schema.GroupResource) string { return c.Prefix }, c.Logger, informer.Keep(kind), informer.Hold())
+	f := informer.NewFactory(ctx, c.Store, apiserver.Scheme, func(schema.GroupResource) string { return c.Prefix }, c.Logger, informer.Keep(kind), informer.Hold())
 	return &followed{factory: f, kept: f.InformerFor(kind, nil)}
 }
 

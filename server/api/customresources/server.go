@@ -26,7 +26,7 @@ import (
 
 // Config is what the API gives.
 type Config struct {
-	DB         store.Store
+	Store      store.Store
 	Prefix     string                    // where the definitions lie in the store
 	Options    generic.RESTOptionsGetter // for the storages of custom resources
 	Client     *rest.Config              // of the API itself, in process
@@ -65,7 +65,7 @@ type Server struct {
 // New makes a server. Nothing runs until there is a definition.
 func New(c Config) *Server {
 	s := &Server{c: c}
-	s.part = &ondemand.Part[*running]{DB: c.DB, Prefix: c.Prefix, Start: s.c.start, Failed: func(err error) {
+	s.part = &ondemand.Part[*running]{Store: c.Store, Prefix: c.Prefix, Start: s.c.start, Failed: func(err error) {
 		c.Logger.Error("following the definitions of custom resources failed", "err", err)
 	}}
 	return s
