@@ -36,8 +36,8 @@ func newUpstreamLog(h slog.Handler) upstreamLog {
 func routeKlog(log *slog.Logger) { klog.SetSlogLogger(slog.New(newUpstreamLog(log.Handler()))) }
 
 // tries begin the messages by which upstream says, again and again, what it tries in vain: an issuer of tokens is not there, a receiver
-// of audit events is not.
-var tries = []string{"oidc authenticator: initializing plugin", "Error in audit plugin"}
+// of audit events is not, what another server has cannot be watched.
+var tries = []string{"oidc authenticator: initializing plugin", "Error in audit plugin", "Failed to watch"}
 
 // untilSaidAgain is when what is tried in vain is said the next time: a site that is cut off must not fill its log.
 const untilSaidAgain = time.Hour

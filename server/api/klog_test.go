@@ -29,8 +29,9 @@ func TestUpstreamsLogIsQuietAboutClients(t *testing.T) {
 	for n := range 3 { // what is tried again is said once
 		log.Error("oidc authenticator: initializing plugin: connection refused")
 		log.Error(fmt.Sprintf("Error in audit plugin 'buffered' affecting %d audit events: audit buffer queue blocked\nImpacted events:\nthis one\n", n))
+		log.Error("Failed to watch", "err", "the server is currently unable to handle the request")
 	}
-	if got, want := out.String(), "level=ERROR msg=\"disk is gone\" part=api\nlevel=ERROR msg=\"oidc authenticator: initializing plugin: connection refused\" part=api\nlevel=ERROR msg=\"Error in audit plugin 'buffered' affecting 0 audit events: audit buffer queue blocked\" part=api\n"; got != want {
+	if got, want := out.String(), "level=ERROR msg=\"disk is gone\" part=api\nlevel=ERROR msg=\"oidc authenticator: initializing plugin: connection refused\" part=api\nlevel=ERROR msg=\"Error in audit plugin 'buffered' affecting 0 audit events: audit buffer queue blocked\" part=api\nlevel=ERROR msg=\"Failed to watch\" part=api err=\"the server is currently unable to handle the request\"\n"; got != want {
 		t.Errorf("got %q", got)
 	}
 }
