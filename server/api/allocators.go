@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -84,11 +85,12 @@ const inFlight = 2 * requestTimeout
 
 // keepClusterIPs has upstream's controller follow Services and IPAddresses, until ctx is done: it makes the address of a Service anew that
 // somebody has deleted or given to another, and deletes those that no Service has. Upstream's looks at all Services again every three
-// minutes; here a Service is looked at when its address goes, before another Service can get it, and nothing wakes up for nothing.
+// minutes; here a Service is looked at when its address has gone, and nothing wakes up for nothing.
 func (s *Server) keepClusterIPs(ctx context.Context) error {
 	services, network := &retold{ServiceInformer: s.wiring.informers.Core().V1().Services()}, s.wiring.informers.Networking().V1()
+	defer services.waiting.Wait()
 	repair := ipallocatorcontroller.NewRepairIPAddress(0, s.wiring.client, services, network.ServiceCIDRs(), network.IPAddresses())
-	gone, err := network.IPAddresses().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: services.tellOwner})
+	gone, err := network.IPAddresses().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{DeleteFunc: func(o any) { services.tellOwner(ctx, o) }})
 	if err != nil {
 		return fmt.Errorf("cluster IPs: %w", err)
 	}
@@ -102,7 +104,11 @@ func (s *Server) keepClusterIPs(ctx context.Context) error {
 type retold struct {
 	coreinformers.ServiceInformer
 	listener cache.ResourceEventHandler
+	waiting  sync.WaitGroup // for addresses that are given back
 }
+
+// givingBack is how long the writing of a Service may take that gives its address back: upstream's registry deletes the address before it.
+const givingBack = 3 * time.Second
 
 func (r *retold) Informer() cache.SharedIndexInformer {
 	return listenedTo{r.ServiceInformer.Informer(), r}
@@ -118,24 +124,34 @@ func (l listenedTo) AddEventHandlerWithResyncPeriod(h cache.ResourceEventHandler
 	return l.SharedIndexInformer.AddEventHandler(h)
 }
 
-// tellOwner tells of the Service that an IPAddress belonged to. Of one whose last state nobody knows that is the one that has the address.
-func (r *retold) tellOwner(o any) {
+// tellOwner tells of the Service that an IPAddress belonged to, if it has it yet when an address that was given back would be free.
+func (r *retold) tellOwner(ctx context.Context, o any) {
 	a, ok := o.(*networkingv1.IPAddress)
-	if !ok {
+	if !ok || len(r.owners(a)) == 0 {
 		return
 	}
-	var owners []*corev1.Service
+	r.waiting.Go(func() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(givingBack):
+		}
+		for _, s := range r.owners(a) {
+			r.listener.OnUpdate(s, s)
+		}
+	})
+}
+
+// owners are the Services that have an address. Of one whose last state nobody knows that may be any.
+func (r *retold) owners(a *networkingv1.IPAddress) (owners []*corev1.Service) {
 	if p := a.Spec.ParentRef; p == nil {
 		owners, _ = r.Lister().List(labels.Everything()) // a list of what lies in memory has no error
-		owners = slices.DeleteFunc(owners, func(s *corev1.Service) bool { return !slices.Contains(s.Spec.ClusterIPs, a.Name) })
 	} else if p.Resource == "services" {
 		if s, err := r.Lister().Services(p.Namespace).Get(p.Name); err == nil {
 			owners = append(owners, s)
 		}
 	}
-	for _, s := range owners {
-		r.listener.OnUpdate(s, s)
-	}
+	return slices.DeleteFunc(owners, func(s *corev1.Service) bool { return !slices.Contains(s.Spec.ClusterIPs, a.Name) })
 }
 
 // repairClusterIPs makes IPAddress objects and Services agree. It runs before anything is served, so nothing is in flight here: an

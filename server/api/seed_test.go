@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -10,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// An address that is taken away from a Service is its own again before another can have it, also while the server runs.
+// An address that is taken away from a Service is soon its own again, also while the server runs.
 func TestClusterIPsAreRepairedWhileTheServerRuns(t *testing.T) {
 	c, ns := shared(t)
 	services, addresses := c.client.CoreV1().Services(ns), c.client.NetworkingV1().IPAddresses()
@@ -33,6 +34,23 @@ func TestClusterIPsAreRepairedWhileTheServerRuns(t *testing.T) {
 		events := must(c.client.EventsV1().Events(ns).List(t.Context(), metav1.ListOptions{FieldSelector: "reason=ClusterIPNotAllocated"}))(t)
 		return len(events.Items) == 1 && events.Items[0].Regarding.Name == "owner"
 	})
+}
+
+// A Service that becomes a name gives its address back, to whoever asks for it next: upstream's registry does so just before it writes the
+// Service, and what repairs addresses must not take that for a loss.
+func TestAClusterIPThatIsGivenBackIsFree(t *testing.T) {
+	c, ns := shared(t)
+	services := c.client.CoreV1().Services(ns)
+	s := service("first", 0)
+	ip := must(services.Create(t.Context(), s, metav1.CreateOptions{}))(t).Spec.ClusterIP
+	for n := range 30 {
+		s = must(services.Patch(t.Context(), s.Name, types.MergePatchType, []byte(`{"spec":{"type":"ExternalName","externalName":"x.example.com","clusterIP":null,"clusterIPs":null,"ports":null}}`), metav1.PatchOptions{}))(t)
+		s = service(fmt.Sprintf("next-%d", n), 0)
+		s.Spec.ClusterIP = ip
+		if _, err := services.Create(t.Context(), s, metav1.CreateOptions{}); err != nil {
+			t.Fatalf("after %d: %v", n, err)
+		}
+	}
 }
 
 // One command deletes the service network, which stays for as long as Services have its addresses. That is no reason not to start.
