@@ -14,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metav1apply "k8s.io/client-go/applyconfigurations/meta/v1"
+	networkingapply "k8s.io/client-go/applyconfigurations/networking/v1"
 	"k8s.io/client-go/util/retry"
 	schedulingv1 "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 
@@ -233,8 +235,10 @@ func (s *Server) seedServiceCIDR(ctx context.Context) error {
 		return nil
 	}
 	if !meta.IsStatusConditionTrue(have.Status.Conditions, networkingv1.ServiceCIDRConditionReady) {
-		meta.SetStatusCondition(&have.Status.Conditions, metav1.Condition{Type: networkingv1.ServiceCIDRConditionReady, Status: metav1.ConditionTrue, Reason: "Ready", Message: "Kubernetes default Service CIDR is ready"})
-		if _, err := cidrs.UpdateStatus(ctx, have, metav1.UpdateOptions{}); err != nil {
+		ready := metav1apply.Condition().WithType(networkingv1.ServiceCIDRConditionReady).WithStatus(metav1.ConditionTrue).
+			WithMessage("Kubernetes default Service CIDR is ready").WithLastTransitionTime(metav1.Now())
+		status := networkingapply.ServiceCIDR(have.Name).WithStatus(networkingapply.ServiceCIDRStatus().WithConditions(ready))
+		if _, err := cidrs.ApplyStatus(ctx, status, metav1.ApplyOptions{FieldManager: "kubernetes-service-cidr-controller", Force: true}); err != nil {
 			return err
 		}
 	}

@@ -72,14 +72,29 @@ func gets(k *kind, ns string) (out []exchange) {
 }
 
 // changes are updates and patches of one object, each a dry run but those that later ones build on.
-func changes(k *kind, ns string) (out []exchange) {
-	path, apiVersion := k.one(ns), k.gv.String()
-	add := func(name, method, query, body string, headers ...string) *exchange {
-		out = append(out, exchange{group: "patch", name: k.label() + ": " + name, method: method, path: path + query, body: body, headers: headers, once: !strings.Contains(query, "dryRun")})
-		return &out[len(out)-1]
+func changes(k *kind, ns string) []exchange {
+	var l life
+	if k.can("update") {
+		l.updates(k, ns)
 	}
+	if k.can("patch") {
+		l.patches(k, ns)
+		l.applies(k, ns)
+	}
+	return l
+}
+
+// life is what one object goes through, in order.
+type life []exchange
+
+func (l *life) add(k *kind, ns, name, method, query, body string, headers ...string) *exchange {
+	*l = append(*l, exchange{group: "patch", name: k.label() + ": " + name, method: method, path: k.one(ns) + query, body: body, headers: headers, once: !strings.Contains(query, "dryRun")})
+	return &(*l)[len(*l)-1]
+}
+
+func (l *life) updates(k *kind, ns string) {
 	put := func(name, query string, edit func(o map[string]any)) *exchange {
-		e := add(name, "PUT", query, "")
+		e := l.add(k, ns, name, "PUT", query, "")
 		e.group, e.edit = "update", edit
 		return e
 	}
@@ -89,82 +104,89 @@ func changes(k *kind, ns string) (out []exchange) {
 		}
 		return o["metadata"].(map[string]any)
 	}
+	put("nothing", "", func(map[string]any) {})
+	put("a label", "?fieldManager=second", func(o map[string]any) { meta(o)["labels"] = map[string]any{"app": "web", "new": "x"} })
+	put("without a revision", "?dryRun=All", func(o map[string]any) { delete(meta(o), "resourceVersion") })
+	put("an old revision", "?dryRun=All", func(o map[string]any) { meta(o)["resourceVersion"] = "1" })
+	put("another identity", "?dryRun=All", func(o map[string]any) { meta(o)["uid"] = "4dbe1d63-0000-4000-8000-000000000000" })
+	put("another name", "?dryRun=All", func(o map[string]any) { meta(o)["name"] = "other" })
+	put("another kind", "?dryRun=All", func(o map[string]any) { o["kind"] = "Other" })
+	put("an unknown field, strictly", "?dryRun=All&fieldValidation=Strict", func(o map[string]any) { o["unknown"] = 1 })
+	put("an unknown field, with a warning", "?dryRun=All&fieldValidation=Warn", func(o map[string]any) { o["unknown"] = 1 })
+	put("a finalizer without a domain", "?dryRun=All", func(o map[string]any) { meta(o)["finalizers"] = []any{"nonsense"} })
+	put("two that own it", "?dryRun=All", func(o map[string]any) {
+		owner := map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "1", "controller": true}
+		second := clone(owner)
+		second["uid"] = "2"
+		meta(o)["ownerReferences"] = []any{owner, second}
+	})
+	e := put("what is not there", "", func(map[string]any) {})
+	e.path, e.edit, e.body = k.list(ns)+"/nothing", nil, strings.Replace(encode(k.object), `"name":"`+k.name()+`"`, `"name":"nothing"`, 1)
+}
 
-	if k.can("update") {
-		put("nothing", "", func(map[string]any) {})
-		put("a label", "?fieldManager=second", func(o map[string]any) { meta(o)["labels"] = map[string]any{"app": "web", "new": "x"} })
-		put("without a revision", "?dryRun=All", func(o map[string]any) { delete(meta(o), "resourceVersion") })
-		put("an old revision", "?dryRun=All", func(o map[string]any) { meta(o)["resourceVersion"] = "1" })
-		put("another identity", "?dryRun=All", func(o map[string]any) { meta(o)["uid"] = "4dbe1d63-0000-4000-8000-000000000000" })
-		put("another name", "?dryRun=All", func(o map[string]any) { meta(o)["name"] = "other" })
-		put("another kind", "?dryRun=All", func(o map[string]any) { o["kind"] = "Other" })
-		put("an unknown field, strictly", "?dryRun=All&fieldValidation=Strict", func(o map[string]any) { o["unknown"] = 1 })
-		put("an unknown field, with a warning", "?dryRun=All&fieldValidation=Warn", func(o map[string]any) { o["unknown"] = 1 })
-		put("a finalizer without a domain", "?dryRun=All", func(o map[string]any) { meta(o)["finalizers"] = []any{"nonsense"} })
-		put("two that own it", "?dryRun=All", func(o map[string]any) {
-			owner := map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "1", "controller": true}
-			second := clone(owner)
-			second["uid"] = "2"
-			meta(o)["ownerReferences"] = []any{owner, second}
-		})
-		e := put("what is not there", "", func(map[string]any) {})
-		e.path, e.edit, e.body = k.list(ns)+"/nothing", nil, strings.Replace(encode(k.object), `"name":"`+k.name()+`"`, `"name":"nothing"`, 1)
+func (l *life) patches(k *kind, ns string) {
+	add := func(name, method, query, body string, headers ...string) *exchange {
+		return l.add(k, ns, name, method, query, body, headers...)
 	}
-	if k.can("patch") {
-		add("merge a label", "PATCH", "?fieldManager=second", `{"metadata":{"labels":{"merged":"x"}}}`, merge)
-		add("merge a label away", "PATCH", "?fieldManager=second", `{"metadata":{"labels":{"merged":null}}}`, merge)
-		add("merge nothing", "PATCH", "?dryRun=All", `{}`, merge)
-		add("merge nonsense", "PATCH", "?dryRun=All", `{"metadata":{"labels":5}}`, merge)
-		add("merge an unknown field", "PATCH", "?dryRun=All&fieldValidation=Strict", `{"unknown":5}`, merge)
-		add("merge the same field twice", "PATCH", "?dryRun=All&fieldValidation=Strict", `{"metadata":{"labels":{"a":"b"},"labels":{"a":"c"}}}`, merge)
-		add("merge with an old revision", "PATCH", "?dryRun=All", `{"metadata":{"resourceVersion":"1"}}`, merge)
-		add("merge what is no JSON", "PATCH", "?dryRun=All", `{`, merge)
-		add("merge a list", "PATCH", "?dryRun=All", `[]`, merge)
-		add("merge a name", "PATCH", "?dryRun=All", `{"metadata":{"name":"other"}}`, merge)
-		add("merge into what is not there", "PATCH", "", `{"metadata":{"labels":{"a":"b"}}}`, merge).path = k.list(ns) + "/nothing"
-		add("strategic label", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"s":"x"}}}`, strategic)
-		add("strategic replacement", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"$patch":"replace","only":"x"}}}`, strategic)
-		add("strategic deletion", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"$patch":"delete"}}}`, strategic)
-		add("strategic nonsense", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"$patch":"dance"}}}`, strategic)
-		add("strategic keys that are kept", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"$retainKeys":["a"],"a":"b"}}}`, strategic)
-		add("strategic finalizers", "PATCH", "?dryRun=All", `{"metadata":{"finalizers":["example.com/a"],"$deleteFromPrimitiveList/finalizers":["example.com/b"]}}`, strategic)
-		add("operations", "PATCH", "?dryRun=All", `[{"op":"add","path":"/metadata/labels/j","value":"x"},{"op":"test","path":"/metadata/labels/app","value":"web"},{"op":"copy","from":"/metadata/labels/app","path":"/metadata/labels/c"}]`, jsonPatch)
-		add("an operation whose test fails", "PATCH", "?dryRun=All", `[{"op":"test","path":"/metadata/labels/app","value":"other"}]`, jsonPatch)
-		add("an operation on what is missing", "PATCH", "?dryRun=All", `[{"op":"remove","path":"/metadata/labels/missing"}]`, jsonPatch)
-		add("an operation that is none", "PATCH", "?dryRun=All", `[{"op":"dance","path":"/metadata"}]`, jsonPatch)
-		add("an operation without a list", "PATCH", "?dryRun=All", `{"op":"add"}`, jsonPatch)
-		add("operations on an unknown field", "PATCH", "?dryRun=All&fieldValidation=Strict", `[{"op":"add","path":"/unknown","value":1}]`, jsonPatch)
-		add("too many operations", "PATCH", "?dryRun=All", "["+strings.TrimSuffix(strings.Repeat(`{"op":"test","path":"/metadata/labels/app","value":"web"},`, 10001), ",")+"]", jsonPatch)
-		add("a patch of no known type", "PATCH", "?dryRun=All", `{}`, "Content-Type: application/json")
-		add("a patch of no type", "PATCH", "?dryRun=All", `{}`, "Content-Type: ")
+	add("merge a label", "PATCH", "?fieldManager=second", `{"metadata":{"labels":{"merged":"x"}}}`, merge)
+	add("merge a label away", "PATCH", "?fieldManager=second", `{"metadata":{"labels":{"merged":null}}}`, merge)
+	add("merge nothing", "PATCH", "?dryRun=All", `{}`, merge)
+	add("merge nonsense", "PATCH", "?dryRun=All", `{"metadata":{"labels":5}}`, merge)
+	add("merge an unknown field", "PATCH", "?dryRun=All&fieldValidation=Strict", `{"unknown":5}`, merge)
+	add("merge the same field twice", "PATCH", "?dryRun=All&fieldValidation=Strict", `{"metadata":{"labels":{"a":"b"},"labels":{"a":"c"}}}`, merge)
+	add("merge with an old revision", "PATCH", "?dryRun=All", `{"metadata":{"resourceVersion":"1"}}`, merge)
+	add("merge what is no JSON", "PATCH", "?dryRun=All", `{`, merge)
+	add("merge a list", "PATCH", "?dryRun=All", `[]`, merge)
+	add("merge a name", "PATCH", "?dryRun=All", `{"metadata":{"name":"other"}}`, merge)
+	add("merge into what is not there", "PATCH", "", `{"metadata":{"labels":{"a":"b"}}}`, merge).path = k.list(ns) + "/nothing"
+	add("strategic label", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"s":"x"}}}`, strategic)
+	add("strategic replacement", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"$patch":"replace","only":"x"}}}`, strategic)
+	add("strategic deletion", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"$patch":"delete"}}}`, strategic)
+	add("strategic nonsense", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"$patch":"dance"}}}`, strategic)
+	add("strategic keys that are kept", "PATCH", "?dryRun=All", `{"metadata":{"labels":{"$retainKeys":["a"],"a":"b"}}}`, strategic)
+	add("strategic finalizers", "PATCH", "?dryRun=All", `{"metadata":{"finalizers":["example.com/a"],"$deleteFromPrimitiveList/finalizers":["example.com/b"]}}`, strategic)
+	add("operations", "PATCH", "?dryRun=All", `[{"op":"add","path":"/metadata/labels/j","value":"x"},{"op":"test","path":"/metadata/labels/app","value":"web"},{"op":"copy","from":"/metadata/labels/app","path":"/metadata/labels/c"}]`, jsonPatch)
+	add("an operation whose test fails", "PATCH", "?dryRun=All", `[{"op":"test","path":"/metadata/labels/app","value":"other"}]`, jsonPatch)
+	add("an operation on what is missing", "PATCH", "?dryRun=All", `[{"op":"remove","path":"/metadata/labels/missing"}]`, jsonPatch)
+	add("an operation that is none", "PATCH", "?dryRun=All", `[{"op":"dance","path":"/metadata"}]`, jsonPatch)
+	add("an operation without a list", "PATCH", "?dryRun=All", `{"op":"add"}`, jsonPatch)
+	add("operations on an unknown field", "PATCH", "?dryRun=All&fieldValidation=Strict", `[{"op":"add","path":"/unknown","value":1}]`, jsonPatch)
+	add("too many operations", "PATCH", "?dryRun=All", "["+strings.TrimSuffix(strings.Repeat(`{"op":"test","path":"/metadata/labels/app","value":"web"},`, 10001), ",")+"]", jsonPatch)
+	add("a patch of no known type", "PATCH", "?dryRun=All", `{}`, "Content-Type: application/json")
+	add("a patch of no type", "PATCH", "?dryRun=All", `{}`, "Content-Type: ")
+}
 
-		head := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"metadata":{"name":%q`, apiVersion, k.Kind, k.name())
-		add("apply without a manager", "PATCH", "?dryRun=All", head+`}}`, apply)
-		add("apply", "PATCH", "?fieldManager=applier", head+`,"labels":{"applied":"x"}}}`, apply)
-		add("apply the same", "PATCH", "?fieldManager=applier", head+`,"labels":{"applied":"x"}}}`, apply)
-		add("apply by another", "PATCH", "?fieldManager=other", head+`,"labels":{"applied":"y"}}}`, apply)
-		add("apply by another, forced", "PATCH", "?fieldManager=other&force=true&dryRun=All", head+`,"labels":{"applied":"y"}}}`, apply)
-		add("apply less", "PATCH", "?fieldManager=applier", head+`}}`, apply)
-		add("apply what another updated", "PATCH", "?fieldManager=applier&dryRun=All", head+`,"labels":{"app":"changed"}}}`, apply)
-		add("apply an unknown field", "PATCH", "?fieldManager=applier&dryRun=All", head+`},"unknown":1}`, apply)
-		add("apply a wrong type", "PATCH", "?fieldManager=applier&dryRun=All", head+`,"labels":[1]}}`, apply)
-		add("apply another name", "PATCH", "?fieldManager=applier&dryRun=All", strings.Replace(head, k.name(), "other", 1)+`}}`, apply)
-		add("apply another kind", "PATCH", "?fieldManager=applier&dryRun=All", `{"apiVersion":"v1","kind":"Other","metadata":{"name":"o"}}`, apply)
-		add("apply another version", "PATCH", "?fieldManager=applier&dryRun=All", strings.Replace(head, apiVersion, "v9", 1)+`}}`, apply)
-		add("apply with managed fields", "PATCH", "?fieldManager=applier&dryRun=All", head+`,"managedFields":[{"manager":"x","operation":"Apply","fieldsType":"FieldsV1","fieldsV1":{}}]}}`, apply)
-		add("apply what is no YAML", "PATCH", "?fieldManager=applier&dryRun=All", "a: [", apply)
-		add("apply with a manager's name that is too long", "PATCH", "?dryRun=All&fieldManager="+strings.Repeat("m", 200), head+`}}`, apply)
-		whole := clone(k.object)
-		add("apply the whole", "PATCH", "?fieldManager=whole&force=true&dryRun=All", encode(whole), apply)
-		add("apply the whole, with conflicts", "PATCH", "?fieldManager=whole&dryRun=All", encode(whole), apply)
-		if k.can("create") {
-			made := clone(k.object)
-			made["metadata"].(map[string]any)["name"] = "made"
-			add("apply into being", "PATCH", "?fieldManager=applier&dryRun=All", encode(made), apply).path = k.list(ns) + "/made?fieldManager=applier&dryRun=All"
-		}
-		add("force without applying", "PATCH", "?force=true&dryRun=All", `{}`, merge)
+// applies are server-side applies by two managers.
+func (l *life) applies(k *kind, ns string) {
+	apiVersion := k.gv.String()
+	add := func(name, method, query, body string, headers ...string) *exchange {
+		return l.add(k, ns, name, method, query, body, headers...)
 	}
-	return out
+	head := fmt.Sprintf(`{"apiVersion":%q,"kind":%q,"metadata":{"name":%q`, apiVersion, k.Kind, k.name())
+	add("apply without a manager", "PATCH", "?dryRun=All", head+`}}`, apply)
+	add("apply", "PATCH", "?fieldManager=applier", head+`,"labels":{"applied":"x"}}}`, apply)
+	add("apply the same", "PATCH", "?fieldManager=applier", head+`,"labels":{"applied":"x"}}}`, apply)
+	add("apply by another", "PATCH", "?fieldManager=other", head+`,"labels":{"applied":"y"}}}`, apply)
+	add("apply by another, forced", "PATCH", "?fieldManager=other&force=true&dryRun=All", head+`,"labels":{"applied":"y"}}}`, apply)
+	add("apply less", "PATCH", "?fieldManager=applier", head+`}}`, apply)
+	add("apply what another updated", "PATCH", "?fieldManager=applier&dryRun=All", head+`,"labels":{"app":"changed"}}}`, apply)
+	add("apply an unknown field", "PATCH", "?fieldManager=applier&dryRun=All", head+`},"unknown":1}`, apply)
+	add("apply a wrong type", "PATCH", "?fieldManager=applier&dryRun=All", head+`,"labels":[1]}}`, apply)
+	add("apply another name", "PATCH", "?fieldManager=applier&dryRun=All", strings.Replace(head, k.name(), "other", 1)+`}}`, apply)
+	add("apply another kind", "PATCH", "?fieldManager=applier&dryRun=All", `{"apiVersion":"v1","kind":"Other","metadata":{"name":"o"}}`, apply)
+	add("apply another version", "PATCH", "?fieldManager=applier&dryRun=All", strings.Replace(head, apiVersion, "v9", 1)+`}}`, apply)
+	add("apply with managed fields", "PATCH", "?fieldManager=applier&dryRun=All", head+`,"managedFields":[{"manager":"x","operation":"Apply","fieldsType":"FieldsV1","fieldsV1":{}}]}}`, apply)
+	add("apply what is no YAML", "PATCH", "?fieldManager=applier&dryRun=All", "a: [", apply)
+	add("apply with a manager's name that is too long", "PATCH", "?dryRun=All&fieldManager="+strings.Repeat("m", 200), head+`}}`, apply)
+	whole := clone(k.object)
+	add("apply the whole", "PATCH", "?fieldManager=whole&force=true&dryRun=All", encode(whole), apply)
+	add("apply the whole, with conflicts", "PATCH", "?fieldManager=whole&dryRun=All", encode(whole), apply)
+	if k.can("create") {
+		made := clone(k.object)
+		made["metadata"].(map[string]any)["name"] = "made"
+		add("apply into being", "PATCH", "?fieldManager=applier&dryRun=All", encode(made), apply).path = k.list(ns) + "/made?fieldManager=applier&dryRun=All"
+	}
+	add("force without applying", "PATCH", "?force=true&dryRun=All", `{}`, merge)
 }
 
 // statuses are what is asked of the subresource that controllers write.

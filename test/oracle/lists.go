@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -58,7 +59,11 @@ func lists(k *kind, ns string) (out []exchange) {
 }
 
 // listOptions tries what combines with what.
-func listOptions(ns string) (out []exchange) {
+func listOptions(ns string) []exchange {
+	return slices.Concat(queries(ns), pages(ns), selections(ns))
+}
+
+func queries(ns string) (out []exchange) {
 	path := core(ns) + crowd
 	add := func(query string, headers ...string) {
 		out = append(out, exchange{group: "list options", name: query + strings.Join(headers, " "), method: "GET", path: path + "?" + query, headers: headers, of: path})
@@ -77,16 +82,26 @@ func listOptions(ns string) (out []exchange) {
 	for _, selector := range []string{"metadata.name=crowd-1", "metadata.name!=crowd-1", "metadata.name==crowd-1", "metadata.name=crowd-1,metadata.name=crowd-2", "metadata.namespace=" + ns, "metadata.namespace=other", "metadata.labels=x", "data.i=1", "metadata.name", "=", "metadata.name=a=b", `metadata.name=a\,b`, `metadata.name=a\x`, "metadata.name in (a)"} {
 		add("labelSelector=crowd&fieldSelector=" + escape(selector))
 	}
-	for _, other := range []string{"pretty=1", "timeoutSeconds=5", "timeoutSeconds=x", "timeoutSeconds=-1", "timeout=5s", "timeout=x", "timeout=0s", "unknown=1", "allowWatchBookmarks=true", "sendInitialEvents=true", "sendInitialEvents=x", "watch=x", "watch=false", "limit=1&limit=2", "labelSelector=a&labelSelector=b", "%zz", "limit=%31"} {
+	for _, other := range []string{"pretty=1", "timeoutSeconds=5", "timeoutSeconds=x", "timeoutSeconds=-1", "timeout=5s", "timeout=x", "timeout=0s", "unknown=1", "allowWatchBookmarks=true", "sendInitialEvents=true", "sendInitialEvents=x", "watch=x&timeoutSeconds=1", "watch=false", "limit=1&limit=2", "labelSelector=a&labelSelector=b", "%zz", "limit=%31"} {
 		add("labelSelector=crowd&" + other)
 	}
-	// Page by page: what a server gave out is followed there.
+	return out
+}
+
+// pages are lists that go on: what a server gave out is followed there.
+func pages(ns string) (out []exchange) {
+	path := core(ns) + crowd
 	of := path + "?labelSelector=crowd&limit=2"
 	for _, query := range []string{"limit=2", "limit=3", "limit=100", "", "limit=2&resourceVersion=0", "limit=2&resourceVersion=5", "limit=2&resourceVersionMatch=Exact", "limit=2&labelSelector=odd", "fieldSelector=metadata.name%21%3Dcrowd-3"} {
 		for _, accept := range []string{"Accept: application/json", asTable, partials} {
 			out = append(out, exchange{group: "list options", name: "go on with " + query + " " + accept, method: "GET", path: path + "?labelSelector=crowd&continue=$CONTINUE&" + query, of: of, headers: []string{accept}})
 		}
 	}
+	return out
+}
+
+// selections are lists by the fields of single kinds.
+func selections(ns string) (out []exchange) {
 	pods := core(ns) + "pods"
 	for _, selector := range []string{"spec.nodeName=a", "spec.nodeName!=a", "spec.nodeName=", "status.phase=Pending", "status.phase!=Pending", "status.phase=pending", "spec.restartPolicy=Never", "spec.schedulerName=nobody", "spec.serviceAccountName=default", "spec.hostNetwork=false", "status.podIP=", "status.podIPs=x", "status.nominatedNodeName=", "spec.priority=0", "status.phase=Pending,spec.nodeName=b"} {
 		out = append(out, exchange{group: "list options", name: "pods by " + selector, method: "GET", path: pods + "?labelSelector=crowd&fieldSelector=" + escape(selector)})

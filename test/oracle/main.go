@@ -75,22 +75,9 @@ func run(ctx context.Context, o options) error {
 			return fmt.Errorf("objects.yaml has no %s of %s", k.Kind, k.gv)
 		}
 	}
-	r := &report{groups: map[string]*tally{}}
-	skip := func(e exchange) bool { return !e.once && !e.setup && !only.MatchString(e.group+": "+e.name) }
-	for e, a := range askAll(ctx, ours, theirs, slices.DeleteFunc(corpus, skip)) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if e.must != 0 && a.want.code != e.must {
-			return fmt.Errorf("%s: upstream says %d %.500s", e.name, a.want.code, a.want.body)
-		}
-		if e.setup && e.must != 0 && a.got.code != e.must {
-			return fmt.Errorf("%s %s: %d %.500s", e.name, e.path, a.got.code, a.got.body)
-		}
-		// What an object's life is made of had to be asked in any case.
-		if !e.setup && only.MatchString(e.group+": "+e.name) {
-			r.add(e, a)
-		}
+	r, err := compareAll(ctx, ours, theirs, corpus, only)
+	if err != nil {
+		return err
 	}
 	if err := r.write(o.report); err != nil {
 		return err
@@ -108,6 +95,28 @@ func run(ctx context.Context, o options) error {
 		return fmt.Errorf("%d answers differ for no reason that is known: see %s", all-equal-explained, filepath.Join(o.report, "differences.txt"))
 	}
 	return nil
+}
+
+// compareAll asks both servers, and reports what only selects.
+func compareAll(ctx context.Context, ours, theirs *side, corpus []exchange, only *regexp.Regexp) (*report, error) {
+	r := &report{groups: map[string]*tally{}}
+	skip := func(e exchange) bool { return !e.once && !e.setup && !only.MatchString(e.group+": "+e.name) }
+	for e, a := range askAll(ctx, ours, theirs, slices.DeleteFunc(corpus, skip)) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if e.must != 0 && a.want.code != e.must {
+			return nil, fmt.Errorf("%s: upstream says %d %.500s", e.name, a.want.code, a.want.body)
+		}
+		if e.setup && e.must != 0 && a.got.code != e.must {
+			return nil, fmt.Errorf("%s %s: %d %.500s", e.name, e.path, a.got.code, a.got.body)
+		}
+		// What an object's life is made of had to be asked in any case.
+		if !e.setup && only.MatchString(e.group+": "+e.name) {
+			r.add(e, a)
+		}
+	}
+	return r, nil
 }
 
 // requests are all that is asked, in order.

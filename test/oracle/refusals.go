@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"time"
 )
 
 // malformed are requests for a kind that no client should send.
@@ -125,6 +126,11 @@ func identities(ns string) (out []exchange) {
 		exchange{group: "rights", name: "a review of no token", method: "POST", path: "/apis/authentication.k8s.io/v1/tokenreviews", body: `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{}}`},
 		exchange{group: "rights", name: "alice impersonates", method: "POST", path: "/apis/authentication.k8s.io/v1/tokenreviews", body: "{}", as: "alice"},
 	)
+	return append(out, escalation(ns)...)
+}
+
+// escalation is what somebody does with rights over rights.
+func escalation(ns string) (out []exchange) {
 	rbac := "/apis/rbac.authorization.k8s.io/v1/"
 	step := func(name, as, method, path, body string) {
 		out = append(out, exchange{group: "rights", name: "escalation: " + name, method: method, path: path, body: body, as: as, once: true})
@@ -132,6 +138,8 @@ func identities(ns string) (out []exchange) {
 	in := rbac + "namespaces/" + ns
 	step("a role for roles", "", "POST", in+"/roles", `{"metadata":{"name":"keeper"},"rules":[{"apiGroups":["rbac.authorization.k8s.io"],"resources":["roles","rolebindings"],"verbs":["*"]},{"apiGroups":[""],"resources":["pods"],"verbs":["get"]}]}`)
 	step("given", "", "POST", in+"/rolebindings", `{"metadata":{"name":"keeper"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"Role","name":"keeper"},"subjects":[{"kind":"User","apiGroup":"rbac.authorization.k8s.io","name":"alice"}]}`)
+	// Who decides about rights reads them behind the store.
+	out = append(out, exchange{name: "setup", method: "GET", path: in + "/roles", as: "alice", setup: true, patience: 20 * time.Second, must: 200})
 	step("what she has", "alice", "POST", in+"/roles", `{"metadata":{"name":"mine"},"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["get"]}]}`)
 	step("what she has not", "alice", "POST", in+"/roles", `{"metadata":{"name":"more"},"rules":[{"apiGroups":[""],"resources":["pods","secrets"],"verbs":["get","list"]},{"apiGroups":["apps"],"resources":["deployments"],"verbs":["*"],"resourceNames":["x"]}]}`)
 	step("changed to what she has not", "alice", "PUT", in+"/roles/mine", `{"metadata":{"name":"mine"},"rules":[{"apiGroups":["*"],"resources":["*"],"verbs":["*"]}]}`)
