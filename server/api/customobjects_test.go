@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	openapi_v2 "github.com/google/gnostic-models/openapiv2"
@@ -147,7 +148,9 @@ func TestOpenAPIOfCustomResources(t *testing.T) {
 // A webhook that a URL names converts between versions.
 func TestConversionByAWebhook(t *testing.T) {
 	c, ns := shared(t)
+	var asked atomic.Int64
 	hook := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
 		var review apiextensionsv1.ConversionReview
 		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
 			http.Error(w, err.Error(), 400)
@@ -194,6 +197,39 @@ func TestConversionByAWebhook(t *testing.T) {
 			t.Errorf("%s: %d %s", one.group, a.code, a.body)
 		}
 		c.undefine(t, crd)
+	}
+
+	// What the webhook has made of an object is remembered until that changes: a list would ask for every one of its objects.
+	crd := c.define(t, "many.example.com", convert(apiextensionsv1.WebhookClientConfig{URL: &hook.URL}))
+	defer c.undefine(t, crd)
+	path := "/apis/many.example.com/v1/namespaces/" + ns + "/widgets"
+	const many = 20
+	for n := range many {
+		if a := ask(t, c.config, "POST", path, fmt.Sprintf(`{"apiVersion":"many.example.com/v1","kind":"Widget","metadata":{"name":"w%d"},"spec":{"size":1}}`, n)); a.code != 201 {
+			t.Fatalf("create: %d %s", a.code, a.body)
+		}
+	}
+	list := func(most int64) string {
+		t.Helper()
+		before := asked.Load()
+		a := ask(t, c.config, "GET", strings.Replace(path, "/v1/", "/v1beta1/", 1), "")
+		if n := strings.Count(a.body, `"converted":true`); a.code != 200 || n != many {
+			t.Errorf("%d, and %d are converted: %.300s", a.code, n, a.body)
+		}
+		if n := asked.Load() - before; n > most {
+			t.Errorf("the webhook was asked %d times, want %d at most", n, most)
+		}
+		return a.body
+	}
+	first := list(many)
+	if again := list(0); again != first {
+		t.Errorf("another list:\n%s\nthe first:\n%s", again, first)
+	}
+	if a := ask(t, c.config, "PATCH", path+"/w7", `{"spec":{"size":7}}`, "Content-Type: application/merge-patch+json"); a.code != 200 {
+		t.Errorf("patch: %d %s", a.code, a.body)
+	}
+	if changed := list(1); !strings.Contains(changed, `"size":7`) {
+		t.Errorf("after a change: %s", changed)
 	}
 }
 

@@ -65,3 +65,9 @@ func (d *followed) served(of func(group string) bool) map[schema.GroupVersion][]
 	}
 	return out
 }
+
+// webhook tells whether one converts between the versions of a resource.
+func (d *followed) webhook(gr schema.GroupResource) bool {
+	crd, err := d.Lister().Get(gr.String())
+	return err == nil && crd.Spec.Conversion != nil && crd.Spec.Conversion.Strategy == apiextensionsv1.WebhookConverter
+}

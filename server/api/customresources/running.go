@@ -52,7 +52,7 @@ func (c *Config) start() (*running, error) {
 	// The two handlers of discovery that upstream wants are of types that it keeps to itself; requests for them never reach this
 	// handler. The schemas are those of objects' metadata, which upstream adds to each definition by itself.
 	handler, err := apiserver.NewCustomResourceDefinitionHandler(nil, nil, r.definitions, c.NotFound,
-		objectOptions{encoded{c.Options, objectCodec(), nil}}, c.Admit, establishing, c.Services, c.Credentials,
+		objectOptions{encoded{c.Options, objectCodec(), nil}, r.definitions.webhook}, c.Admit, establishing, c.Services, c.Credentials,
 		1, c.Authorizer, c.RequestTimeout, c.MinWatch, map[string]*spec.Schema{}, c.MaxBodyBytes)
 	if err != nil {
 		cancel()

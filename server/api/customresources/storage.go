@@ -25,7 +25,10 @@ func objectCodec() runtime.Codec {
 
 // objectOptions gives the storages of custom resources. A storage that is destroyed, because its definition has changed or gone, ends
 // its watches: upstream's watch cache does that, which we do without.
-type objectOptions struct{ generic.RESTOptionsGetter }
+type objectOptions struct {
+	generic.RESTOptionsGetter
+	webhook func(schema.GroupResource) bool // whether one converts between the versions
+}
 
 func (g objectOptions) GetRESTOptions(gr schema.GroupResource, example runtime.Object) (generic.RESTOptions, error) {
 	o, err := g.RESTOptionsGetter.GetRESTOptions(gr, example)
@@ -36,6 +39,11 @@ func (g objectOptions) GetRESTOptions(gr schema.GroupResource, example runtime.O
 	o.Decorator = func(c *storagebackend.ConfigForResource, prefix string, key func(runtime.Object) (string, error), newObject, newList func() runtime.Object,
 		attributes storage.AttrFunc, triggers storage.IndexerFuncs, indexers *cache.Indexers,
 	) (storage.Interface, factory.DestroyFunc, error) {
+		if g.webhook(gr) {
+			remembering := *c
+			remembering.Codec = &converted{Codec: c.Codec}
+			c = &remembering
+		}
 		s, destroy, err := inner(c, prefix, key, newObject, newList, attributes, triggers, indexers)
 		if err != nil {
 			return nil, nil, err
