@@ -39,9 +39,12 @@ func newWriter(config *rest.Config) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &writer{conn: conn, read: bufio.NewReader(conn), head: fmt.Appendf(nil,
-		"POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nContent-Type: %s\r\nAccept: %s\r\nContent-Length: ",
-		server.Host, runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf)}, nil
+	head := fmt.Appendf(nil, "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: %s\r\nUser-Agent: bench\r\nContent-Type: %s\r\nAccept: %s\r\n",
+		server.Host, runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf)
+	if config.BearerToken != "" {
+		head = fmt.Appendf(head, "Authorization: Bearer %s\r\n", config.BearerToken)
+	}
+	return &writer{conn: conn, read: bufio.NewReader(conn), head: append(head, "Content-Length: "...)}, nil
 }
 
 func (w *writer) close() { w.conn.Close() }
