@@ -105,7 +105,8 @@ func measure() (use, error) {
 }
 
 // Release collects the heap and advises the kernel that the executable's read-only pages are not needed (madvise(2),
-// Linux 5.4 and later).
+// Linux 5.4 and later). Pages that another process of the same executable maps too stay, and so do those of a file that was
+// just written and is not on the disk yet: the next release takes them.
 func Release() error {
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
