@@ -47,12 +47,29 @@ func (c *crowd) leave() {
 // object gives the state of an object after or before a change. The first who asks decodes it, the others wait for that. A lone watcher
 // has an object of its own.
 func (c *crowd) object(rev int64, key string, before bool, decode func() (runtime.Object, error)) (runtime.Object, error) {
-	c.mu.Lock()
-	if c.recent == nil {
-		c.mu.Unlock()
+	s := c.shared(rev, key, before)
+	if s == nil {
 		return decode()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.object == nil {
+		obj, err := decode()
+		if err != nil {
+			return nil, err // the next tries himself: it may be this one's own time that is over
+		}
+		s.object = obj
+	}
+	return s, nil
+}
+
+// shared finds or makes what is shared of a change; nil while one watches alone.
+func (c *crowd) shared(rev int64, key string, before bool) *shared {
+	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.recent == nil {
+		return nil
+	}
 	at := &c.recent[rev%crowdMemory]
 	if at.rev != rev || at.key != key {
 		*at = recentChange{rev: rev, key: key}
@@ -61,23 +78,18 @@ func (c *crowd) object(rev int64, key string, before bool, decode func() (runtim
 	if before {
 		known = &at.before
 	}
-	if s := known.Value(); s != nil {
-		return s, nil
+	s := known.Value()
+	if s == nil {
+		s = &shared{}
+		*known = weak.Make(s)
 	}
-	obj, err := decode()
-	if err != nil {
-		return nil, err
-	}
-	s := &shared{object: obj}
-	*known = weak.Make(s)
-	return s, nil
+	return s
 }
 
 // shared is an object that several are told of. It remembers how it was encoded: upstream's encoders look for that.
 type shared struct {
-	object runtime.Object // nobody changes it
-
 	mu      sync.Mutex
+	object  runtime.Object // nil until it is decoded; then nobody changes it
 	encoded map[runtime.Identifier][]byte
 }
 

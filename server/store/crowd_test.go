@@ -23,10 +23,14 @@ import (
 type countingCodec struct {
 	runtime.Codec
 	decoded atomic.Int64
+	held    chan struct{} // if any, decoding waits until it is closed
 }
 
 func (c *countingCodec) Decode(data []byte, gvk *schema.GroupVersionKind, into runtime.Object) (runtime.Object, *schema.GroupVersionKind, error) {
 	c.decoded.Add(1)
+	if c.held != nil {
+		<-c.held
+	}
 	return c.Codec.Decode(data, gvk, into)
 }
 
@@ -130,6 +134,36 @@ func TestLoneWatcher(t *testing.T) {
 	for _, e := range drain(t, all[0], len(want)) {
 		if _, own := e.Object.(*corev1.ConfigMap); !own {
 			t.Errorf("%s: told of a %T", e.Type, e.Object)
+		}
+	}
+}
+
+// TestSlowDecoding: while a change takes long to decode, as by a webhook that converts it, watches begin and end.
+func TestSlowDecoding(t *testing.T) {
+	t.Parallel()
+	db := openDB(t)
+	codec := &countingCodec{Codec: protobuf, held: make(chan struct{})}
+	s := db.Storage(store.Resource{Prefix: "/configmaps", Codec: codec, New: newConfigMap})
+	begin := func() watch.Interface {
+		w, err := s.Watch(t.Context(), "/configmaps", storage.ListOptions{ResourceVersion: strconv.FormatInt(db.Revision(), 10), Recursive: true, Predicate: storage.Everything})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	first, second := begin(), begin()
+	want := changeConfigMaps(t, configMaps(db))
+	for codec.decoded.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	other := begin()
+	other.Stop()
+	for range other.ResultChan() { // until it has ended
+	}
+	close(codec.held)
+	for _, w := range []watch.Interface{first, second} {
+		if got := said(drain(t, w, len(want))); !slices.Equal(got, want) {
+			t.Errorf("told %q, want %q", got, want)
 		}
 	}
 }

@@ -3,7 +3,9 @@ package loop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -202,11 +204,15 @@ func (l *Loop) next(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return true
 	}
-	err := l.reconcile(ctx, key)
+	err := l.attempt(ctx, key)
+	var bug *panicked
 	switch {
 	case err == nil:
 		l.queue.Forget(key)
 	case ctx.Err() != nil:
+	case errors.As(err, &bug):
+		l.log.Error("reconcile panicked and is tried again", "key", key.String(), "err", err, "stack", string(bug.stack))
+		l.queue.AddRateLimited(key)
 	case isPermanent(err):
 		l.queue.Forget(key)
 		l.log.Error("cannot be reconciled and is left until it changes", "key", key.String(), "err", err)
@@ -225,6 +231,25 @@ func (l *Loop) next(ctx context.Context) bool {
 	}
 	return true
 }
+
+// attempt reconciles one key. The API is served by the same process: a mistake of ours that one object brings out must not end it, for
+// without the API nobody could delete that object.
+func (l *Loop) attempt(ctx context.Context, key Key) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &panicked{r, debug.Stack()}
+		}
+	}()
+	return l.reconcile(ctx, key)
+}
+
+// panicked is the error of a reconcile that did.
+type panicked struct {
+	value any
+	stack []byte
+}
+
+func (p *panicked) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 
 // behind says, at times, that the caches do not show what was written.
 func (l *Loop) behind(ctx context.Context, key Key, err error) {

@@ -51,6 +51,38 @@ func TestRetriesWithBackoffButNotWhatIsPermanent(t *testing.T) {
 	})
 }
 
+// TestPanic: what one object brings out ends neither the process nor the work on others.
+func TestPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told bytes.Buffer
+		var bad, fine atomic.Int32
+		l := New("test", slog.New(slog.NewTextHandler(&told, nil)), func(_ context.Context, key Key) error {
+			if key.Name == "bad" && bad.Add(1) < 4 {
+				var none []int
+				_ = none[key.Namespace[0]]
+			}
+			if key.Name == "fine" {
+				fine.Add(1)
+			}
+			return nil
+		}).OneWorker()
+		l.Enqueue(Key{Namespace: "ns", Name: "bad"})
+		l.Enqueue(Key{Namespace: "ns", Name: "fine"})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { l.Run(ctx); close(done) }()
+		time.Sleep(time.Minute)
+		cancel()
+		<-done
+		if b, f := bad.Load(), fine.Load(); b != 4 || f != 1 {
+			t.Errorf("runs: bad %d, fine %d; want 4, 1", b, f)
+		}
+		if log := told.String(); strings.Count(log, "level=ERROR") != 3 || !strings.Contains(log, "key=ns/bad") || !strings.Contains(log, "index out of range") || !strings.Contains(log, "loop_test.go") {
+			t.Errorf("log:\n%s", log)
+		}
+	})
+}
+
 func TestRunReturnsAfterItsWorkers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running atomic.Bool
