@@ -431,7 +431,12 @@ func (a *agent) serve(target string, conn net.Conn) {
 		to, err := net.DialTimeout("tcp", address, 10*time.Second)
 		if err == nil {
 			link.Splice(conn, to)
+		} else if stream, ok := conn.(aborter); ok {
+			stream.Abort(err) // whoever asked is told why: that nobody listens there, most often
 		}
 	}
 	conn.Close()
 }
+
+// aborter is a stream that can tell its other end why it ends, as *link.Stream does.
+type aborter interface{ Abort(reason error) }

@@ -184,6 +184,30 @@ type refusing struct{ *cluster }
 func (refusing) Run(context.Context) error { return &link.Refusal{Reason: "another secret"} }
 
 // TestRefusedJoin: a join that the server refuses leaves nothing on the board, so that the next begins anew.
+// abortedStream remembers why it was ended.
+type abortedStream struct {
+	net.Conn
+	reason error
+}
+
+func (s *abortedStream) Abort(reason error) { s.reason = reason }
+
+// TestNobodyListens: who asks for a pod's port at which nobody listens is told so.
+func TestNobodyListens(t *testing.T) {
+	const address = "127.0.0.1:1"
+	near, far := net.Pipe()
+	defer far.Close()
+	stream := &abortedStream{Conn: near}
+	new(agent).serve(link.TargetTCP+address, stream)
+	var why *net.OpError // refused, or in this test's own network, which is down, unreachable
+	if !errors.As(stream.reason, &why) || why.Addr.String() != address {
+		t.Errorf("ended with %v", stream.reason)
+	}
+	if _, err := far.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the stream is left open: %v", err)
+	}
+}
+
 func TestRefusedJoin(t *testing.T) {
 	c := newCluster(t)
 	err := run(t.Context(), c.config, func(context.Context, uplink.Config) (server, error) { return refusing{c}, nil })
