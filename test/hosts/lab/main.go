@@ -50,6 +50,9 @@ func main() {
 func run(count int, keep, pool, shared bool, disturb time.Duration, logs string, o hosts.ClusterOptions, command []string) (err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if shared && count < 2 {
+		return errors.New("--shared needs --hosts 2 at least: each server has its own")
+	}
 	lab, err := hosts.New(hosts.Options{Hosts: count, Keep: keep})
 	if err != nil {
 		return err
