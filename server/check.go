@@ -33,6 +33,8 @@ func (c *Config) check() error {
 		errs = append(errs, checkHostPort("--mqtt-listen", c.MQTTListen))
 	} else if err := broker.CheckURL(c.Broker); err != nil {
 		errs = append(errs, fmt.Errorf("--broker: %w", err))
+	} else if _, err := c.brokerTLS(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Etcd != nil {
 		errs = append(errs, c.Etcd.Check())

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +33,7 @@ type Config struct {
 	APIListen  string // host:port; an empty host is all addresses
 	MQTTListen string // host:port of the embedded broker
 	Broker     string // URL of a broker that others run, in place of the embedded one; optional
+	BrokerCA   string // PEM file with the authorities of that broker's certificate; optional: those that this machine knows
 	// Etcd is where the objects are that several servers share; nil: in a file of DataDir.
 	Etcd      *etcd.Options
 	Advertise string // address under which nodes and pods reach the API; optional
@@ -238,7 +241,11 @@ func (c *Config) transport(pki *auth.PKI, l net.Listener, address netip.Addr) (t
 	cluster := link.ClusterID(pki.CAHash())
 	log := c.Logger.With("part", "broker")
 	if c.Broker != "" {
-		t, err = broker.Outside(broker.OutsideConfig{URL: c.Broker, Cluster: cluster, Logger: log})
+		security, err := c.brokerTLS()
+		if err != nil {
+			return nil, "", "", err
+		}
+		t, err = broker.Outside(broker.OutsideConfig{URL: c.Broker, TLS: security, Cluster: cluster, Logger: log})
 		return t, c.Broker, c.Broker, err
 	}
 	cert, err := pki.ServingCertificate(append([]string{"localhost"}, c.Names...), []net.IP{net.IP(address.AsSlice()), net.IPv4(127, 0, 0, 1)})
@@ -248,6 +255,22 @@ func (c *Config) transport(pki *auth.PKI, l net.Listener, address netip.Addr) (t
 	t, err = broker.Embedded(broker.EmbeddedConfig{Listener: l, Certificate: cert, Roots: pki.CAPool(), Cluster: cluster, Logger: log})
 	bound := netip.MustParseAddrPort(l.Addr().String())
 	return t, "mqtts://" + local(bound).String(), "mqtts://" + netip.AddrPortFrom(address, bound.Port()).String(), err
+}
+
+// brokerTLS is how the server judges a broker that others run; nil: by what this machine knows.
+func (c *Config) brokerTLS() (*tls.Config, error) {
+	if c.BrokerCA == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(c.BrokerCA)
+	if err != nil {
+		return nil, fmt.Errorf("--broker-ca: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("--broker-ca: %s holds no certificate in PEM", c.BrokerCA)
+	}
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }
 
 func (c *Config) advertise(bound netip.AddrPort) (netip.Addr, error) {

@@ -27,13 +27,13 @@ import (
 
 // serverFlags are what `server` and `up` have in common.
 type serverFlags struct {
-	apiListen, mqttListen, broker, advertise, domain string
-	podCIDR, serviceCIDR                             string
-	names, loadBalancers                             []string
-	acrossSites, directRoutes                        bool
-	audit                                            audit.Options
-	openID                                           openid.Options
-	store                                            storeFlags
+	apiListen, mqttListen, broker, brokerCA, advertise, domain string
+	podCIDR, serviceCIDR                                       string
+	names, loadBalancers                                       []string
+	acrossSites, directRoutes                                  bool
+	audit                                                      audit.Options
+	openID                                                     openid.Options
+	store                                                      storeFlags
 }
 
 func (f *serverFlags) declare(flags *pflag.FlagSet) {
@@ -41,6 +41,7 @@ func (f *serverFlags) declare(flags *pflag.FlagSet) {
 	flags.StringVar(&f.apiListen, "api-listen", "0.0.0.0:6443", "host:port of the Kubernetes API")
 	flags.StringVar(&f.mqttListen, "mqtt-listen", "0.0.0.0:8883", "host:port of the embedded MQTT broker, to which agents connect")
 	flags.StringVar(&f.broker, "broker", "", "use this MQTT broker in place of the embedded one (mqtts://user:password@host:8883; in BRAMBLE_BROKER or the file ps does not show the password)")
+	flags.StringVar(&f.brokerCA, "broker-ca", "", "PEM file with the authorities of that broker's certificate (default: this machine's)")
 	flags.StringVar(&f.advertise, "advertise-address", "", "address under which nodes reach the API (default: that of --api-listen, or this machine's first)")
 	flags.StringSliceVar(&f.names, "api-name", nil, "further host names and addresses for the API's certificate")
 	flags.StringVar(&f.domain, "cluster-domain", "cluster.local", "domain of the cluster's DNS names")
@@ -97,7 +98,7 @@ func (f *serverFlags) config(dir string, log *slog.Logger) (server.Config, error
 	if err != nil {
 		return server.Config{}, err
 	}
-	return server.Config{DataDir: dir, Etcd: shared, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, Advertise: f.advertise,
+	return server.Config{DataDir: dir, Etcd: shared, APIListen: f.apiListen, MQTTListen: f.mqttListen, Broker: f.broker, BrokerCA: f.brokerCA, Advertise: f.advertise,
 		Names: f.names, Domain: f.domain, Version: version.Version, PodCIDR: pods, ServiceCIDR: services, AcrossSites: f.acrossSites, DirectRoutes: f.directRoutes, LoadBalancers: balancers, Audit: f.audit, OpenID: f.openID, Starting: footprint.ThriftyAgain, Logger: log}, nil
 }
 
@@ -217,6 +218,9 @@ func localAgent(ctx context.Context, c server.Config, info server.Info, path, no
 	}
 	agent := program{path: path, args: []string{"--data-dir", c.DataDir, "--log-level", level(ctx, c.Logger)},
 		env: []string{settings.Variable("server") + "=" + info.MQTTURL}}
+	if c.Broker != "" && c.BrokerCA != "" {
+		agent.env = append(agent.env, settings.Variable("broker-ca")+"="+c.BrokerCA)
+	}
 	if config != "" {
 		agent.env = append(agent.env, settings.Variable("config")+"="+config)
 	}

@@ -26,7 +26,7 @@ func TestFlagsAreShared(t *testing.T) {
 // TestLocalAgent: ps shows nothing of the broker's password, and the agent reads the file that the server was given.
 func TestLocalAgent(t *testing.T) {
 	const url = "mqtts://user:secret@broker.example:8883"
-	c := server.Config{DataDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
+	c := server.Config{DataDir: t.TempDir(), Broker: url, BrokerCA: "/etc/broker.crt", Logger: slog.New(slog.DiscardHandler)}
 	if err := os.MkdirAll(filepath.Join(c.DataDir, "agent"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestLocalAgent(t *testing.T) {
 	if args := strings.Join(agent.args, " "); args != "--data-dir "+c.DataDir+" --log-level ERROR --node-name pi" {
 		t.Errorf("arguments %s", args)
 	}
-	if !slices.Equal(agent.env, []string{"BRAMBLE_SERVER=" + url, "BRAMBLE_CONFIG=/etc/board.yaml"}) {
+	if !slices.Equal(agent.env, []string{"BRAMBLE_SERVER=" + url, "BRAMBLE_BROKER_CA=/etc/broker.crt", "BRAMBLE_CONFIG=/etc/board.yaml"}) {
 		t.Errorf("environment %v", agent.env)
 	}
 }

@@ -81,13 +81,13 @@ var shared = map[string]bool{
 	// of the server
 	"advertise-address": true, "across-sites": true, "api-listen": true, "api-name": true, "audit-log-maxage": true, "audit-log-maxbackup": true, "audit-log-maxsize": true, "audit-log-path": true, "audit-policy-file": true, "authentication-config": true,
 	"audit-webhook-batch-buffer-size": true, "audit-webhook-batch-max-size": true, "audit-webhook-batch-max-wait": true, "audit-webhook-batch-throttle-burst": true, "audit-webhook-batch-throttle-qps": true, "audit-webhook-config-file": true, "audit-webhook-initial-backoff": true, "audit-webhook-mode": true,
-	"broker": true, "cluster-domain": true, "direct-routes": true,
+	"broker": true, "broker-ca": true, "cluster-domain": true, "direct-routes": true,
 	"etcd-cafile": true, "etcd-certfile": true, "etcd-keyfile": true, "etcd-prefix": true, "etcd-servers": true, "store": true,
 	"load-balancer-pool": true, "mqtt-listen": true,
 	"oidc-ca-file": true, "oidc-client-id": true, "oidc-groups-claim": true, "oidc-groups-prefix": true, "oidc-issuer-url": true, "oidc-required-claim": true, "oidc-signing-algs": true, "oidc-username-claim": true, "oidc-username-prefix": true,
 	"pod-cidr": true, "service-cidr": true,
 	// of the agent
-	"broker-ca": true, "eviction-hard": true, "eviction-pressure-transition-period": true, "image-gc-high-threshold": true, "image-gc-low-threshold": true, "ingress-http-port": true, "ingress-https-port": true, "insecure-registry": true, "max-pods": true, "minimum-image-ttl-duration": true, "mirror": true, "node-ip": true, "node-label": true,
+	"eviction-hard": true, "eviction-pressure-transition-period": true, "image-gc-high-threshold": true, "image-gc-low-threshold": true, "ingress-http-port": true, "ingress-https-port": true, "insecure-registry": true, "max-pods": true, "minimum-image-ttl-duration": true, "mirror": true, "node-ip": true, "node-label": true,
 	"node-taint": true, "server": true, "set-clock": true, "system-reserved": true, "token": true, "token-file": true,
 }
 
