@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"bramble.dev/link"
+	"bramble.dev/link/carrier"
 	"bramble.dev/server/api"
 	"bramble.dev/server/api/audit"
 	"bramble.dev/server/api/openid"
@@ -262,13 +262,9 @@ func (c *Config) brokerTLS() (*tls.Config, error) {
 	if c.BrokerCA == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(c.BrokerCA)
+	roots, err := carrier.Authorities(c.BrokerCA)
 	if err != nil {
 		return nil, fmt.Errorf("--broker-ca: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("--broker-ca: %s holds no certificate in PEM", c.BrokerCA)
 	}
 	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
 }

@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -26,6 +25,7 @@ import (
 	"bramble.dev/cmd/settings"
 	"bramble.dev/cmd/version"
 	"bramble.dev/link"
+	"bramble.dev/link/carrier"
 	"bramble.dev/mesh/ingress"
 )
 
@@ -122,12 +122,8 @@ func (f *flags) config() (agent.Config, error) {
 		return c, err
 	}
 	if f.brokerCA != "" {
-		text, err := os.ReadFile(f.brokerCA)
-		if err != nil {
+		if c.BrokerRoots, err = carrier.Authorities(f.brokerCA); err != nil {
 			return c, fmt.Errorf("--broker-ca: %w", err)
-		}
-		if c.BrokerRoots = x509.NewCertPool(); !c.BrokerRoots.AppendCertsFromPEM(text) {
-			return c, fmt.Errorf("--broker-ca: %s holds no certificate in PEM", f.brokerCA)
 		}
 	}
 	if c.MaxPods < 0 {

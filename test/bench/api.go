@@ -29,7 +29,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 )
 
 const (
@@ -229,9 +228,8 @@ func (s *apiServer) figures() (figures, error) {
 // connect waits until the server is ready.
 func (s *apiServer) connect() (err error) {
 	for end := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		if s.config, err = clientcmd.BuildConfigFromFlags("", s.kubeconfig); err == nil {
-			s.config.QPS, s.config.DisableCompression = -1, true
-			s.config.ContentType = "application/vnd.kubernetes.protobuf"
+		if s.config, err = configOf(s.kubeconfig); err == nil {
+			s.config.DisableCompression = true
 			if s.client, err = kubernetes.NewForConfig(s.config); err == nil {
 				if _, err = s.client.CoreV1().Namespaces().Get(s.bench.ctx, "default", metav1.GetOptions{}); err == nil {
 					return nil

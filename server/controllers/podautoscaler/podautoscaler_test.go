@@ -67,21 +67,27 @@ func (w *workload) Reading(context.Context, string, labels.Selector, autoscaling
 	return reading{value: w.use.Load()}
 }
 
+// started runs the controller until the end of the test, with one pod of the workload.
+func started(t *testing.T, w *workload) kubernetes.Interface {
+	api := cachetest.New()
+	w.size.Store(1)
+	w.use.Store(100)
+	t.Cleanup(api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
+		return New(Inputs{Client: client, Events: &record.FakeRecorder{}, Autoscalers: set.HorizontalPodAutoscalers(), Pods: set.Pods(), Targets: w, Log: slog.New(slog.DiscardHandler)})
+	}).Stop)
+	p := pod(0)
+	p.Labels = map[string]string{"app": "web"}
+	if _, err := api.Client().CoreV1().Pods("default").Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return api.Client()
+}
+
 // Nobody is asked without an autoscaler; with one, every fifteen seconds, until it is deleted.
 func TestLooksWhileThereIsAnAutoscaler(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		api := cachetest.New()
-		client, ctx, w := api.Client(), t.Context(), &workload{}
-		w.size.Store(1)
-		w.use.Store(100)
-		defer api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
-			return New(Inputs{Client: client, Events: &record.FakeRecorder{}, Autoscalers: set.HorizontalPodAutoscalers(), Pods: set.Pods(), Targets: w, Log: slog.New(slog.DiscardHandler)})
-		}).Stop()
-		p := pod(0)
-		p.Labels = map[string]string{"app": "web"}
-		if _, err := client.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		ctx, w := t.Context(), &workload{}
+		client := started(t, w)
 		time.Sleep(time.Hour)
 		if n := w.asked.Load(); n != 0 {
 			t.Errorf("nodes were asked %d times for nobody", n)
@@ -129,18 +135,8 @@ func TestLooksWhileThereIsAnAutoscaler(t *testing.T) {
 // However many ask what is silent, the others are looked at every fifteen seconds, and the silence is told of each.
 func TestSilenceDelaysNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		api := cachetest.New()
-		client, ctx, w := api.Client(), t.Context(), &workload{}
-		w.size.Store(1)
-		w.use.Store(100)
-		defer api.Start(func(client kubernetes.Interface, set *cache.Set) cachetest.Runner {
-			return New(Inputs{Client: client, Events: &record.FakeRecorder{}, Autoscalers: set.HorizontalPodAutoscalers(), Pods: set.Pods(), Targets: w, Log: slog.New(slog.DiscardHandler)})
-		}).Stop()
-		p := pod(0)
-		p.Labels = map[string]string{"app": "web"}
-		if _, err := client.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		ctx, w := t.Context(), &workload{}
+		client := started(t, w)
 		autoscalers := client.AutoscalingV2().HorizontalPodAutoscalers("default")
 		for n := range 30 {
 			a := autoscaler(1, 10, cpu("200"))
