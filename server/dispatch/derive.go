@@ -55,14 +55,20 @@ func wantOf(uid, version string, trim func() marshaler) want {
 }
 
 // nodeItems is what a node needs: a pure function of the cluster's objects. refs are the objects
-// that its pods name, also those that do not exist yet.
-func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool) {
+// that its pods name, also those that do not exist yet; left are the pods that are misplaced there.
+func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool, left []*corev1.Pod) {
 	items, refs = map[string]want{}, map[ref]bool{}
 	n, known := o.node(name)
 	pods := o.podsOn(name)
 	if known {
 		items["node/"+name] = wantOf(string(n.UID), n.ResourceVersion, func() marshaler { return trimNode(n) })
-		pods = slices.DeleteFunc(slices.Clone(pods), func(pod *corev1.Pod) bool { return misplaced(pod, n) })
+		pods = slices.DeleteFunc(slices.Clone(pods), func(pod *corev1.Pod) bool {
+			out := misplaced(pod, n)
+			if out {
+				left = append(left, pod)
+			}
+			return out
+		})
 	}
 	policyItems(pods, o, items)
 	for _, pod := range pods {
@@ -90,7 +96,7 @@ func nodeItems(name string, o objects) (items map[string]want, refs map[ref]bool
 			items[r.key()] = w
 		}
 	}
-	return items, refs
+	return items, refs, left
 }
 
 func wantRef(r ref, o objects) (want, bool) {

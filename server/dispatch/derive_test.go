@@ -331,7 +331,7 @@ func (w whole) ingressSecrets() []ref { return nil }
 // wrong says what differs from a derivation from scratch.
 func wrong(api *cachetest.API, d *Dispatcher, nodes []string) string {
 	for _, name := range nodes {
-		items, _ := nodeItems(name, whole{api})
+		items, _, _ := nodeItems(name, whole{api})
 		fresh := newDerived()
 		for key, w := range items {
 			value, err := w.value()

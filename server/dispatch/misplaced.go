@@ -27,20 +27,19 @@ func misplaced(pod *corev1.Pod, node *corev1.Node) bool {
 
 // refuseMisplaced fails the pods that the derivation has left out. Before that the API is asked what the node is like: the cache may
 // have heard of the pod before it hears of the labels that it was made for. When it does, the set is derived again.
-func (n *node) refuseMisplaced(ctx context.Context) error {
-	known, ok := n.d.state.node(n.name)
-	if !ok {
+func (n *node) refuseMisplaced(ctx context.Context, left []*corev1.Pod) error {
+	if len(left) == 0 {
 		return nil
 	}
-	for _, pod := range n.d.state.podsOn(n.name) {
-		if !misplaced(pod, known) {
+	now, err := n.d.cfg.Client.CoreV1().Nodes().Get(ctx, n.name, metav1.GetOptions{})
+	if err != nil {
+		return wrap(ignoreNotFound(err), "read node %s", n.name)
+	}
+	for _, pod := range left {
+		if !misplaced(pod, now) {
 			continue
 		}
-		now, err := n.d.cfg.Client.CoreV1().Nodes().Get(ctx, n.name, metav1.GetOptions{})
-		if err == nil && misplaced(pod, now) {
-			err = n.refuse(ctx, pod)
-		}
-		if ignoreNotFound(err) != nil {
+		if err := ignoreNotFound(n.refuse(ctx, pod)); err != nil {
 			return wrap(err, "refuse pod %s/%s", pod.Namespace, pod.Name)
 		}
 	}

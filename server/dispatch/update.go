@@ -242,15 +242,15 @@ func (n *node) derive(ctx context.Context) (changed bool, err error) {
 	n.deriving.Lock()
 	defer n.deriving.Unlock()
 	d := n.d
-	items, refs := nodeItems(n.name, d.state)
+	items, refs, left := nodeItems(n.name, d.state)
 	d.contents.want(n.name, refs, n.needs.refs)
 	n.needs.refs = refs
 	some, err := d.contents.load(ctx, refs)
 	if some {
-		items, _ = nodeItems(n.name, d.state)
+		items, _, left = nodeItems(n.name, d.state)
 	}
 	changed, failed := n.needs.become(items)
-	return changed, errors.Join(err, failed, n.refuseMisplaced(ctx))
+	return changed, errors.Join(err, failed, n.refuseMisplaced(ctx, left))
 }
 
 // renewCertificate answers a node that asks for a new certificate for its key.
