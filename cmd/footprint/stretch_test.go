@@ -59,6 +59,27 @@ func TestPercentFor(t *testing.T) {
 	}
 }
 
+// A server of many nodes is bounded where the budget is, and one of still more is not kept busy by collections.
+func TestBoundFor(t *testing.T) {
+	for live, want := range map[uint64]int64{0: bound, 200 << 20: bound, 300 << 20: 600 << 20} {
+		if got := boundFor(live); got != want {
+			t.Errorf("%d bytes live: may hold %d, want %d", live, got, want)
+		}
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(steadyGC))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(-1))
+	settle(0)
+	if got := debug.SetMemoryLimit(-1); got != bound {
+		t.Errorf("settled at %d", got)
+	}
+	t.Setenv("GOMEMLIMIT", "1GiB")
+	debug.SetMemoryLimit(1 << 30)
+	settle(0)
+	if got := debug.SetMemoryLimit(-1); got != 1<<30 {
+		t.Errorf("what the operator chose became %d", got)
+	}
+}
+
 // A part that starts late is collected for often, also while the process is busy, and only for a while.
 func TestThriftyAgain(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(steadyGC))

@@ -74,8 +74,8 @@ type Dispatcher struct {
 
 	intake   [intakeQueues]chan message
 	admitted chan struct{} // a token for each admission under way
-	writing  chan struct{} // and for each write of a report
-	making   chan struct{} // and for each frame that is being made
+	writing  turns         // for writes of reports
+	making   turns         // for frames
 	naming   [32]sync.Mutex
 
 	state    state
@@ -104,7 +104,7 @@ func New(cfg Config) (*Dispatcher, error) {
 	d := &Dispatcher{
 		cfg: cfg, log: cfg.Logger, started: time.Now(), seed: maphash.MakeSeed(),
 		topics:   link.Topics{Cluster: link.ClusterID(cfg.Identity.CAHash())},
-		admitted: make(chan struct{}, admissions), writing: make(chan struct{}, writes), making: make(chan struct{}, frames),
+		admitted: make(chan struct{}, admissions), writing: make(turns, writes), making: make(turns, frames),
 		nodes: map[string]*node{}, greeters: map[string]*greeter{}, held: map[string]time.Time{},
 		pace: rate.NewLimiter(400, 800),
 	}

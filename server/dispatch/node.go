@@ -228,8 +228,7 @@ func (n *node) send(ctx context.Context) {
 		wait := time.Hour
 		if s := n.current(); s != nil && n.isOnline() {
 			now := time.Now()
-			for frame, ok := n.next(s, now); ok && ctx.Err() == nil; frame, ok = n.next(s, now) {
-				n.d.publish(link.NodePlace(n.name), frame)
+			for n.tell(s, now) && ctx.Err() == nil {
 				now = time.Now()
 			}
 			if at := s.Deadline(now); !at.IsZero() {
@@ -246,11 +245,15 @@ func (n *node) send(ctx context.Context) {
 	}
 }
 
-// next makes the session's next frame, when it is this node's turn to.
-func (n *node) next(s *link.Session, now time.Time) ([]byte, bool) {
-	n.d.making <- struct{}{}
-	defer func() { <-n.d.making }()
-	return s.Next(now)
+// tell publishes the session's next frame, if there is one, when it is this node's turn to.
+func (n *node) tell(s *link.Session, now time.Time) (told bool) {
+	n.d.making.do(func() {
+		var frame []byte
+		if frame, told = s.Next(now); told {
+			n.d.publish(link.NodePlace(n.name), frame)
+		}
+	})
+	return told
 }
 
 // end stops what works for the node, and waits for it.

@@ -45,9 +45,8 @@ func (n *node) apply(ctx context.Context) {
 // applyOne writes one report, until it is written or can never be.
 func (n *node) applyOne(ctx context.Context, c link.Change) {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
-		n.d.writing <- struct{}{}
-		err := n.write(ctx, c)
-		<-n.d.writing
+		var err error
+		n.d.writing.do(func() { err = n.write(ctx, c) })
 		if err == nil || ctx.Err() != nil {
 			return
 		}
