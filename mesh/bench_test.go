@@ -148,21 +148,21 @@ func connections(b *testing.B, in func(func() error) error, addr string, d time.
 	return float64(n) / time.Since(start).Seconds()
 }
 
-// compare measures two things in turn and gives the ratio of the best that each reached (the third
-// best, against flukes): on a busy machine what disturbs is not what is measured.
+// compare measures two things in turn, theirs before and after ours, and gives the median of the turns' ratios: what disturbs a
+// machine lasts longer than a turn, and a best is luck where two processors wake each other.
 func compare(rounds int, ours, theirs func() float64) (ratio, us, them float64) {
-	var as, bs []float64
+	var ratios, as, bs []float64
+	before := theirs()
 	for range rounds {
-		as, bs = append(as, ours()), append(bs, theirs())
+		a, after := ours(), theirs()
+		ratios, as, bs = append(ratios, 2*a/(before+after)), append(as, a), append(bs, after)
+		before = after
 	}
-	sort.Float64s(as)
-	sort.Float64s(bs)
-	us, them = as[rounds-3], bs[rounds-3]
-	return us / them, us, them
+	return median(ratios), median(as), median(bs)
 }
 
 const (
-	rounds = 40
+	rounds = 120
 	slice  = 100 * time.Millisecond
 )
 

@@ -53,11 +53,10 @@ func base(c Config) *piece {
 	}
 	// The tunnel takes packets from peers alone: whoever else could send one would be in the pods'
 	// network. Its packets never have an answer by their ports, so to track them costs an entry for
-	// each flow inside and tells nothing.
-	hook("tunnel-in", "filter", nft.Prerouting, raw,
-		nft.New().UDPPort(c.TunnelPort).VNI(c.VNI).NotIn("peers", nft.Saddr).Drop(),
-		nft.New().UDPPort(c.TunnelPort).VNI(c.VNI).Notrack(),
-	)
+	// each flow inside and tells nothing. What is inside passes tunnel-in too, as every packet does: one
+	// short rule.
+	hook("tunnel-in", "filter", nft.Prerouting, raw, nft.New().UDPPort(c.TunnelPort).VNI(c.VNI).Goto("tunnel"))
+	p.chain("tunnel", nft.New().NotIn("peers", nft.Saddr).Drop(), nft.New().Notrack())
 	hook("tunnel-out", "filter", nft.Output, raw, nft.New().UDPPort(c.TunnelPort).VNI(c.VNI).Notrack())
 	hook("nat-prerouting", "nat", nft.Prerouting, dstnat, nft.New().Jump("services"))
 	hook("nat-output", "nat", nft.Output, dstnat, nft.New().Jump("services"))
