@@ -8,7 +8,9 @@ import (
 	"strings"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	batchv1beta1 "k8s.io/api/batch/v1beta1"
+	networkingv1beta1 "k8s.io/api/networking/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -21,6 +23,7 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	deploymentstore "k8s.io/kubernetes/pkg/registry/apps/deployment/storage"
 	replicasetstore "k8s.io/kubernetes/pkg/registry/apps/replicaset/storage"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/yaml"
 )
@@ -58,11 +61,25 @@ func (o origin) storages(made map[schema.GroupVersion]map[string]rest.Storage) m
 	return out
 }
 
-// batch/v2alpha1 left upstream's code altogether. Its CronJob is field by field that of batch/v1beta1, with the same defaults.
+// Two versions left upstream's code altogether. The CronJob of batch/v2alpha1 is field by field that of batch/v1beta1, with the same
+// defaults, and so is the HorizontalPodAutoscaler of autoscaling/v2beta2 that of autoscaling/v2, which has become more since.
 func init() {
-	gv := schema.GroupVersion{Group: "batch", Version: "v2alpha1"}
-	legacyscheme.Scheme.AddKnownTypes(gv, &batchv1beta1.CronJob{}, &batchv1beta1.CronJobList{})
-	metav1.AddToGroupVersion(legacyscheme.Scheme, gv)
+	for gv, kinds := range map[schema.GroupVersion][]runtime.Object{
+		{Group: "batch", Version: "v2alpha1"}:      {&batchv1beta1.CronJob{}, &batchv1beta1.CronJobList{}},
+		{Group: "autoscaling", Version: "v2beta2"}: {&autoscalingv2.HorizontalPodAutoscaler{}, &autoscalingv2.HorizontalPodAutoscalerList{}},
+	} {
+		legacyscheme.Scheme.AddKnownTypes(gv, kinds...)
+		metav1.AddToGroupVersion(legacyscheme.Scheme, gv)
+	}
+}
+
+// An IngressClass of networking.k8s.io/v1beta1 had a scope before upstream stopped to serve it, and today's validation wants one.
+func init() {
+	legacyscheme.Scheme.AddTypeDefaultingFunc(&networkingv1beta1.IngressClass{}, func(o any) {
+		if p := o.(*networkingv1beta1.IngressClass).Spec.Parameters; p != nil && p.Scope == nil {
+			p.Scope = ptr.To(networkingv1beta1.IngressClassParametersReferenceScopeCluster)
+		}
+	})
 }
 
 // A scale is written by the version that it is asked in, and of those that upstream's handlers do not know they end the process. The

@@ -3,6 +3,7 @@ package api
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -116,6 +118,102 @@ func TestOldManifests(t *testing.T) {
 				t.Errorf("after deletion in the old version: %v", err)
 			}
 		})
+	}
+}
+
+// Versions that upstream stopped to serve, and that blogs and charts are still full of: made in theirs, read in both, made again from what was read.
+func TestVersionsOfBlogs(t *testing.T) {
+	c, ns := shared(t)
+	tests := []struct {
+		old, now, kind, more string
+		defaults             map[string]any // in the old version
+		present              map[string]any // in the present version
+	}{
+		{"networking.k8s.io/v1beta1/ingresses", "networking.k8s.io/v1/ingresses", "Ingress",
+			`"spec":{"rules":[{"host":"a.example","http":{"paths":[{"backend":{"serviceName":"web","servicePort":80}}]}}],"backend":{"serviceName":"rest","servicePort":"http"}}`,
+			map[string]any{"spec.backend.servicePort": "http"},
+			map[string]any{"spec.defaultBackend.service.name": "rest", "spec.defaultBackend.service.port.name": "http"}},
+		{"networking.k8s.io/v1beta1/ingressclasses", "networking.k8s.io/v1/ingressclasses", "IngressClass",
+			`"spec":{"controller":"example.com/ingress","parameters":{"kind":"Parameters","apiGroup":"example.com","name":"p"}}`,
+			map[string]any{"spec.parameters.scope": "Cluster"}, map[string]any{"spec.controller": "example.com/ingress"}},
+		{"policy/v1beta1/poddisruptionbudgets", "policy/v1/poddisruptionbudgets", "PodDisruptionBudget",
+			`"spec":{"minAvailable":2,"selector":{"matchLabels":{"app":"web"}}}`,
+			map[string]any{"spec.minAvailable": int64(2)}, map[string]any{"spec.selector.matchLabels.app": "web"}},
+		{"rbac.authorization.k8s.io/v1beta1/clusterroles", "rbac.authorization.k8s.io/v1/clusterroles", "ClusterRole",
+			`"rules":[{"apiGroups":[""],"resources":["pods"],"verbs":["get"]}]`, nil, nil},
+		{"rbac.authorization.k8s.io/v1beta1/rolebindings", "rbac.authorization.k8s.io/v1/rolebindings", "RoleBinding",
+			`"subjects":[{"kind":"User","name":"ann"}],"roleRef":{"kind":"ClusterRole","name":"view"}`,
+			map[string]any{"roleRef.apiGroup": "rbac.authorization.k8s.io"}, map[string]any{"roleRef.name": "view"}},
+		{"storage.k8s.io/v1beta1/storageclasses", "storage.k8s.io/v1/storageclasses", "StorageClass",
+			`"provisioner":"example.com/disks"`, map[string]any{"reclaimPolicy": "Delete"}, map[string]any{"volumeBindingMode": "Immediate"}},
+		{"scheduling.k8s.io/v1beta1/priorityclasses", "scheduling.k8s.io/v1/priorityclasses", "PriorityClass",
+			`"value":1000`, map[string]any{"preemptionPolicy": "PreemptLowerPriority"}, map[string]any{"value": int64(1000)}},
+		{"node.k8s.io/v1beta1/runtimeclasses", "node.k8s.io/v1/runtimeclasses", "RuntimeClass",
+			`"handler":"runsc"`, nil, map[string]any{"handler": "runsc"}},
+		{"discovery.k8s.io/v1beta1/endpointslices", "discovery.k8s.io/v1/endpointslices", "EndpointSlice",
+			`"addressType":"IPv4","endpoints":[{"addresses":["10.9.8.7"],"topology":{"kubernetes.io/hostname":"pi","topology.kubernetes.io/zone":"hut"}}]`,
+			map[string]any{"addressType": "IPv4"}, map[string]any{"addressType": "IPv4"}},
+		{"autoscaling/v2beta2/horizontalpodautoscalers", "autoscaling/v2/horizontalpodautoscalers", "HorizontalPodAutoscaler",
+			`"spec":{"maxReplicas":3,"scaleTargetRef":{"apiVersion":"apps/v1","kind":"Deployment","name":"web"},"metrics":[{"type":"Resource","resource":{"name":"cpu","target":{"type":"Utilization","averageUtilization":60}}}]}`,
+			map[string]any{"spec.minReplicas": int64(1)}, map[string]any{"spec.maxReplicas": int64(3)}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.old, func(t *testing.T) {
+			var old, now dynamic.ResourceInterface = c.dynamic(t).Resource(gvr(tt.old)), c.dynamic(t).Resource(gvr(tt.now))
+			if slices.Contains([]string{"Ingress", "PodDisruptionBudget", "RoleBinding", "EndpointSlice", "HorizontalPodAutoscaler"}, tt.kind) {
+				old, now = c.dynamic(t).Resource(gvr(tt.old)).Namespace(ns), c.dynamic(t).Resource(gvr(tt.now)).Namespace(ns)
+			}
+			name := "blog-" + ns
+			gv := gvr(tt.old).GroupVersion().String()
+			o := &unstructured.Unstructured{}
+			if err := o.UnmarshalJSON([]byte(`{"apiVersion":"` + gv + `","kind":"` + tt.kind + `","metadata":{"name":"` + name + `"},` + tt.more + `}`)); err != nil {
+				t.Fatal(err)
+			}
+			made := must(old.Create(t.Context(), o, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}))(t)
+			for path, want := range tt.defaults {
+				if got := field(made, path); got != want {
+					t.Errorf("created: %s is %v, want %v", path, got, want)
+				}
+			}
+			read := must(now.Get(t.Context(), name, metav1.GetOptions{}))(t)
+			for path, want := range tt.present {
+				if got := field(read, path); got != want {
+					t.Errorf("read as %s: %s is %v, want %v", tt.now, path, got, want)
+				}
+			}
+			applied := &unstructured.Unstructured{Object: map[string]any{"apiVersion": gv, "kind": tt.kind, "metadata": map[string]any{"name": name, "annotations": map[string]any{"by": "apply"}}}}
+			if tt.kind == "RoleBinding" {
+				applied.Object["roleRef"] = made.Object["roleRef"] // required, and fixed
+			}
+			a := must(old.Apply(t.Context(), name, applied, metav1.ApplyOptions{FieldManager: "test", Force: true}))(t)
+			if a.GetAPIVersion() != gv || a.GetAnnotations()["by"] != "apply" {
+				t.Errorf("applied %v %v", a.GetAPIVersion(), a.GetAnnotations())
+			}
+			if err := now.Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+			again := a.DeepCopy()
+			again.SetResourceVersion("")
+			again.SetManagedFields(nil)
+			if _, err := old.Create(t.Context(), again, metav1.CreateOptions{}); err != nil {
+				t.Errorf("what was read cannot be made again: %v", err)
+			}
+			if err := old.Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// In policy/v1beta1 a budget that selects nothing is for no pod; in policy/v1 it is for all.
+func TestOldBudgetOfNothing(t *testing.T) {
+	c, ns := shared(t)
+	o := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "policy/v1beta1", "kind": "PodDisruptionBudget", "metadata": map[string]any{"name": "none"}, "spec": map[string]any{"minAvailable": int64(1), "selector": map[string]any{}}}}
+	must(c.dynamic(t).Resource(gvr("policy/v1beta1/poddisruptionbudgets")).Namespace(ns).Create(t.Context(), o, metav1.CreateOptions{}))(t)
+	read := must(c.client.PolicyV1().PodDisruptionBudgets(ns).Get(t.Context(), "none", metav1.GetOptions{}))(t)
+	s := must(metav1.LabelSelectorAsSelector(read.Spec.Selector))(t)
+	if s.Matches(labels.Set{"app": "web"}) || s.Empty() {
+		t.Errorf("it selects by %q", s)
 	}
 }
 

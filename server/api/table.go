@@ -72,7 +72,9 @@ var table = []group{
 		return authorizationrest.RESTStorageProvider{Authorizer: w.authorizer, RuleResolver: w.rules}
 	}},
 	{name: "autoscaling", priority: 17500, versions: map[string]int{"v2": 30}, storages: func(*wiring) provider { return autoscalingrest.RESTStorageProvider{} },
-		volatile: map[string]store.VolatileFunc{"horizontalpodautoscalers": autoscalerStatus}},
+		volatile: map[string]store.VolatileFunc{"horizontalpodautoscalers": autoscalerStatus}, old: []oldVersion{
+			{version: "v2beta2", from: from("autoscaling/v2", "horizontalpodautoscalers")},
+		}},
 	{name: "batch", priority: 17400, storages: func(*wiring) provider { return batchrest.RESTStorageProvider{} }, old: []oldVersion{
 		{version: "v1beta1", from: from("batch/v1", "cronjobs")},
 		{version: "v2alpha1", from: from("batch/v1", "cronjobs")},
@@ -80,21 +82,35 @@ var table = []group{
 	{name: "certificates.k8s.io", priority: 17300, storages: func(w *wiring) provider {
 		return certificatesrest.RESTStorageProvider{Authorizer: w.authorizer}
 	}},
-	{name: "networking.k8s.io", priority: 17200, storages: func(*wiring) provider { return networkingrest.RESTStorageProvider{} }},
-	{name: "policy", priority: 17100, storages: func(*wiring) provider { return policyrest.RESTStorageProvider{} }},
+	{name: "networking.k8s.io", priority: 17200, storages: func(*wiring) provider { return networkingrest.RESTStorageProvider{} }, old: []oldVersion{
+		{version: "v1beta1", from: from("networking.k8s.io/v1", "ingresses", "ingressclasses")},
+	}},
+	{name: "policy", priority: 17100, storages: func(*wiring) provider { return policyrest.RESTStorageProvider{} }, old: []oldVersion{
+		{version: "v1beta1", from: from("policy/v1", "poddisruptionbudgets")},
+	}},
 	{name: "rbac.authorization.k8s.io", priority: 17000, storages: func(w *wiring) provider {
 		return rbacrest.RESTStorageProvider{Authorizer: w.authorizer}
+	}, old: []oldVersion{
+		{version: "v1beta1", from: from("rbac.authorization.k8s.io/v1", "roles", "rolebindings", "clusterroles", "clusterrolebindings")},
 	}},
-	{name: "storage.k8s.io", priority: 16800, storages: func(*wiring) provider { return storagerest.RESTStorageProvider{} }},
+	{name: "storage.k8s.io", priority: 16800, storages: func(*wiring) provider { return storagerest.RESTStorageProvider{} }, old: []oldVersion{
+		{version: "v1beta1", from: from("storage.k8s.io/v1", "storageclasses", "csidrivers")},
+	}},
 	{name: "admissionregistration.k8s.io", priority: 16700, storages: func(w *wiring) provider {
 		return admissionregistrationrest.RESTStorageProvider{Authorizer: w.authorizer, DiscoveryClient: w.client.Discovery()}
 	}},
 	{name: "apiextensions.k8s.io", priority: 16700, storages: func(*wiring) provider { return customresources.Definitions{} }},
-	{name: "scheduling.k8s.io", priority: 16600, storages: func(*wiring) provider { return schedulingrest.RESTStorageProvider{} }},
+	{name: "scheduling.k8s.io", priority: 16600, storages: func(*wiring) provider { return schedulingrest.RESTStorageProvider{} }, old: []oldVersion{
+		{version: "v1beta1", from: from("scheduling.k8s.io/v1", "priorityclasses")},
+	}},
 	{name: "coordination.k8s.io", priority: 16500, storages: func(*wiring) provider { return coordinationrest.RESTStorageProvider{} },
 		volatile: map[string]store.VolatileFunc{"leases": renewal}},
-	{name: "node.k8s.io", priority: 16300, storages: func(*wiring) provider { return noderest.RESTStorageProvider{} }},
-	{name: "discovery.k8s.io", priority: 16200, storages: func(*wiring) provider { return discoveryrest.StorageProvider{} }},
+	{name: "node.k8s.io", priority: 16300, storages: func(*wiring) provider { return noderest.RESTStorageProvider{} }, old: []oldVersion{
+		{version: "v1beta1", from: from("node.k8s.io/v1", "runtimeclasses")},
+	}},
+	{name: "discovery.k8s.io", priority: 16200, storages: func(*wiring) provider { return discoveryrest.StorageProvider{} }, old: []oldVersion{
+		{version: "v1beta1", from: from("discovery.k8s.io/v1", "endpointslices")},
+	}},
 	{name: "resource.k8s.io", priority: 16200, versions: map[string]int{"v1": 21}, storages: func(w *wiring) provider {
 		return resourcerest.RESTStorageProvider{NamespaceClient: w.client.CoreV1().Namespaces(), Authorizer: w.authorizer}
 	}},

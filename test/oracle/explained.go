@@ -22,7 +22,7 @@ var reasons = []reason{
 	{`^paths: (GET|POST|DELETE) /$`, `paths`, "The list of paths names what is served: Bramble's old versions, and not every health check of upstream's."},
 	{`^(paths: GET|discovery:) /apis`, `^\.((groups\.\w+\.)?versions: |groups\.(extensions|metrics\.k8s\.io) is not )`, "Old versions of some groups are served to the manifests and clients of their time, and `metrics.k8s.io` without a program beside."},
 	{`^paths: (POST|DELETE) /apis`, `^code 405, upstream 200`, "Upstream's lists of groups answer any method as if it were GET."},
-	{`^discovery: /openapi/v2`, `\.paths\./(logs|apis/(extensions|batch/v\d(beta|alpha)|apps/v1beta))|logpath`, "The document of version 2 names the old versions' patches, so that kubectl before 1.27 tries dry runs on them, and has no `/logs`: a node's logs are read by its proxy."},
+	{`^discovery: /openapi/v2`, `\.paths\./(logs|apis/[a-z0-9.]+/v\d(alpha|beta)\d/)|logpath`, "The document of version 2 names the old versions' patches, so that kubectl before 1.27 tries dry runs on them, and has no `/logs`: a node's logs are read by its proxy."},
 	{`^limits: a claim of`, `storageClassName`, "The cluster begins with a StorageClass and an IngressClass that are the defaults."},
 	{`^from the start: /api/v1/namespaces/kube-system$`, `annotations is not upstream's`, "The cluster begins with a StorageClass and an IngressClass that are the defaults."},
 	{`^from the start: .*(clusterroles|clusterrolebindings)$`, `^\.items\.system:[\w:-]+ is not upstream's`, "Three roles more: what upstream's controller manager does under other names, and that of metrics.k8s.io, which is served here and not by a program beside."},

@@ -105,11 +105,19 @@ func served(path string) bool {
 
 // old are the edge's versions, each with the version that its resources live in.
 var old = map[string]map[string][]string{
-	"apps/v1beta1":       {"apps/v1": {"deployments", "statefulsets", "controllerrevisions"}},
-	"apps/v1beta2":       {"apps/v1": {"deployments", "statefulsets", "daemonsets", "replicasets", "controllerrevisions"}},
-	"batch/v1beta1":      {"batch/v1": {"cronjobs"}},
-	"batch/v2alpha1":     {"batch/v1": {"cronjobs"}},
-	"extensions/v1beta1": {"apps/v1": {"deployments", "daemonsets", "replicasets"}, "networking.k8s.io/v1": {"ingresses", "networkpolicies"}},
+	"apps/v1beta1":                      {"apps/v1": {"deployments", "statefulsets", "controllerrevisions"}},
+	"apps/v1beta2":                      {"apps/v1": {"deployments", "statefulsets", "daemonsets", "replicasets", "controllerrevisions"}},
+	"autoscaling/v2beta2":               {"autoscaling/v2": {"horizontalpodautoscalers"}},
+	"batch/v1beta1":                     {"batch/v1": {"cronjobs"}},
+	"batch/v2alpha1":                    {"batch/v1": {"cronjobs"}},
+	"extensions/v1beta1":                {"apps/v1": {"deployments", "daemonsets", "replicasets"}, "networking.k8s.io/v1": {"ingresses", "networkpolicies"}},
+	"discovery.k8s.io/v1beta1":          {"discovery.k8s.io/v1": {"endpointslices"}},
+	"node.k8s.io/v1beta1":               {"node.k8s.io/v1": {"runtimeclasses"}},
+	"networking.k8s.io/v1beta1":         {"networking.k8s.io/v1": {"ingresses", "ingressclasses"}},
+	"policy/v1beta1":                    {"policy/v1": {"poddisruptionbudgets"}},
+	"rbac.authorization.k8s.io/v1beta1": {"rbac.authorization.k8s.io/v1": {"roles", "rolebindings", "clusterroles", "clusterrolebindings"}},
+	"scheduling.k8s.io/v1beta1":         {"scheduling.k8s.io/v1": {"priorityclasses"}},
+	"storage.k8s.io/v1beta1":            {"storage.k8s.io/v1": {"storageclasses", "csidrivers"}},
 }
 
 // dryRuns says of the old versions that their objects can be patched as a trial, and nothing else: kubectl before 1.27 has no other
@@ -130,14 +138,17 @@ func dryRuns(paths map[string]json.RawMessage) (map[string]json.RawMessage, erro
 						Kind kind `json:"x-kubernetes-group-version-kind"`
 					} `json:"patch"`
 				}
-				suffix := "/namespaces/{namespace}/" + r + "/{name}"
+				suffix, scope := "/namespaces/{namespace}/"+r+"/{name}", "Namespaced"
+				if paths["/apis/"+present+suffix] == nil {
+					suffix, scope = "/"+r+"/{name}", ""
+				}
 				if err := json.Unmarshal(paths["/apis/"+present+suffix], &item); err != nil {
 					return nil, fmt.Errorf("%s of %s: %w", r, present, err)
 				}
 				k := item.Patch.Kind
 				k.Group, k.Version, _ = strings.Cut(gv, "/")
 				out["/apis/"+gv+suffix], _ = json.Marshal(map[string]any{"patch": map[string]any{
-					"operationId": "patch" + capital(k.Group) + capital(k.Version) + "Namespaced" + k.Kind, "x-kubernetes-group-version-kind": k,
+					"operationId": "patch" + camel(strings.TrimSuffix(k.Group, ".k8s.io")) + capital(k.Version) + scope + k.Kind, "x-kubernetes-group-version-kind": k,
 					"parameters": []any{map[string]any{"in": "query", "name": "dryRun", "type": "string", "uniqueItems": true}},
 					"responses":  map[string]any{"200": map[string]any{"description": "OK"}},
 				}})
@@ -145,6 +156,14 @@ func dryRuns(paths map[string]json.RawMessage) (map[string]json.RawMessage, erro
 		}
 	}
 	return out, nil
+}
+
+// camel is "RbacAuthorization" of "rbac.authorization".
+func camel(group string) (name string) {
+	for word := range strings.SplitSeq(group, ".") {
+		name += capital(word)
+	}
+	return name
 }
 
 func capital(word string) string { return strings.ToUpper(word[:1]) + word[1:] }
