@@ -113,15 +113,15 @@ func runsOnce(pod *corev1.Pod, claim func(namespace, name string) (*corev1.Persi
 		if !ok {
 			continue
 		}
-		if c, known := claim(pod.Namespace, name); !known || !shared(c) {
+		if c, known := claim(pod.Namespace, name); !known || !onSeveralNodes(c) {
 			return true
 		}
 	}
 	return false
 }
 
-// shared: several nodes may have the volume at a time.
-func shared(c *corev1.PersistentVolumeClaim) bool {
+// onSeveralNodes: the claim's volume may be on several nodes at a time.
+func onSeveralNodes(c *corev1.PersistentVolumeClaim) bool {
 	for _, m := range c.Spec.AccessModes {
 		if m != corev1.ReadWriteMany && m != corev1.ReadOnlyMany {
 			return false

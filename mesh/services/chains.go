@@ -65,8 +65,8 @@ func (p *port) balance(f front, list string, eps []netip.AddrPort) string {
 	return p.spread(name, chains)
 }
 
-// shared adds a chain unless this Service has it already.
-func (p *piece) shared(name string, rules func() []nft.Rule) {
+// once adds a chain unless this Service has it already.
+func (p *piece) once(name string, rules func() []nft.Rule) {
 	if _, ok := p.chains[name]; !ok {
 		p.chain(name, rules()...)
 	}
@@ -98,7 +98,7 @@ func (p *port) split(f front, near, far string) string {
 	case far != "":
 		name += "/" + far
 	}
-	p.shared(name, func() []nft.Rule {
+	p.once(name, func() []nft.Rule {
 		rules := []nft.Rule{nft.New().Saddr(p.cluster).Goto(near), nft.New().FromLocal().Goto(near)}
 		if far == "" {
 			return append(rules, nft.New().Drop())

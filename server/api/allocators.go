@@ -37,7 +37,7 @@ func newClusterIPs(client kubernetes.Interface, f informers.SharedInformerFactor
 // newNodePorts makes the allocator that fits the store.
 func (s *Server) newNodePorts() (*portallocator.PortAllocator, error) {
 	services := s.wiring.informers.Core().V1().Services().Lister()
-	if s.config.shared() {
+	if s.config.severalServers() {
 		return newSharedNodePorts(s.config.Store, services, nodePorts)
 	}
 	all, err := services.List(labels.Everything())
@@ -157,7 +157,7 @@ func (r *retold) owners(a *networkingv1.IPAddress) (owners []*corev1.Service) {
 // repairClusterIPs makes IPAddress objects and Services agree. It runs before anything is served, so nothing is in flight here: an
 // address without its Service was left by a crash between the two writes, a Service without its address by a restored backup. Where
 // other servers are at work, what is young may be in flight there.
-func repairClusterIPs(ctx context.Context, client kubernetes.Interface, f informers.SharedInformerFactory, shared bool, log *slog.Logger) error {
+func repairClusterIPs(ctx context.Context, client kubernetes.Interface, f informers.SharedInformerFactory, severalServers bool, log *slog.Logger) error {
 	services, err := f.Core().V1().Services().Lister().List(labels.Everything())
 	if err != nil {
 		return fmt.Errorf("repair cluster IPs: %w", err)
@@ -180,7 +180,7 @@ func repairClusterIPs(ctx context.Context, client kubernetes.Interface, f inform
 			delete(taken, a.Name)
 			continue
 		}
-		if shared && time.Since(a.CreationTimestamp.Time) < inFlight {
+		if severalServers && time.Since(a.CreationTimestamp.Time) < inFlight {
 			continue
 		}
 		log.Info("freeing a cluster IP whose service does not exist", "ip", a.Name)

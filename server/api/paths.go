@@ -35,7 +35,7 @@ func (s *Server) mux(resources *router, groupVersions []string) http.Handler {
 		"/openapi/v2": documents.V2,
 		"/openapi/v3": documents.V3,
 	}
-	if s.config.shared() {
+	if s.config.severalServers() {
 		paths[dialPath] = s.dial
 	}
 	for _, name := range []string{"ping", "etcd", "poststarthook/rbac/bootstrap-roles"} {

@@ -36,7 +36,7 @@ func (s *Server) seedings() []seeding {
 	return []seeding{
 		{"service network", s.seedServiceCIDR, true},
 		{"cluster IPs", func(ctx context.Context) error {
-			return repairClusterIPs(ctx, s.wiring.client, s.wiring.informers, s.config.shared(), s.log)
+			return repairClusterIPs(ctx, s.wiring.client, s.wiring.informers, s.config.severalServers(), s.log)
 		}, false},
 		{"namespaces", s.seedNamespaces, true},
 		{"roles", s.seedRoles, false},

@@ -62,8 +62,8 @@ type Config struct {
 	Logger   *slog.Logger
 }
 
-// shared says whether other servers may be at work on the same store.
-func (c *Config) shared() bool { return c.Leads != nil }
+// severalServers says whether other servers may be at work on the same store.
+func (c *Config) severalServers() bool { return c.Leads != nil }
 
 // leads says whether what is to be done once is to be done here.
 func (c *Config) leads() bool { return c.Leads == nil || c.Leads() }

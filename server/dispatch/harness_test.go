@@ -326,10 +326,10 @@ func (b *board) put(key string, value []byte) {
 	b.u.Notify()
 }
 
-// eventually waits for a condition.
 // patience is for a machine that has other work: a frame that is lost costs three seconds by itself.
 const patience = 2 * time.Minute
 
+// eventually waits for a condition.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	end := time.Now().Add(patience)

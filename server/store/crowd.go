@@ -22,7 +22,7 @@ type crowd struct {
 type recentChange struct {
 	rev         int64
 	key         string // an expiry of etcd's deletes several keys at one revision
-	now, before weak.Pointer[shared]
+	now, before weak.Pointer[cachingObject]
 }
 
 // crowdMemory is how many changes are found again: as many as a watcher takes of the ring at a time.
@@ -47,7 +47,7 @@ func (c *crowd) leave() {
 // object gives the state of an object after or before a change. The first who asks decodes it, the others wait for that. A lone watcher
 // has an object of its own.
 func (c *crowd) object(rev int64, key string, before bool, decode func() (runtime.Object, error)) (runtime.Object, error) {
-	s := c.shared(rev, key, before)
+	s := c.find(rev, key, before)
 	if s == nil {
 		return decode()
 	}
@@ -63,8 +63,8 @@ func (c *crowd) object(rev int64, key string, before bool, decode func() (runtim
 	return s, nil
 }
 
-// shared finds or makes what is shared of a change; nil while one watches alone.
-func (c *crowd) shared(rev int64, key string, before bool) *shared {
+// find finds or makes the object of a change that all are told of; nil while one watches alone.
+func (c *crowd) find(rev int64, key string, before bool) *cachingObject {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.recent == nil {
@@ -80,23 +80,23 @@ func (c *crowd) shared(rev int64, key string, before bool) *shared {
 	}
 	s := known.Value()
 	if s == nil {
-		s = &shared{}
+		s = &cachingObject{}
 		*known = weak.Make(s)
 	}
 	return s
 }
 
-// shared is an object that several are told of. It remembers how it was encoded: upstream's encoders look for that.
-type shared struct {
+// cachingObject (upstream's name for the same in its watch cache) is an object that several are told of. It remembers how it was encoded: upstream's encoders look for that.
+type cachingObject struct {
 	mu      sync.Mutex
 	object  runtime.Object // nil until it is decoded; then nobody changes it
 	encoded map[runtime.Identifier][]byte
 }
 
-var _ runtime.CacheableObject = (*shared)(nil)
+var _ runtime.CacheableObject = (*cachingObject)(nil)
 
 // CacheEncode writes the object in an encoder's form.
-func (s *shared) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {
+func (s *cachingObject) CacheEncode(id runtime.Identifier, encode func(runtime.Object, io.Writer) error, w io.Writer) error {
 	data, err := s.as(id, encode)
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ func (s *shared) CacheEncode(id runtime.Identifier, encode func(runtime.Object, 
 	return err
 }
 
-func (s *shared) as(id runtime.Identifier, encode func(runtime.Object, io.Writer) error) ([]byte, error) {
+func (s *cachingObject) as(id runtime.Identifier, encode func(runtime.Object, io.Writer) error) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if data, known := s.encoded[id]; known {
@@ -123,16 +123,16 @@ func (s *shared) as(id runtime.Identifier, encode func(runtime.Object, io.Writer
 }
 
 // GetObject gives a copy, because encoders may change what they are given.
-func (s *shared) GetObject() runtime.Object { return s.object.DeepCopyObject() }
+func (s *cachingObject) GetObject() runtime.Object { return s.object.DeepCopyObject() }
 
-func (s *shared) GetObjectKind() runtimeschema.ObjectKind { return s.object.GetObjectKind() }
+func (s *cachingObject) GetObjectKind() runtimeschema.ObjectKind { return s.object.GetObjectKind() }
 
 // DeepCopyObject is called by nobody who watches.
-func (s *shared) DeepCopyObject() runtime.Object { return &shared{object: s.GetObject()} }
+func (s *cachingObject) DeepCopyObject() runtime.Object { return &cachingObject{object: s.GetObject()} }
 
-// unshared is the object to look at.
-func unshared(obj runtime.Object) runtime.Object {
-	if s, ok := obj.(*shared); ok {
+// plain is the object to look at.
+func plain(obj runtime.Object) runtime.Object {
+	if s, ok := obj.(*cachingObject); ok {
 		return s.object
 	}
 	return obj

@@ -259,7 +259,7 @@ func (w *watcher) passes(obj runtime.Object) bool {
 	if w.all {
 		return true
 	}
-	ok, err := w.pred.Matches(unshared(obj))
+	ok, err := w.pred.Matches(plain(obj))
 	return err == nil && ok
 }
 
