@@ -23,7 +23,6 @@ import (
 	"k8s.io/kubernetes/pkg/api/legacyscheme"
 	deploymentstore "k8s.io/kubernetes/pkg/registry/apps/deployment/storage"
 	replicasetstore "k8s.io/kubernetes/pkg/registry/apps/replicaset/storage"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/yaml"
 )
@@ -77,7 +76,7 @@ func init() {
 func init() {
 	legacyscheme.Scheme.AddTypeDefaultingFunc(&networkingv1beta1.IngressClass{}, func(o any) {
 		if p := o.(*networkingv1beta1.IngressClass).Spec.Parameters; p != nil && p.Scope == nil {
-			p.Scope = ptr.To(networkingv1beta1.IngressClassParametersReferenceScopeCluster)
+			p.Scope = new(networkingv1beta1.IngressClassParametersReferenceScopeCluster)
 		}
 	})
 }
