@@ -6,6 +6,8 @@
 // user without access to the container could read it (events); that goes to the log alone.
 //
 //	err := hook.Runner{Exec: rt.Exec}.Run(ctx, pod, container, id, ip, container.Lifecycle.PreStop)
+//
+// Tests: agent/worker/loop_test.go
 package hook
 
 import (

@@ -7,6 +7,8 @@
 //
 //	var rt seam.Runtime = fake.NewRuntime()
 //	sandboxes, err := rt.List(ctx)
+//
+// Tests: agent/worker and agent/agent_test.go, against agent/fake; test/e2e, against the real parts
 package seam
 
 import (

@@ -11,4 +11,6 @@
 //	b := bridge.Open(host, bridge.Options{Name: "br-1a2b3c", Veth: "ve1a2b3c", Dir: dir})
 //	err := b.Set(ctx, bridge.Config{Gateway: netip.MustParsePrefix("10.42.1.1/24"), MTU: 1450})
 //	path, err := b.Attach(ctx, bridge.Pod{ID: uid, IP: ip})
+//
+// Tests: mesh/hosts_test.go, mesh/life_test.go
 package bridge

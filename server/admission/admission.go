@@ -4,6 +4,8 @@
 //
 //	admit, err := admission.New(admission.Config{Client: client, Informers: informers, Authorizer: authorizer, Done: ctx.Done()})
 //	go admit.Run(ctx)
+//
+// Tests: server/api/admission_test.go, server/api/webhooks_test.go
 package admission
 
 import (

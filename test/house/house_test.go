@@ -242,6 +242,39 @@ func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 	}
 }
 
+// Whoever changes a package that has no tests of its own is told which tests hold it: a line of its comment names their folders or files.
+func TestPackagesWithoutTestsSayWhereTheyAre(t *testing.T) {
+	linked := map[string]bool{}
+	for _, p := range list(t, "./cmd/...") {
+		for _, dep := range p.Deps {
+			linked[dep] = true
+		}
+	}
+	for _, p := range list(t) {
+		if !linked[p.ImportPath] || p.folder() == "cmd" {
+			continue
+		}
+		_, doc, err := declarationsOf(p)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		_, rest, said := strings.Cut(doc, "\nTests: ")
+		if len(p.TestGoFiles)+len(p.XTestGoFiles) == 0 && !said {
+			t.Errorf("%s has no tests, and its comment no line \"Tests: \" with the folders or files where they are", p.path())
+		}
+		line, _, _ := strings.Cut(rest, "\n")
+		for _, word := range strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" ,;()", r) }) {
+			if !strings.Contains(word, "/") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join("../..", word)); err != nil {
+				t.Errorf("%s: its comment says that its tests are in %s, which is not there", p.path(), word)
+			}
+		}
+	}
+}
+
 // The name runtime is the standard library's: a file there would make every reader look twice.
 func TestNoGoFileInRuntime(t *testing.T) {
 	if files, _ := filepath.Glob("../../runtime/*.go"); len(files) > 0 {

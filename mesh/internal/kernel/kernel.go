@@ -4,6 +4,8 @@
 //	host, err := kernel.Open()
 //	defer host.Close()
 //	err = host.Do(func() error { ... }) // in that namespace
+//
+// Tests: mesh/vxlan, mesh/life_test.go
 package kernel
 
 import (

@@ -16,4 +16,6 @@
 //	s := aggregator.New(aggregator.Config{...})
 //	go s.Run(ctx)
 //	if !builtIn.serve(w, r) && !s.Serve(w, r) { customResources.ServeHTTP(w, r) }
+//
+// Tests: server/api/aggregator_test.go, server/api/aggregator_answers_test.go
 package aggregator

@@ -15,4 +15,6 @@
 //	s := customresources.New(customresources.Config{...})
 //	go s.Run(ctx)
 //	if !builtIn.serve(w, r) { s.ServeHTTP(w, r) }
+//
+// Tests: server/api/customresources_test.go, server/api/customobjects_test.go
 package customresources

@@ -13,6 +13,8 @@
 //
 // The old versions of the edge are not in them, as they are in no OpenAPI document of upstream's: clients that validate by a document
 // skip what they do not find. Version 2 says of them that they know dry runs, which kubectl before 1.27 asks the document about.
+//
+// Tests: server/api/requests_test.go, server/api/customobjects_test.go
 package openapi
 
 //go:generate go run ./gen

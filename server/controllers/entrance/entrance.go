@@ -2,12 +2,14 @@
 // type LoadBalancer and for Ingresses, at which address, and which of its ports
 // are a pod's (hostPort) and so nobody else's.
 //
-// Invariant: a node that is not ready, that is going, or that its label
-// node.kubernetes.io/exclude-from-external-load-balancers keeps out is not told.
+// Invariant: a node that is not ready, that is going, or that has the label
+// node.kubernetes.io/exclude-from-external-load-balancers is not told.
 //
 //	if entrance.Open(node) {
 //		address := entrance.Address(node, netip.Addr.Is4)
 //	}
+//
+// Tests: server/controllers/loadbalancer/plan_test.go, server/controllers/ingress/plan_test.go
 package entrance
 
 import (

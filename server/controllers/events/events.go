@@ -10,6 +10,8 @@
 //	defer recorder.Close()
 //	rec := recorder.For("deployment-controller", client)
 //	rec.Eventf(deployment, corev1.EventTypeNormal, "ScalingReplicaSet", "Scaled up %s", name)
+//
+// Tests: server/scheduler/scheduler_test.go
 package events
 
 import (

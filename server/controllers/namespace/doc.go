@@ -7,4 +7,6 @@
 //
 //	l := namespace.New(namespace.Inputs{...})
 //	l.Run(ctx)
+//
+// Tests: server/namespace_test.go
 package namespace

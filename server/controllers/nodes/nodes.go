@@ -5,6 +5,8 @@
 //	if nodes.IsReady(node) {
 //		...
 //	}
+//
+// Tests: server/controllers/nodelifecycle/plan_test.go
 package nodes
 
 import (

@@ -8,6 +8,8 @@
 //		Owner: set, Kind: kind, Selector: selector, Fresh: get,
 //		In: c.Pods, Patch: c.control.Patch, Writes: &c.writes,
 //	}.Claim(ctx)
+//
+// Tests: server/controllers/replicaset/model_test.go
 package owned
 
 import (

@@ -6,6 +6,8 @@
 //
 //	l := replicationcontroller.New(replicationcontroller.Inputs{...})
 //	l.Run(ctx)
+//
+// Tests: server/controllers/replicaset/model_test.go
 package replicationcontroller
 
 import (

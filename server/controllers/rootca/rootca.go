@@ -6,6 +6,8 @@
 //
 //	l := rootca.New(rootca.Inputs{...})
 //	l.Run(ctx)
+//
+// Tests: server/controllers/controllers_test.go
 package rootca
 
 import (

@@ -5,6 +5,8 @@
 //
 //	l := serviceaccount.New(serviceaccount.Inputs{...})
 //	l.Run(ctx)
+//
+// Tests: server/controllers/controllers_test.go
 package serviceaccount
 
 import (

@@ -9,4 +9,6 @@
 //
 //	l := storagemigration.New(storagemigration.Inputs{...})
 //	l.Run(ctx)
+//
+// Tests: server/migration_test.go
 package storagemigration
