@@ -183,7 +183,6 @@ type refusing struct{ *cluster }
 
 func (refusing) Run(context.Context) error { return &link.Refusal{Reason: "another secret"} }
 
-// TestRefusedJoin: a join that the server refuses leaves nothing on the board, so that the next begins anew.
 // abortedStream remembers why it was ended.
 type abortedStream struct {
 	net.Conn
@@ -208,6 +207,7 @@ func TestNobodyListens(t *testing.T) {
 	}
 }
 
+// TestRefusedJoin: a join that the server refuses leaves nothing on the board, so that the next begins anew.
 func TestRefusedJoin(t *testing.T) {
 	c := newCluster(t)
 	err := run(t.Context(), c.config, func(context.Context, uplink.Config) (server, error) { return refusing{c}, nil })

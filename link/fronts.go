@@ -131,9 +131,10 @@ func (f Fronts) ask(s *corev1.Service, address string) {
 	f.give(address, s)
 }
 
-// Losses are what a Service does not get, Losers the Services that there is something to say of, in order.
+// Losses are what a Service does not get.
 func (f Fronts) Losses(s *corev1.Service) []Loss { return f.losses[s] }
 
+// Losers are the Services that do not get all they ask for, the oldest first.
 func (f Fronts) Losers() []*corev1.Service {
 	out := make([]*corev1.Service, 0, len(f.losses))
 	for s := range f.losses {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// pour writes to or reads from a stream as far as it goes without waiting; the mutex is free.
+// writable is how many bytes a Write takes without waiting, readable how many a Read has, or whether it is told the end. The mutex is free.
 func writable(st *Stream) int {
 	st.s.mu.Lock()
 	defer st.s.mu.Unlock()

@@ -106,7 +106,7 @@ func (c *cluster) set() {
 	}
 }
 
-// pod is an attached pod, as a namespace to run things in.
+// testPod is an attached pod, as a namespace to run things in.
 type testPod struct {
 	t    testing.TB
 	host *host

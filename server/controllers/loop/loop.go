@@ -72,9 +72,10 @@ func (l *Loop) Workers(n int) *Loop {
 	return l
 }
 
-// Enqueue asks for a reconcile now, After for one later. They may be called
-// before and while the loop runs.
-func (l *Loop) Enqueue(key Key)                    { l.queue.Add(key) }
+// Enqueue asks for a reconcile now. It may be called before and while the loop runs.
+func (l *Loop) Enqueue(key Key) { l.queue.Add(key) }
+
+// After asks for a reconcile later. It may be called before and while the loop runs.
 func (l *Loop) After(key Key, after time.Duration) { l.queue.AddAfter(key, after) }
 
 // Watch makes each change of a cache enqueue the keys that it is about.
@@ -99,9 +100,10 @@ func WatchKeys(l *Loop, s *cache.Set, gr schema.GroupResource, keys func(key Key
 	})
 }
 
-// KeyOf is an object's own key, KeysOf those of several.
+// KeyOf is an object's own key.
 func KeyOf(o metav1.Object) Key { return Key{Namespace: o.GetNamespace(), Name: o.GetName()} }
 
+// KeysOf are the keys of several objects.
 func KeysOf[T metav1.Object](objects []T) []Key {
 	keys := make([]Key, 0, len(objects))
 	for _, o := range objects {
@@ -113,11 +115,12 @@ func KeysOf[T metav1.Object](objects []T) []Key {
 // podPrefix tells keys of pods from those of the objects that a controller is about: no name has a slash.
 const podPrefix = "pod/"
 
-// PodKey is the key of a pod in the queue of a controller that is about other objects, Pod the pod's own key of it.
+// PodKey is the key of a pod in the queue of a controller that is about other objects.
 func PodKey(pod metav1.Object) Key {
 	return Key{Namespace: pod.GetNamespace(), Name: podPrefix + pod.GetName()}
 }
 
+// Pod gives the pod's own key of a PodKey; not ok: the key is another object's.
 func Pod(key Key) (pod Key, ok bool) {
 	name, ok := strings.CutPrefix(key.Name, podPrefix)
 	return Key{Namespace: key.Namespace, Name: name}, ok
