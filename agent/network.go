@@ -206,7 +206,7 @@ func (n *network) config() (mesh.Config, error) {
 // services are those of the cluster, without what programs of this board stand in the way of.
 func (n *network) services(c mesh.Config, servers []string) []*corev1.Service {
 	services, _ := n.catalog.Services()
-	at := place{self: c.NodeIP, own: ownAddresses(), nodes: map[netip.Addr]bool{c.NodeIP: true}, inside: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}}
+	at := addresses{self: c.NodeIP, own: ownAddresses(), nodes: map[netip.Addr]bool{c.NodeIP: true}, inside: []netip.Prefix{c.ClusterCIDR, c.ServiceCIDR}}
 	for _, p := range c.Peers {
 		at.nodes[p.IP] = true
 	}

@@ -59,8 +59,8 @@ func (p *ports) inUse() []link.PortInUse {
 	return slices.Concat(p.busy, p.lacks)
 }
 
-// place is where this board stands among the addresses that Services may ask for.
-type place struct {
+// addresses are this board's and those around it, of which Services may ask for some.
+type addresses struct {
 	self   netip.Addr
 	own    map[string]bool     // all addresses of this board: it may be on several links
 	nodes  map[netip.Addr]bool // of all nodes
@@ -69,7 +69,7 @@ type place struct {
 
 // serve gives the Services as this node can serve them: one that wants a port which a program has does not get it here. The
 // server, which is told, does not name the node for that Service any more.
-func (p *ports) serve(services []*corev1.Service, at place) (out []*corev1.Service, changed bool, err error) {
+func (p *ports) serve(services []*corev1.Service, at addresses) (out []*corev1.Service, changed bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.wanted = map[hostports.Port]bool{}
@@ -133,22 +133,22 @@ func onNodes(s *corev1.Service, nodes map[netip.Addr]bool) bool {
 }
 
 // wants says whether a Service may be served at this board's own address.
-func (at place) wants(s *corev1.Service) bool {
+func (at addresses) wants(s *corev1.Service) bool {
 	return onNodes(s, at.nodes) || slices.ContainsFunc(s.Spec.ExternalIPs, at.mine)
 }
 
 // mine says whether an address is this board's.
-func (at place) mine(ip string) bool { return ip == at.self.String() || at.own[ip] }
+func (at addresses) mine(ip string) bool { return ip == at.self.String() || at.own[ip] }
 
 // foreign says whether an address that a Service asks for by itself (externalIPs) is not for this board to give it. Those of pods
 // and Services are somebody's. Another board has the say over its own: packets go there, and meet its programs if they have the
 // port; else whoever may make a Service in some namespace could take the API's place.
-func (at place) foreign(ip string) bool {
+func (at addresses) foreign(ip string) bool {
 	a, err := netip.ParseAddr(ip)
 	return err == nil && (a != at.self && at.nodes[a] || slices.ContainsFunc(at.inside, func(p netip.Prefix) bool { return p.Contains(a) }))
 }
 
-func (at place) leaveOut(s *corev1.Service, refused bool, foreign func(ip string) bool) *corev1.Service {
+func (at addresses) leaveOut(s *corev1.Service, refused bool, foreign func(ip string) bool) *corev1.Service {
 	out := *s
 	out.Spec.ExternalIPs = slices.DeleteFunc(slices.Clone(s.Spec.ExternalIPs), func(ip string) bool { return foreign(ip) || refused && at.mine(ip) })
 	out.Status.LoadBalancer.Ingress = slices.DeleteFunc(slices.Clone(s.Status.LoadBalancer.Ingress), func(in corev1.LoadBalancerIngress) bool {

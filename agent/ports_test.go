@@ -21,7 +21,7 @@ func TestExternalAddresses(t *testing.T) {
 	}
 	defer l.Close()
 	busy := int32(l.Addr().(*net.TCPAddr).Port)
-	at := place{
+	at := addresses{
 		self: netip.MustParseAddr("192.168.1.2"), nodes: map[netip.Addr]bool{netip.MustParseAddr("192.168.1.2"): true, netip.MustParseAddr("192.168.1.3"): true},
 		inside: []netip.Prefix{netip.MustParsePrefix("10.42.0.0/16"), netip.MustParsePrefix("10.43.0.0/16")},
 	}
@@ -62,7 +62,7 @@ func TestExternalAddresses(t *testing.T) {
 // older one asked for.
 func TestAddressesOfOtherServices(t *testing.T) {
 	self := netip.MustParseAddr("192.168.1.2")
-	at := place{self: self, nodes: map[netip.Addr]bool{self: true}}
+	at := addresses{self: self, nodes: map[netip.Addr]bool{self: true}}
 	given := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80, NodePort: 30080}}}}
 	given.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.168.1.240"}}
 	asking := func(ports ...int32) *corev1.Service {
