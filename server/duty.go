@@ -30,6 +30,34 @@ type duty struct {
 	dialer    *nodeDialer
 }
 
+// attend does the duty in the group: until ctx is done where the server is alone (others is nil), else while it leads. The API is to
+// answer until answering is done, which is later than ctx where a Lease has to be given back by way of it.
+func (d duty) attend(ctx context.Context, group *errgroup.Group, others *election) (answering context.Context, err error) {
+	if others == nil {
+		work, err := d.begin()
+		if err != nil {
+			return nil, err
+		}
+		group.Go(func() error { return work(ctx) })
+		return ctx, nil
+	}
+	answering, quiet := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer quiet()
+		return others.run(ctx, clientOf(d.api, serverUser, mastersGroup), func(ctx context.Context) error {
+			if err := d.api.Lead(ctx); err != nil {
+				return err
+			}
+			work, err := d.begin()
+			if err != nil {
+				return err
+			}
+			return work(ctx)
+		})
+	})
+	return answering, nil
+}
+
 // begin makes the parts, and gives what runs them until ctx is done. From here on the dialer goes through this server's links.
 func (d duty) begin() (run func(ctx context.Context) error, err error) {
 	dispatcher, err := newDispatcher(dispatch.Config{

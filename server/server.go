@@ -192,32 +192,12 @@ func run(ctx context.Context, c Config, objects store.Store, pki *auth.PKI, apiL
 	if others != nil {
 		transport = fenced{transport, others.holds}
 	}
-	once := duty{Config: c, pki: pki, api: serving, address: apiListener.Addr(), caches: caches, transport: transport, cluster: cluster, dialer: dialer}
-	answers := ctx // for how long the API does
-	if others == nil {
-		work, err := once.begin()
-		if err != nil {
-			return err
-		}
-		group.Go(func() error { return work(ctx) })
-	} else {
-		var quiet context.CancelFunc
-		answers, quiet = context.WithCancel(context.WithoutCancel(ctx)) // the Lease is given back by way of the API
-		group.Go(func() error {
-			defer quiet()
-			return others.run(ctx, clientOf(serving, serverUser, mastersGroup), func(ctx context.Context) error {
-				if err := serving.Lead(ctx); err != nil {
-					return err
-				}
-				work, err := once.begin()
-				if err != nil {
-					return err
-				}
-				return work(ctx)
-			})
-		})
+	d := duty{Config: c, pki: pki, api: serving, address: apiListener.Addr(), caches: caches, transport: transport, cluster: cluster, dialer: dialer}
+	answering, err := d.attend(ctx, group, others)
+	if err != nil {
+		return err
 	}
-	group.Go(func() error { return serving.Run(answers) })
+	group.Go(func() error { return serving.Run(answering) })
 	group.Go(func() error {
 		if err := pki.KeepKubeconfig(ctx, info.Kubeconfig, info.APIURL); err != nil {
 			c.Logger.Error("the administrator's kubeconfig is not renewed until the server starts anew", "err", err)

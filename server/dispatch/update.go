@@ -26,7 +26,7 @@ type dirtySet struct {
 	keys map[string]bool
 }
 
-// Keys of the dirty set: items of the shared set as they are, and these.
+// Keys of the dirty set: items of the shared set as they are, policiesKey, and these.
 func nodeKey(name string) string  { return "needs/" + name }
 func renewKey(name string) string { return "renew/" + name }
 
