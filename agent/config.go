@@ -34,7 +34,7 @@ type Config struct {
 	MaxPods           int                 // 0: 110
 	Reserved          corev1.ResourceList // what pods may not use, beside what is to stay free
 
-	// EvictionHard are thresholds (memory.available<64Mi) in the place of the kubelet's.
+	// EvictionHard are thresholds (memory.available<64Mi). Each takes the place of the default of its signal; 0% takes that away.
 	EvictionHard          []string
 	PressureTransition    time.Duration // that a node stays under pressure after its cause; 0: 5 minutes
 	ImagesHigh, ImagesLow int           // percent of the images' file system; 0: 85 and 80
