@@ -87,11 +87,7 @@ func (s *Server) answer(q *dns.Msg) *dns.Msg {
 	m := reply(q, r.rcode)
 	m.Authoritative = true
 	m.Answer, m.Extra = r.answer, r.extra
-	for _, rr := range m.Answer {
-		if rr.Header().Name == name {
-			rr.Header().Name = question.Name // as the client wrote it: some compare letter by letter
-		}
-	}
+	named(m.Answer, question.Name)
 	if r.alias != "" && question.Qtype != dns.TypeCNAME {
 		s.follow(m, q, r.alias)
 	} else if len(m.Answer) == 0 {
@@ -99,6 +95,15 @@ func (s *Server) answer(q *dns.Msg) *dns.Msg {
 	}
 	s.spread(m.Answer)
 	return m
+}
+
+// named writes the name that was asked for as the client wrote it: some compare letter by letter.
+func named(rrs []dns.RR, name string) {
+	for _, rr := range rrs {
+		if strings.EqualFold(rr.Header().Name, name) {
+			rr.Header().Name = name
+		}
+	}
 }
 
 // spread puts addresses into another order each time, because most clients take the first.

@@ -123,7 +123,7 @@ func TestAnswers(t *testing.T) {
 		"0.9.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa PTR",
 		"nobody.default.svc.cluster.local A", "web.nowhere.svc.cluster.local A", "nowhere.svc.cluster.local A", "default.svc.cluster.local A", "svc.cluster.local A", "cluster.local A", "cluster.local SOA", "cluster.local NS",
 		"ns.cluster.local A", "dns-version.cluster.local TXT", "dns-version.cluster.local A", "a.b.c.web.default.svc.cluster.local A", "what.cluster.local A",
-		"www.example.com.default.svc.cluster.local A", "www.example.com A",
+		"www.example.com.default.svc.cluster.local A", "www.example.com A", "web.default.svc.cluster.local.example.com A", "svc.cluster.local.example.com A",
 	} {
 		name, typ, _ := strings.Cut(q, " ")
 		fmt.Fprintf(&b, "%s\n%s\n\n", q, show(s.Answer(query(name, dns.StringToType[typ]), true)))

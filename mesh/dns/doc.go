@@ -3,7 +3,7 @@
 // bounded cache that also answers while those are away.
 //
 // It follows the Kubernetes DNS specification 1.1.0. The invariant: a name of the cluster's domain is
-// never asked of anybody else, and is answered with or without a link.
+// never asked of anybody else, not even with a search domain behind it, and is answered with or without a link.
 //
 //	s := dns.Open(dns.Options{Logger: log})
 //	err := s.Set(ctx, dns.Config{Domain: "cluster.local", Listen: addr, ...})

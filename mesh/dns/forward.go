@@ -17,6 +17,13 @@ const patience = 1500 * time.Millisecond
 // tries is how often resolvers are asked in all before a client that waits is told that there is no answer.
 const tries = 3
 
+// After so many questions in a row that no resolver answered, clients wait for no longer than this: whoever walks a search list asks
+// several names, one after the other, before the one that may be known.
+const (
+	silence = 2
+	hasty   = 500 * time.Millisecond
+)
+
 // forwarder asks other resolvers, and remembers what they said.
 type forwarder struct {
 	enter func(func() error) error
@@ -24,10 +31,11 @@ type forwarder struct {
 	queue chan struct{} // of clients
 	cache *cache
 
-	mu       sync.Mutex
-	upstream []string
-	first    int // the resolver that answered last
-	flights  map[key]*flight
+	mu         sync.Mutex
+	upstream   []string
+	first      int // the resolver that answered last
+	unanswered int // questions in a row
+	flights    map[key]*flight
 }
 
 // flight is a question on its way; others who ask the same wait for it.
@@ -60,7 +68,7 @@ func (f *forwarder) set(list []string, self netip.AddrPort, vip netip.Addr) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if strings.Join(out, " ") != strings.Join(f.upstream, " ") {
-		f.upstream, f.first = out, 0
+		f.upstream, f.first, f.unanswered = out, 0, 0
 	}
 }
 
@@ -81,7 +89,8 @@ func (f *forwarder) exchange(q *dns.Msg) *dns.Msg {
 	return reply(q, dns.RcodeServerFailure)
 }
 
-// find asks, or waits for what somebody asks already. Nil: nobody answered, or too many wait.
+// find asks, or waits for what somebody asks already. Nil: nobody answered, or too many wait. The question stays on its way when the
+// client waits no longer: its answer, as soon as the link is back, is for those who ask next.
 func (f *forwarder) find(q *dns.Msg, k key, insist bool) *dns.Msg {
 	select {
 	case f.queue <- struct{}{}:
@@ -94,21 +103,31 @@ func (f *forwarder) find(q *dns.Msg, k key, insist bool) *dns.Msg {
 	if !waiting {
 		fl = &flight{done: make(chan struct{})}
 		f.flights[k] = fl
+		go f.fly(fl, q.Copy(), k, insist)
 	}
+	silent := f.unanswered >= silence
 	f.mu.Unlock()
-	if waiting {
-		<-fl.done
-		return fl.answer
+	var enough <-chan time.Time
+	if silent {
+		enough = time.After(hasty)
 	}
+	select {
+	case <-fl.done:
+		return fl.answer
+	case <-enough:
+		return nil
+	}
+}
+
+func (f *forwarder) fly(fl *flight, q *dns.Msg, k key, insist bool) {
 	fl.answer = f.ask(q, insist)
+	if fl.answer != nil {
+		f.cache.put(k, fl.answer, time.Now())
+	}
 	f.mu.Lock()
 	delete(f.flights, k)
 	f.mu.Unlock()
 	close(fl.done)
-	if fl.answer != nil {
-		f.cache.put(k, fl.answer, time.Now())
-	}
-	return fl.answer
 }
 
 // failure says whether a resolver could not, or would not, find the answer. A router whose own link is down answers so:
@@ -125,6 +144,7 @@ func adopt(q, a *dns.Msg) *dns.Msg {
 	m.Opcode = q.Opcode
 	m.Question = q.Question
 	m.CheckingDisabled = q.CheckingDisabled
+	named(m.Answer, q.Question[0].Name)
 	return m
 }
 
@@ -165,11 +185,19 @@ func (f *forwarder) ask(q *dns.Msg, insist bool) *dns.Msg {
 			continue
 		}
 		f.mu.Lock()
+		f.unanswered = 0
 		if len(f.upstream) == len(upstream) {
 			f.first = n
 		}
 		f.mu.Unlock()
 		return a
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if failed != nil {
+		f.unanswered = 0
+	} else {
+		f.unanswered++
 	}
 	return failed
 }

@@ -103,7 +103,9 @@ func TestForward(t *testing.T) {
 		t.Errorf("the dead resolver is asked again and again: %v", d)
 	}
 	n := asked.Load()
-	ask("WWW.Example.com")
+	if m := ask("WWW.Example.com"); len(m.Answer) != 1 || m.Answer[0].Header().Name != "WWW.Example.com." {
+		t.Errorf("in another case: %s", show(m))
+	}
 	ask("none.example.com")
 	if m := ask("none.example.com"); m.Rcode != dns.RcodeNameError || len(m.Ns) != 1 {
 		t.Errorf("none: %s", show(m))
@@ -263,6 +265,51 @@ func TestManyWaitInVain(t *testing.T) {
 			t.Errorf("%s: after %v: %v", name, time.Since(begun), err)
 		}
 		time.Sleep(patience + 100*time.Millisecond)
+	}
+}
+
+// TestSilence: who walks a search list while no resolver says anything waits its patience out once, not for each name, and the first answer
+// ends that: it is for those who ask next, when the client that asked waits no longer.
+func TestSilence(t *testing.T) {
+	var there atomic.Bool
+	up := resolver(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		if there.Load() {
+			time.Sleep(hasty + 100*time.Millisecond) // a slow link
+			resolve(w, q, 60)
+		}
+	})
+	s := forwarding(t, up)
+	known := query("www.example.com", dns.TypeA)
+	m := new(dns.Msg).SetReply(known)
+	m.Answer = answerA("www.example.com.", 60, "192.0.2.1")
+	s.forward.cache.put(keyOf(known), m, time.Now().Add(-time.Hour))
+	var wg sync.WaitGroup
+	for _, qtype := range []uint16{dns.TypeA, dns.TypeAAAA} { // as a C library asks
+		wg.Go(func() { s.Answer(query("www.example.com.lan", qtype), true) })
+	}
+	wg.Wait()
+	begun := time.Now()
+	for range 2 {
+		if m := s.Answer(query("www.example.com.home", dns.TypeA), true); m.Rcode != dns.RcodeServerFailure {
+			t.Errorf("got %s", show(m))
+		}
+	}
+	if m := s.Answer(known, true); len(m.Answer) != 1 {
+		t.Errorf("what was known is not answered: %s", show(m))
+	}
+	if d := time.Since(begun); d > 3*hasty+patience/2 {
+		t.Errorf("after %v", d)
+	}
+	there.Store(true)
+	for end := time.Now().Add(tries * patience); ; {
+		if m := s.Answer(query("new.example.com", dns.TypeA), true); len(m.Answer) == 1 {
+			break
+		} else if time.Now().After(end) {
+			t.Fatalf("the link is back: %s", show(m))
+		}
+	}
+	if m := s.Answer(query("slow.example.com", dns.TypeA), true); len(m.Answer) != 1 {
+		t.Errorf("clients are in a hurry still: %s", show(m))
 	}
 }
 

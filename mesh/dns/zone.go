@@ -93,7 +93,7 @@ func (z *zone) ask(name string, qtype uint16) (result, bool) {
 	}
 	rest, ok := strings.CutSuffix(name, "."+z.domain)
 	if !ok {
-		return result{}, false
+		return unknown(), z.searched(name)
 	}
 	labels := strings.Split(rest, ".")
 	slices.Reverse(labels)
@@ -113,6 +113,11 @@ func (z *zone) ask(name string, qtype uint16) (result, bool) {
 	}
 	return unknown(), true
 }
+
+// searched says whether a name is one of a Service with something behind the cluster's domain. Clients make such of the search list that
+// pods have of their board: a Service's full name has fewer dots than ndots asks for. Outside nobody has it, and to ask would cost
+// the client that waits for a link that is down several times its patience before it tries the name itself.
+func (z *zone) searched(name string) bool { return strings.Contains(name, ".svc."+z.domain) }
 
 func header(name string, t uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: t, Class: dns.ClassINET, Ttl: ttl}
@@ -142,6 +147,9 @@ func (z *zone) soa(name string) dns.RR {
 		if strings.HasSuffix(name, "."+r) {
 			apex = r
 		}
+	}
+	if i := strings.Index(name, ".svc."+z.domain); i >= 0 && !strings.HasSuffix(name, z.domain) {
+		apex = name[i+len(".svc.")+len(z.domain):]
 	}
 	return &dns.SOA{Hdr: header(apex, dns.TypeSOA), Ns: "ns." + z.domain, Mbox: "hostmaster." + z.domain, Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl}
 }
