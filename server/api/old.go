@@ -119,10 +119,10 @@ func lenient(h http.HandlerFunc) http.HandlerFunc {
 // stillServed passes warnings on, without upstream's claim that an old version cannot be had.
 type stillServed struct{ r *http.Request }
 
-var unavailable = regexp.MustCompile(`, unavailable in v[0-9.]+\+;`)
+var unavailable = regexp.MustCompile(`, unavailable in v[0-9.]+\+`)
 
 func (s stillServed) AddWarning(agent, text string) {
-	warning.AddWarning(s.r.Context(), agent, unavailable.ReplaceAllString(text, ";"))
+	warning.AddWarning(s.r.Context(), agent, unavailable.ReplaceAllString(text, ""))
 }
 
 // liftClaims moves volumeClaimTemplates that lie in a StatefulSet's pod template, where they mean nothing, to where they belong. Old

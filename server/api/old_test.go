@@ -219,9 +219,13 @@ func TestOldBudgetOfNothing(t *testing.T) {
 
 func TestOldVersionsWarn(t *testing.T) {
 	c, ns := shared(t)
-	a := ask(t, c.config, "GET", "/apis/apps/v1beta1/namespaces/"+ns+"/deployments", "")
-	if got := a.header.Get("Warning"); got != `299 - "apps/v1beta1 Deployment is deprecated in v1.8+; use apps/v1 Deployment"` {
-		t.Errorf("warning %s", got)
+	for path, want := range map[string]string{
+		"/apis/apps/v1beta1/namespaces/" + ns + "/deployments": `299 - "apps/v1beta1 Deployment is deprecated in v1.8+; use apps/v1 Deployment"`,
+		"/apis/node.k8s.io/v1beta1/runtimeclasses":             `299 - "node.k8s.io/v1beta1 RuntimeClass is deprecated in v1.22+"`, // of which upstream names no successor
+	} {
+		if got := ask(t, c.config, "GET", path, "").header.Get("Warning"); got != want {
+			t.Errorf("%s: warning %s", path, got)
+		}
 	}
 }
 
