@@ -100,6 +100,10 @@ func (f *forwarder) find(q *dns.Msg, k key, insist bool) *dns.Msg {
 	}
 	f.mu.Lock()
 	fl, waiting := f.flights[k]
+	if !waiting && len(f.flights) == maxWaiting { // of clients that left
+		f.mu.Unlock()
+		return nil
+	}
 	if !waiting {
 		fl = &flight{done: make(chan struct{})}
 		f.flights[k] = fl

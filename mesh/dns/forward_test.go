@@ -156,6 +156,26 @@ func resolve(w dns.ResponseWriter, q *dns.Msg, seconds uint32) {
 	w.WriteMsg(m)
 }
 
+// TestQuestionsOnTheirWay: a question outlives the client that asked it, so they are bounded by themselves.
+func TestQuestionsOnTheirWay(t *testing.T) {
+	var asked atomic.Int64
+	s := forwarding(t, resolver(t, func(w dns.ResponseWriter, q *dns.Msg) { asked.Add(1); resolve(w, q, 1) }))
+	s.forward.mu.Lock()
+	for i := range maxWaiting {
+		s.forward.flights[key{name: fmt.Sprint(i)}] = &flight{done: make(chan struct{})}
+	}
+	s.forward.mu.Unlock()
+	if m := s.Answer(query("www.example.com", dns.TypeA), true); m.Rcode != dns.RcodeServerFailure || asked.Load() != 0 {
+		t.Errorf("one more was asked %d times: %s", asked.Load(), show(m))
+	}
+	s.forward.mu.Lock()
+	clear(s.forward.flights)
+	s.forward.mu.Unlock()
+	if m := s.Answer(query("www.example.com", dns.TypeA), true); len(m.Answer) != 1 {
+		t.Errorf("when they are back: %s", show(m))
+	}
+}
+
 // TestLostDatagram: a link that loses one is no reason to say that there is no answer; what is known from before is given at once.
 func TestLostDatagram(t *testing.T) {
 	var asked atomic.Int64
