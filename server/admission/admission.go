@@ -64,6 +64,8 @@ type plugin struct {
 	register func(*admission.Plugins)
 	// asks is the resource without whose objects the plugin has nothing to do: it runs while there is one. Empty: always.
 	asks schema.GroupResource
+	// presently: it knows resources by their present group alone.
+	presently bool
 	// beside starts what else is to run while the plugin does.
 	beside func(context.Context, *Config, Informers, meta.RESTMapper, *running) error
 }
@@ -80,7 +82,7 @@ var plugins = []plugin{
 	{name: limitranger.PluginName, register: limitranger.Register},
 	{name: serviceaccount.PluginName, register: serviceaccount.Register},
 	{name: noderestriction.PluginName, register: noderestriction.Register},
-	{name: podsecurity.PluginName, register: podsecurity.Register},
+	{name: podsecurity.PluginName, register: podsecurity.Register, presently: true},
 	{name: priority.PluginName, register: priority.Register},
 	{name: setdefault.PluginName, register: setdefault.Register},
 	{name: storageobjectinuseprotection.PluginName, register: storageobjectinuseprotection.Register},
@@ -90,14 +92,14 @@ var plugins = []plugin{
 	{name: certsigning.PluginName, register: certsigning.Register},
 	{name: ctbattest.PluginName, register: ctbattest.Register},
 	{name: certsubject.PluginName, register: certsubject.Register},
-	{name: defaultingressclass.PluginName, register: defaultingressclass.Register},
+	{name: defaultingressclass.PluginName, register: defaultingressclass.Register, presently: true},
 	{name: podtopologylabels.PluginName, register: podtopologylabels.Register},
 	{name: podresize.PluginName, register: podresize.Register},
 	{name: mutatingpolicy.PluginName, register: mutatingpolicy.Register, asks: resource("mutatingadmissionpolicies")},
 	{name: mutatingwebhook.PluginName, register: mutatingwebhook.Register, asks: resource("mutatingwebhookconfigurations")},
 	{name: validatingpolicy.PluginName, register: validatingpolicy.Register, asks: resource("validatingadmissionpolicies"), beside: checkPolicies},
 	{name: validatingwebhook.PluginName, register: validatingwebhook.Register, asks: resource("validatingwebhookconfigurations")},
-	{name: resourcequota.PluginName, register: resourcequota.Register},
+	{name: resourcequota.PluginName, register: resourcequota.Register, presently: true},
 }
 
 // Config is what the plugins work with.
@@ -106,7 +108,8 @@ type Config struct {
 	Dynamic    dynamic.Interface // for the parameters of policies
 	Informers  informers.SharedInformerFactory
 	Authorizer authorizer.Authorizer
-	Served     storage.APIResourceConfigSource // which resources the API serves
+	Served     storage.APIResourceConfigSource   // which resources the API serves
+	Present    func(schema.GroupResource) string // the group in which a resource is served at present, for those that an old group has too
 	Webhooks   Webhooks
 	Done       <-chan struct{} // closed when the server ends
 
@@ -135,6 +138,7 @@ func New(c Config) (*Admission, error) {
 	a := &Admission{c: c}
 	all := admission.NewPlugins()
 	var names []string
+	wrap := map[string]bool{}
 	for _, p := range plugins {
 		if p.asks.Empty() {
 			p.register(all)
@@ -142,6 +146,7 @@ func New(c Config) (*Admission, error) {
 			a.onDemand(p)(all)
 		}
 		names = append(names, p.name)
+		wrap[p.name] = p.presently
 	}
 	limits, err := quotainstall.NewQuotaConfigurationForAdmission(c.Informers, c.Served)
 	if err != nil {
@@ -151,7 +156,12 @@ func New(c Config) (*Admission, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admission: configuration: %w", err)
 	}
-	a.Chain, err = all.NewFromPlugins(names, configuration, c.initializers(c.Informers, limits, nil, c.Done), nil)
+	a.Chain, err = all.NewFromPlugins(names, configuration, c.initializers(c.Informers, limits, nil, c.Done), admission.DecoratorFunc(func(h admission.Interface, name string) admission.Interface {
+		if wrap[name] {
+			return presently{h, c.Present}
+		}
+		return h
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("admission: %w", err)
 	}

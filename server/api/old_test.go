@@ -8,8 +8,10 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -214,6 +216,28 @@ func TestOldBudgetOfNothing(t *testing.T) {
 	s := must(metav1.LabelSelectorAsSelector(read.Spec.Selector))(t)
 	if s.Matches(labels.Set{"app": "web"}) || s.Empty() {
 		t.Errorf("it selects by %q", s)
+	}
+}
+
+// Whatever is served in an old group is what it is in the present one: of the default class, and counted.
+func TestOldGroupIsAdmitted(t *testing.T) {
+	c, ns := shared(t)
+	q := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "q"}, Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{"count/ingresses.networking.k8s.io": resource.MustParse("1")}}}
+	q = must(c.client.CoreV1().ResourceQuotas(ns).Create(t.Context(), q, metav1.CreateOptions{}))(t)
+	q.Status = corev1.ResourceQuotaStatus{Hard: q.Spec.Hard, Used: corev1.ResourceList{"count/ingresses.networking.k8s.io": resource.MustParse("0")}} // no controller runs
+	must(c.client.CoreV1().ResourceQuotas(ns).UpdateStatus(t.Context(), q, metav1.UpdateOptions{}))(t)
+	ingresses := c.dynamic(t).Resource(gvr("extensions/v1beta1/ingresses")).Namespace(ns)
+	ingress := func(name string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": "extensions/v1beta1", "kind": "Ingress", "metadata": map[string]any{"name": name}, "spec": map[string]any{"backend": map[string]any{"serviceName": "web", "servicePort": int64(80)}}}}
+	}
+	must(ingresses.Create(t.Context(), ingress("first"), metav1.CreateOptions{}))(t)
+	read := must(c.client.NetworkingV1().Ingresses(ns).Get(t.Context(), "first", metav1.GetOptions{}))(t)
+	if class := read.Spec.IngressClassName; class == nil || *class != "bramble" {
+		t.Errorf("its class is %v", class)
+	}
+	const want = `ingresses.networking.k8s.io "second" is forbidden: exceeded quota: q, requested: count/ingresses.networking.k8s.io=1, used: count/ingresses.networking.k8s.io=1, limited: count/ingresses.networking.k8s.io=1`
+	if _, err := ingresses.Create(t.Context(), ingress("second"), metav1.CreateOptions{}); err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
 	}
 }
 

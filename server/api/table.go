@@ -144,6 +144,21 @@ func builtIn(name string) bool {
 	return slices.ContainsFunc(table, func(g group) bool { return g.name == name })
 }
 
+// presentGroup is the group whose storages serve a resource: another one for those of a group that repeats others'.
+func presentGroup(gr schema.GroupResource) string {
+	for _, g := range table {
+		if g.name != gr.Group {
+			continue
+		}
+		for _, old := range g.old {
+			if gv, ok := old.from[gr.Resource]; ok {
+				return gv.Group
+			}
+		}
+	}
+	return gr.Group
+}
+
 // volatileOf finds the volatile class of a resource.
 func volatileOf(gr schema.GroupResource) store.VolatileFunc {
 	for _, g := range table {

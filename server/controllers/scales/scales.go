@@ -16,6 +16,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
@@ -67,11 +68,17 @@ func Get(ctx context.Context, client kubernetes.Interface, r schema.GroupVersion
 	return answer(ctx, path(client.CoreV1().RESTClient().Get(), r, namespace, name))
 }
 
-// Update writes a scale over the version that was read.
+// Update writes a scale over the version that was read, in the API version that it was read in.
 func Update(ctx context.Context, client kubernetes.Interface, r schema.GroupVersionResource, scale *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
-	scale = scale.DeepCopy()
-	scale.APIVersion, scale.Kind = autoscalingv1.SchemeGroupVersion.String(), "Scale"
-	body, err := json.Marshal(scale)
+	written := struct { // nobody writes a status, which is not the same in all API versions
+		metav1.TypeMeta   `json:",inline"`
+		metav1.ObjectMeta `json:"metadata"`
+		Spec              autoscalingv1.ScaleSpec `json:"spec"`
+	}{scale.TypeMeta, scale.ObjectMeta, scale.Spec}
+	if written.APIVersion == "" {
+		written.APIVersion, written.Kind = autoscalingv1.SchemeGroupVersion.String(), "Scale"
+	}
+	body, err := json.Marshal(written)
 	if err != nil {
 		return nil, err
 	}
@@ -91,11 +98,35 @@ func answer(ctx context.Context, r *rest.Request) (*autoscalingv1.Scale, error) 
 	if err != nil {
 		return nil, Said(body, err)
 	}
-	var scale autoscalingv1.Scale
-	if err := json.Unmarshal(body, &scale); err != nil {
+	scale, err := parse(body)
+	if err != nil {
 		return nil, fmt.Errorf("scale: %w", err)
 	}
-	return &scale, nil
+	return scale, nil
+}
+
+// parse reads a scale of any version. Those that old versions of the workloads have (autoscalers of their time name them) select by a
+// map, and say beside it what it means.
+func parse(body []byte) (*autoscalingv1.Scale, error) {
+	var read struct {
+		metav1.TypeMeta   `json:",inline"`
+		metav1.ObjectMeta `json:"metadata"`
+		Spec              autoscalingv1.ScaleSpec `json:"spec"`
+		Status            struct {
+			Replicas       int32           `json:"replicas"`
+			Selector       json.RawMessage `json:"selector"`
+			TargetSelector string          `json:"targetSelector"`
+		} `json:"status"`
+	}
+	if err := json.Unmarshal(body, &read); err != nil {
+		return nil, err
+	}
+	scale := &autoscalingv1.Scale{TypeMeta: read.TypeMeta, ObjectMeta: read.ObjectMeta, Spec: read.Spec}
+	scale.Status = autoscalingv1.ScaleStatus{Replicas: read.Status.Replicas, Selector: read.Status.TargetSelector}
+	if len(read.Status.Selector) == 0 || scale.Status.Selector != "" {
+		return scale, nil
+	}
+	return scale, json.Unmarshal(read.Status.Selector, &scale.Status.Selector)
 }
 
 // Said puts the server's own words in place of the client's, which are about the request.

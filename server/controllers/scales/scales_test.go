@@ -26,3 +26,22 @@ func TestFind(t *testing.T) {
 		}
 	}
 }
+
+// The scales of all versions say the same, each in its way.
+func TestParse(t *testing.T) {
+	for name, x := range map[string]struct{ text, selector string }{
+		"present":       {`{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"web"},"spec":{"replicas":3},"status":{"replicas":2,"selector":"app=web"}}`, "app=web"},
+		"old":           {`{"kind":"Scale","apiVersion":"extensions/v1beta1","metadata":{"name":"web"},"spec":{"replicas":3},"status":{"replicas":2,"selector":{"app":"web"},"targetSelector":"app=web"}}`, "app=web"},
+		"old, no map":   {`{"kind":"Scale","apiVersion":"apps/v1beta1","metadata":{"name":"web"},"spec":{"replicas":3},"status":{"replicas":2,"selector":null,"targetSelector":"app in (a,b)"}}`, "app in (a,b)"},
+		"no selector":   {`{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"web"},"spec":{"replicas":3},"status":{"replicas":2}}`, ""},
+		"null selector": {`{"kind":"Scale","apiVersion":"autoscaling/v1","metadata":{"name":"web"},"spec":{"replicas":3},"status":{"replicas":2,"selector":null}}`, ""},
+	} {
+		s, err := parse([]byte(x.text))
+		if err != nil || s.Kind != "Scale" || s.APIVersion == "" || s.Name != "web" || s.Spec.Replicas != 3 || s.Status.Replicas != 2 || s.Status.Selector != x.selector {
+			t.Errorf("%s: %+v, %v", name, s, err)
+		}
+	}
+	if _, err := parse([]byte(`{"status":{"selector":{"app":"web"}}}`)); err == nil {
+		t.Error("a selector that says nothing in words is taken for none")
+	}
+}
