@@ -20,7 +20,7 @@ var reasons = []reason{
 	{`^get: (events|events\.v1\.events\.k8s\.io): \?resourceVersion=abc$`, `^code 500, upstream 400`, "A revision that is no number is a 500 for every kind, as upstream answers for those that it caches; its Events, which it doesn't cache, answer 400."},
 	{`^(paths: GET|discovery:) /version`, `git(Commit|TreeState|Version)|goVersion|buildDate|platform`, "Its version says that it is Bramble."},
 	{`^paths: (GET|POST|DELETE) /$`, `paths`, "The list of paths names what is served: Bramble's old versions, and not every health check of upstream's."},
-	{`^(paths: GET|discovery:) /apis`, `^\.((groups\.\w+\.)?versions: |groups\.(extensions|metrics\.k8s\.io) is not )`, "Old versions of some groups are served to the manifests and clients of their time, and `metrics.k8s.io` without a program beside."},
+	{`^(paths: GET|discovery:) /apis`, `^\.((groups\.[\w.]+\.)?versions: |groups\.(extensions|metrics\.k8s\.io) is not )`, "Old versions of some groups are served to the manifests and clients of their time, and `metrics.k8s.io` without a program beside."},
 	{`^paths: (POST|DELETE) /apis`, `^code 405, upstream 200`, "Upstream's lists of groups answer any method as if it were GET."},
 	{`^discovery: /openapi/v2`, `\.paths\./(logs|apis/[a-z0-9.]+/v\d(alpha|beta)\d/)|logpath`, "The document of version 2 names the old versions' patches, so that kubectl before 1.27 tries dry runs on them, and has no `/logs`: a node's logs are read by its proxy."},
 	{`^limits: a claim of`, `storageClassName`, "The cluster begins with a StorageClass and an IngressClass that are the defaults."},
