@@ -41,11 +41,12 @@ func ThriftyAgain() {
 
 // settle sets what the heap may grow by, unless that is to be little for now.
 func settle(room uint64) {
+	live := live()
 	if os.Getenv("GOMEMLIMIT") == "" { // whoever starts the process may have said what it may hold
-		debug.SetMemoryLimit(boundFor(live()))
+		debug.SetMemoryLimit(boundFor(live))
 	}
 	if time.Now().UnixNano() >= thriftyUntil.Load() {
-		debug.SetGCPercent(percentFor(live(), room))
+		debug.SetGCPercent(percentFor(live, room))
 	}
 }
 

@@ -100,11 +100,11 @@ func (f *forwarder) find(q *dns.Msg, k key, insist bool) *dns.Msg {
 	}
 	f.mu.Lock()
 	fl, waiting := f.flights[k]
-	if !waiting && len(f.flights) == maxWaiting { // of clients that left
-		f.mu.Unlock()
-		return nil
-	}
 	if !waiting {
+		if len(f.flights) == maxWaiting { // of clients that left
+			f.mu.Unlock()
+			return nil
+		}
 		fl = &flight{done: make(chan struct{})}
 		f.flights[k] = fl
 		go f.fly(fl, q.Copy(), k, insist)

@@ -93,7 +93,8 @@ func (z *zone) ask(name string, qtype uint16) (result, bool) {
 	}
 	rest, ok := strings.CutSuffix(name, "."+z.domain)
 	if !ok {
-		return unknown(), z.searched(name)
+		_, searched := z.searched(name)
+		return unknown(), searched
 	}
 	labels := strings.Split(rest, ".")
 	slices.Reverse(labels)
@@ -114,10 +115,13 @@ func (z *zone) ask(name string, qtype uint16) (result, bool) {
 	return unknown(), true
 }
 
-// searched says whether a name is one of a Service with something behind the cluster's domain. Clients make such of the search list that
+// searched gives the search domain of a name that is one of a Service with something behind the cluster's domain. Clients make such of the search list that
 // pods have of their board: a Service's full name has fewer dots than ndots asks for. Outside nobody has it, and to ask would cost
 // the client that waits for a link that is down several times its patience before it tries the name itself.
-func (z *zone) searched(name string) bool { return strings.Contains(name, ".svc."+z.domain) }
+func (z *zone) searched(name string) (domain string, ok bool) {
+	_, domain, ok = strings.Cut(name, ".svc."+z.domain)
+	return domain, ok && !strings.HasSuffix(name, "."+z.domain)
+}
 
 func header(name string, t uint16) dns.RR_Header {
 	return dns.RR_Header{Name: name, Rrtype: t, Class: dns.ClassINET, Ttl: ttl}
@@ -148,8 +152,8 @@ func (z *zone) soa(name string) dns.RR {
 			apex = r
 		}
 	}
-	if i := strings.Index(name, ".svc."+z.domain); i >= 0 && !strings.HasSuffix(name, z.domain) {
-		apex = name[i+len(".svc.")+len(z.domain):]
+	if domain, ok := z.searched(name); ok {
+		apex = domain
 	}
 	return &dns.SOA{Hdr: header(apex, dns.TypeSOA), Ns: "ns." + z.domain, Mbox: "hostmaster." + z.domain, Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl}
 }

@@ -108,8 +108,8 @@ type Config struct {
 	Dynamic    dynamic.Interface // for the parameters of policies
 	Informers  informers.SharedInformerFactory
 	Authorizer authorizer.Authorizer
-	Served     storage.APIResourceConfigSource   // which resources the API serves
-	Present    func(schema.GroupResource) string // the group in which a resource is served at present, for those that an old group has too
+	Served     storage.APIResourceConfigSource // which resources the API serves
+	Present    map[schema.GroupResource]string // the present groups of the resources that an old group repeats
 	Webhooks   Webhooks
 	Done       <-chan struct{} // closed when the server ends
 

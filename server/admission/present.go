@@ -12,7 +12,7 @@ import (
 // policies are not among these plugins: they match, and see, what was asked for.
 type presently struct {
 	admission.Interface
-	group func(schema.GroupResource) string
+	groups map[schema.GroupResource]string
 }
 
 func (p presently) Admit(ctx context.Context, a admission.Attributes, o admission.ObjectInterfaces) error {
@@ -31,8 +31,8 @@ func (p presently) Validate(ctx context.Context, a admission.Attributes, o admis
 
 func (p presently) of(a admission.Attributes) admission.Attributes {
 	r := a.GetResource()
-	present := p.group(r.GroupResource())
-	if present == r.Group {
+	present, repeated := p.groups[r.GroupResource()]
+	if !repeated {
 		return a
 	}
 	r.Group = present

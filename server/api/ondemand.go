@@ -32,7 +32,7 @@ func (s *Server) newAdmission(ctx context.Context) (*admission.Admission, error)
 		return nil, err
 	}
 	return admission.New(admission.Config{
-		Client: w.client, Dynamic: parameters, Informers: w.informers, Authorizer: w.authorizer, Served: w.stores.served, Present: presentGroup, Done: ctx.Done(),
+		Client: w.client, Dynamic: parameters, Informers: w.informers, Authorizer: w.authorizer, Served: w.stores.served, Present: presentGroups(), Done: ctx.Done(),
 		Webhooks: admission.Webhooks{Services: services{w.informers}, Credentials: s.webhookCredentials()},
 		Store:    s.config.Store, Prefix: w.stores.prefix, Logger: s.log,
 		Read: func(ctx context.Context) admission.Informers {

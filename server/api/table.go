@@ -144,19 +144,19 @@ func builtIn(name string) bool {
 	return slices.ContainsFunc(table, func(g group) bool { return g.name == name })
 }
 
-// presentGroup is the group whose storages serve a resource: another one for those of a group that repeats others'.
-func presentGroup(gr schema.GroupResource) string {
+// presentGroups are the groups whose storages serve the resources of a group that repeats others'.
+func presentGroups() map[schema.GroupResource]string {
+	out := map[schema.GroupResource]string{}
 	for _, g := range table {
-		if g.name != gr.Group {
-			continue
-		}
 		for _, old := range g.old {
-			if gv, ok := old.from[gr.Resource]; ok {
-				return gv.Group
+			for resource, gv := range old.from {
+				if gv.Group != g.name {
+					out[schema.GroupResource{Group: g.name, Resource: resource}] = gv.Group
+				}
 			}
 		}
 	}
-	return gr.Group
+	return out
 }
 
 // volatileOf finds the volatile class of a resource.
